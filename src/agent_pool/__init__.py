@@ -1,0 +1,1 @@
+"""Warm Claude Code agents: a process pool behind MCP, a command line and a Python API."""
