@@ -99,9 +99,25 @@ class WorkerError(AgentPoolError):
 
 
 class SpawnError(WorkerError):
-    """A worker could not be started: CLI missing, too old, refusing, or not signed in."""
+    """A worker could not be started: CLI missing, too old, refusing, or not signed in.
+
+    Attributes:
+        is_fatal: the next try would fail in the same way, so none is made.
+    """
 
     code = "spawn_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        worker: str = "",
+        pid: int | None = None,
+        stderr_tail: str = "",
+        is_fatal: bool = True,
+    ) -> None:
+        super().__init__(message, worker=worker, pid=pid, stderr_tail=stderr_tail)
+        self.is_fatal = is_fatal
 
 
 class WorkerDied(WorkerError):  # noqa: N818

@@ -32,6 +32,9 @@ ALIASES = {
 }
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
+_SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20}
+_SIZES["GiB"] = 1 << 30
+
 
 def _seconds(value: object) -> object:
     if not isinstance(value, str):
@@ -48,6 +51,16 @@ def _words(value: object) -> object:
     return tuple(word for word in re.split(r"[,\s]+", value) if word)
 
 
+def _bytes(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)?\s*", value)
+    if match is None:
+        raise ValueError("expected bytes, or a number with a unit: 512MiB, 2GiB")
+    return int(float(match[1]) * _SIZES[match[2] or "B"])
+
+
+Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Jitter = Annotated[float, Field(ge=0, le=1)]
@@ -75,7 +88,7 @@ class Settings(BaseModel):
     min_size: int = Field(0, ge=0, description="idle workers kept for each agent in `prewarm`")
     max_size: int = Field(4, ge=1, description="workers of one agent at the most")
     max_workers: int = Field(8, ge=1, description="workers in all at the most")
-    max_waiting: int = Field(100, ge=0, description="callers that may wait; one more is refused")
+    max_waiting: int = Field(100, ge=1, description="callers that may wait; one more is refused")
 
     # How long
     task_timeout: Seconds = Field(300.0, description="a task's running time at the most")
@@ -85,8 +98,16 @@ class Settings(BaseModel):
     interrupt_timeout: Seconds = Field(5.0, description="an interrupted turn, to its end")
     stop_grace: Seconds = Field(2.0, description="after stdin was closed, before SIGTERM")
     kill_grace: Seconds = Field(1.0, description="after SIGTERM, before SIGKILL")
+    max_line: Size = Field(32 << 20, description="bytes of one line that a worker writes")
     close_timeout: Seconds = Field(30.0, description="running tasks get this long at shutdown")
 
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Settings:
+        """These settings with some changed.
+
+        Raises:
+            ConfigError: as `load_settings`.
+        """
+        return _checked({**dict(self), **overrides}, dict.fromkeys(overrides, "argument"))
 
 
 def claude_home(environ: Mapping[str, str] = os.environ) -> Path:
@@ -113,6 +134,10 @@ def load_settings(environ: Mapping[str, str] = os.environ, **arguments: Any) -> 
     ):
         values.update(found)
         places.update(dict.fromkeys(found, place))
+    return _checked(values, places)
+
+
+def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> Settings:
     _refuse_unknown(values, places)
     try:
         return Settings(**values)
@@ -169,5 +194,3 @@ def _explain(error: ValidationError, places: Mapping[str, str]) -> str:
         said = detail["msg"].removeprefix("Value error, ")
         lines.append(f"{places[name]}: {name}: {said}, found {detail['input']!r}")
     return "; ".join(lines)
-
-

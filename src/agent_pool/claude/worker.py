@@ -1,0 +1,379 @@
+"""One worker: a Claude Code process and its session, joined.
+
+The session knows what may be said and what was meant; the process moves the bytes; this class
+joins them and bounds every wait. It decides nothing about who is served: that is the pool's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent_pool.claude import tree
+from agent_pool.claude.accounts import Account, running_account
+from agent_pool.claude.events import (
+    ControlAsked,
+    Event,
+    Initialized,
+    InitializeFailed,
+    ResetFailed,
+    Said,
+    ToolAnswered,
+    ToolCalled,
+    TurnEnded,
+    WasReset,
+)
+from agent_pool.claude.launch import Launch
+from agent_pool.claude.process import ChildProcess
+from agent_pool.claude.session import Session, State
+from agent_pool.errors import AgentPoolError, RemoteProtocolError, SpawnError, WorkerDied
+from agent_pool.settings import Settings
+
+Listener = Callable[[Said | ToolCalled | ToolAnswered], None]
+
+ADVICE = {
+    "cannot be used with root": "run as another user, or set IS_SANDBOX=1 inside a sandbox",
+    "requires --verbose": "this CLI is not supported; update Claude Code",
+    "unknown option": "this CLI is too old for the options of agent-pool; update Claude Code",
+    "ENOSPC": "the disk is full; make room",
+}
+
+
+class Worker:
+    """A Claude Code process that serves one task after another.
+
+    Args:
+        name: the worker's id, in every error and log line.
+        launch: how it is started.
+        settings: the bounds of its waits.
+        cookie: marks its processes, see `tree`.
+        run_dir: a private folder for its prompt file.
+        on_gone: called once when the process has ended.
+        on_taint: called when it became unfit to serve again.
+
+    Attributes:
+        account: what all its turns took together.
+        last_turn: what the last one took.
+        signed_in_by: how the CLI says that it is signed in, in its own words.
+        last_heard: when it last wrote anything, by the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        launch: Launch,
+        settings: Settings,
+        *,
+        cookie: str,
+        run_dir: Path,
+        expects_reset_frame: bool = False,
+        on_gone: Callable[[], None] = lambda: None,
+        on_taint: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.launch = launch
+        self.cookie = cookie
+        self.started_at = time.monotonic()
+        self.last_heard = self.started_at
+        self.account = Account()
+        self.last_turn = Account()
+        self.signed_in_by: Mapping[str, Any] = {}
+        self._running = Account()
+        self._settings = settings
+        self._run_dir = run_dir
+        self._on_gone = on_gone
+        self._on_taint = on_taint
+        self._session = Session(max_line=settings.max_line, expects_reset_frame=expects_reset_frame)
+        self._process: ChildProcess | None = None
+        self._fault: AgentPoolError | None = None
+        self._listener: Listener | None = None
+        self._turn_frame: Mapping[str, Any] = {}
+        self._ready = asyncio.Event()
+        self._turn_over = asyncio.Event()
+        self._reset_over = asyncio.Event()
+
+    # What it is
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None before it was spawned."""
+        return self._process.pid if self._process else None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether a task may be given to it now."""
+        return self._session.is_clean and not self.is_gone
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its process has ended."""
+        return self._process is not None and self._process.exited.is_set()
+
+    @property
+    def taints(self) -> list[str]:
+        """Why it must not serve another task."""
+        return self._session.taints
+
+    @property
+    def session(self) -> Session:
+        """Its conversation, to be looked at."""
+        return self._session
+
+    def processes(self) -> list[Any]:
+        """Its living processes; reads the process table, so call it off the event loop."""
+        return tree.members(self.pid, self.cookie) if self.pid else []
+
+    # Its life
+
+    async def start(self) -> None:
+        """Spawn it and make it ready, within `start_timeout`.
+
+        Raises:
+            SpawnError: it did not get ready; the message holds what it said and what to do.
+        """
+        await self.spawn()
+        await self.initialize(self.launch.prompt)
+
+    async def spawn(self) -> None:
+        """Start the process; it is no agent yet."""
+        env = {**self.launch.env, tree.COOKIE: self.cookie}
+        self._process = await ChildProcess.spawn(
+            [*self.launch.argv, *self._prompt_arguments()],
+            env=env,
+            cwd=self.launch.cwd,
+            on_data=self._receive,
+            on_exit=self._exited,
+        )
+
+    async def initialize(self, prompt: str) -> None:
+        """Make the started process the agent with this system prompt."""
+        fields: dict[str, Any] = {}
+        if self.launch.prompt_by_initialize:
+            fields["systemPrompt"] = [prompt]
+        if not self.is_gone:
+            self._send(self._session.initialize(_new_id(), fields))
+        await self._within(self._ready, self._settings.start_timeout, "got ready")
+
+    async def turn(self, text: str, listener: Listener | None = None) -> Mapping[str, Any]:
+        """Give it a task and wait for the frame that answers it.
+
+        The wait is bounded by the caller. A caller that leaves early leaves the turn running;
+        `settle` then ends it.
+
+        Raises:
+            WorkerDied: the process ended before it answered.
+            RemoteProtocolError: the process broke the protocol.
+        """
+        self._turn_over.clear()
+        self._turn_frame = {}
+        self._listener = listener
+        self._send(self._session.prompt(_new_id(), text))
+        try:
+            await self._turn_over.wait()
+        finally:
+            self._listener = None
+        if not self._turn_frame:
+            raise self._fault or self._death()
+        return self._turn_frame
+
+    async def settle(self) -> bool:
+        """End a turn that nobody waits for any more; whether it ended in time and in order."""
+        if self._session.state is State.IN_TURN:
+            self._send(self._session.interrupt(_new_id()))
+        if self._session.state is State.INTERRUPTING:
+            try:
+                async with asyncio.timeout(self._settings.interrupt_timeout):
+                    await self._turn_over.wait()
+            except TimeoutError:
+                self._session.taint("it did not end its turn when interrupted")
+        return self._session.state is State.USED
+
+    async def reset(self) -> None:
+        """Make it forget its conversation, and end what its task left running.
+
+        Afterwards `is_clean` tells whether it may serve again; it may not if it was tainted, if
+        the reset was not acknowledged as it should be, or not in time.
+        """
+        await self.stop_background_tasks()
+        if self.taints or self._session.state is not State.USED:
+            return
+        await self._sweep()
+        self._reset_over.clear()
+        self._send(self._session.clear(_new_id()))
+        try:
+            async with asyncio.timeout(self._settings.reset_timeout):
+                await self._reset_over.wait()
+        except TimeoutError:
+            self._session.taint(f"no reset within {self._settings.reset_timeout:g} s")
+
+    async def stop_background_tasks(self) -> None:
+        """Ask the CLI to stop its background tasks; having had any is a taint."""
+        for task_id in self._session.background:
+            self._session.taint("it left background tasks running")
+            if not self.is_gone:
+                self._send(
+                    self._session.control(_new_id(), {"subtype": "stop_task", "task_id": task_id})
+                )
+
+    def condemn(self, why: str) -> None:
+        """Let a task that runs on it fail with `why` when it is stopped."""
+        self._fault = WorkerDied(
+            f"worker {self.name} (pid {self.pid}) was stopped during the task: {why}",
+            worker=self.name,
+            pid=self.pid,
+        )
+
+    async def stop(self) -> None:
+        """The stop ladder: stdin closed, SIGTERM, SIGKILL; then whatever bears its cookie."""
+        process = self._process
+        if process is None:
+            return
+        doomed = await asyncio.to_thread(self.processes)
+        process.close_stdin()
+        gentle = self._session.state in (State.READY, State.USED, State.STARTING)
+        if not (gentle and await process.wait_exited(self._settings.stop_grace)):
+            tree.kill(doomed, tree.signal.SIGTERM)
+            await process.wait_exited(self._settings.kill_grace)
+        process.kill()
+        tree.kill(doomed)
+        await asyncio.to_thread(lambda: tree.kill(tree.bearers(self.cookie)))
+        await process.wait_exited(self._settings.kill_grace)
+
+    def kill(self) -> None:
+        """SIGKILL the process and its group at once, without waiting."""
+        if self._process is not None:
+            self._process.kill()
+
+    # Inside
+
+    def _prompt_arguments(self) -> list[str]:
+        if self.launch.prompt_by_initialize:
+            return []
+        path = self._run_dir / f"{self.name}.prompt.md"
+        path.write_text(self.launch.prompt, encoding="utf-8")
+        return [f"--system-prompt-file={path}"]
+
+    async def _within(self, event: asyncio.Event, timeout: float, what: str) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await event.wait()
+        except TimeoutError:
+            self._fault = SpawnError(
+                f"worker {self.name} has not {what} within {timeout:g} s (setting start_timeout)",
+                worker=self.name,
+                pid=self.pid,
+                stderr_tail=self._stderr(),
+                is_fatal=False,
+            )
+        if self._session.state is not State.READY:
+            raise self._fault or self._start_failure()
+
+    async def _sweep(self) -> None:
+        """End the processes that the task left behind, daemonised ones included."""
+        left = [p for p in await asyncio.to_thread(self.processes) if p.pid != self.pid]
+        if left:
+            tree.kill(left)
+            alive = await asyncio.to_thread(tree.wait_gone, left, self._settings.kill_grace)
+            if alive:
+                self._session.taint(f"{len(alive)} processes of its task could not be ended")
+
+    def _send(self, data: bytes) -> None:
+        if self._process is not None:
+            self._process.write(data)
+
+    def _receive(self, data: bytes) -> None:
+        self.last_heard = time.monotonic()
+        tainted = len(self.taints)
+        try:
+            for event in self._session.receive(data):
+                self._dispatch(event)
+        except RemoteProtocolError as error:
+            self._fault = RemoteProtocolError(f"worker {self.name} (pid {self.pid}): {error}")
+            self._wake()
+        if len(self.taints) > tainted or self._session.state is State.BROKEN:
+            self._on_taint()
+
+    def _dispatch(self, event: Event) -> None:
+        match event:
+            case Said() | ToolCalled() | ToolAnswered():
+                if self._listener is not None:
+                    self._listener(event)
+            case TurnEnded(frame):
+                self._book(frame)
+                self._turn_over.set()
+            case WasReset() | ResetFailed():
+                self._running = Account()
+                self._reset_over.set()
+            case Initialized(info):
+                account = info.get("account")
+                self.signed_in_by = account if isinstance(account, dict) else {}
+                self._ready.set()
+            case InitializeFailed(error):
+                self._fault = SpawnError(
+                    f"worker {self.name} refused to initialise: {error}",
+                    worker=self.name,
+                    pid=self.pid,
+                )
+                self._ready.set()
+            case ControlAsked(request_id, request):
+                self._refuse(request_id, str(request.get("subtype")))
+            case _:
+                pass
+
+    def _book(self, frame: Mapping[str, Any]) -> None:
+        """Note what the turn took: the CLI's totals run on until `/clear`."""
+        self._turn_frame = frame
+        total = running_account(frame)
+        self.last_turn = total - self._running
+        self._running = total
+        self.account += self.last_turn
+
+    def _refuse(self, request_id: str, subtype: str) -> None:
+        self._send(self._session.answer_control(request_id, f"agent-pool cannot answer {subtype}"))
+
+    def _exited(self) -> None:
+        self._session.receive_eof()
+        self._wake()
+        self._on_gone()
+
+    def _wake(self) -> None:
+        for event in (self._ready, self._turn_over, self._reset_over):
+            event.set()
+
+    def _stderr(self) -> str:
+        return self._process.stderr_tail if self._process else ""
+
+    def _ending(self) -> str:
+        code = self._process.returncode if self._process else None
+        if code is None or code >= 0:
+            return f"exit code {code}"
+        return f"signal {-code}"
+
+    def _start_failure(self) -> SpawnError:
+        stderr = self._stderr()
+        advice = next((a for said, a in ADVICE.items() if said in stderr), None)
+        return SpawnError(
+            f"worker {self.name} ended with {self._ending()} before it was ready: "
+            + (advice or "see what it said, or run `agent-pool doctor`"),
+            worker=self.name,
+            pid=self.pid,
+            stderr_tail=stderr,
+            is_fatal=advice is not None,
+        )
+
+    def _death(self) -> WorkerDied:
+        return WorkerDied(
+            f"worker {self.name} (pid {self.pid}) ended with {self._ending()} during the task; "
+            "the pool replaces it, try again",
+            worker=self.name,
+            pid=self.pid,
+            stderr_tail=self._stderr(),
+        )
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())

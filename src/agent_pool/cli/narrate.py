@@ -1,0 +1,101 @@
+"""What an agent does, in words, while it does it."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console
+from rich.status import Status
+
+from agent_pool import Queued, Started, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
+from agent_pool.cli.output import count, one_line, seconds
+
+_TELLING: Final = ("command", "file_path", "path", "pattern", "url", "query", "description")
+"""Of a tool's input, what says most about the call."""
+
+
+def describe_call(call: ToolUse) -> str:
+    """A tool call on one line: ``Bash: git diff``."""
+    for key in _TELLING:
+        if (value := call.input.get(key)) and isinstance(value, str):
+            return one_line(f"{call.name}: {value}")
+    return one_line(call.name)
+
+
+def summary(result: TaskResult) -> str:
+    """What a task took, on one line."""
+    usage = result.usage
+    return (
+        f"{result.agent}: {seconds(result.duration)}, {count(result.turns, 'turn')}, "
+        f"tokens {usage.input_tokens:,} in, {usage.output_tokens:,} out, "
+        f"{usage.cache_write_tokens:,} cached, {usage.cache_read_tokens:,} read from cache, "
+        f"${result.cost_usd:.4f}"
+    )
+
+
+class Narrator:
+    """Tells one task's events on a console: a line each, and on a terminal what goes on now.
+
+    Used as a context manager; the changing line is gone when it ends.
+    """
+
+    def __init__(self, agent: str, console: Console) -> None:
+        self._agent = agent
+        self._console = console
+        self._said = ""
+        self._status = Status("", console=console) if console.is_terminal else None
+        self._doing = "waiting for a worker"
+        self._since = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._show(self._doing)
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def tell(self, event: TaskEvent) -> None:
+        """Say what happened."""
+        match event:
+            case Queued():
+                self._show(f"waiting for a worker, number {event.position} in the queue")
+            case Started():
+                self._line(f"{event.worker} (process {event.pid}) has the task")
+                self._show("thinking")
+            case Text():
+                self._speak()
+                self._said = event.text
+                self._show(one_line(event.text))
+            case ToolUse():
+                self._speak()
+                self._line(f"→ {describe_call(event)}")
+                self._show(describe_call(event))
+            case ToolOutput():
+                if event.is_error:
+                    self._line(f"← failed: {one_line(event.text)}")
+                self._show("thinking")
+            case TaskResult():
+                self._said = ""  # the last words are the answer, which goes to stdout
+
+    def _speak(self) -> None:
+        """Tell what was said last, now that it proved not to be the answer."""
+        if self._said.strip():
+            self._line(f"“{one_line(self._said)}”")
+        self._said = ""
+
+    def _line(self, text: str) -> None:
+        self._console.print(f"  {text}", style="dim")
+
+    def _show(self, doing: str) -> None:
+        if self._status is not None:
+            self._status.update(f"{self._agent}: {doing}")

@@ -1,0 +1,120 @@
+"""The process around the server: stdin and stdout, signals, and an end that leaves nothing behind.
+
+A client ends its server by closing stdin, or by SIGINT, SIGTERM 100 ms later and SIGKILL soon
+after. So the first of them kills the workers at once, and the process leaves without unwinding:
+there is no time for more, and nothing that a worker could still say has a reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+
+import anyio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
+
+from agent_pool import AgentPool, AgentPoolError
+from agent_pool.mcp.server import build_server, initialization_options
+from agent_pool.mcp.tools import Pool
+from agent_pool.mcp.unusable import UnusablePool
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LAST_WORDS: Final = 0.5  # seconds for answers under way after the client has closed stdin
+LOG_LEVEL: Final = "AGENT_POOL_LOG"  # debug, info, warning (the default) or error
+
+Message = SessionMessage | Exception
+logger = logging.getLogger(__name__)
+
+
+def run(overrides: Mapping[str, Any]) -> NoReturn:
+    """Serve until the end of the process; see `agent_pool.mcp.run`."""
+    _log_to_stderr(os.environ.get(LOG_LEVEL, "warning"))
+    try:
+        asyncio.run(_open_and_serve(overrides))
+    except KeyboardInterrupt:  # it came before our own handlers were there, so before any worker
+        os._exit(128 + signal.SIGINT)
+    raise AssertionError("unreachable: serve() ends the process")
+
+
+async def _open_and_serve(overrides: Mapping[str, Any]) -> None:
+    await serve(await _open(overrides))
+
+
+async def _open(overrides: Mapping[str, Any]) -> Pool:
+    try:
+        pool = AgentPool(**overrides)
+        await pool.open()
+    except AgentPoolError as error:
+        return UnusablePool(error)
+    return pool
+
+
+async def serve(pool: Pool) -> NoReturn:
+    """Serve an open pool on stdin and stdout; ends the process with every worker killed."""
+    loop = asyncio.get_running_loop()
+
+    def leave(status: int) -> NoReturn:
+        try:
+            pool.kill()
+        finally:
+            os._exit(status)
+
+    def client_left() -> None:
+        loop.call_later(LAST_WORDS, leave, 0)
+        pool.kill()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, leave, 128 + number)
+    try:
+        await _converse(build_server(pool), client_left, leave)
+    except* (BrokenPipeError, anyio.BrokenResourceError):
+        logger.info("the client closed our stdout")
+    except* Exception:
+        logger.exception("bug: the server failed")
+        leave(1)
+    leave(0)
+
+
+async def _converse(
+    server: Server[Any], client_left: Callable[[], None], leave: Callable[[int], NoReturn]
+) -> None:
+    """Serve until stdin ends and every answer under way is written."""
+    async with stdio_server() as (incoming, outgoing), anyio.create_task_group() as group:
+        relay, requests = anyio.create_memory_object_stream[Message]()
+        group.start_soon(_relay, incoming, relay, client_left)
+        try:
+            await server.run(requests, outgoing, initialization_options(server))
+        except asyncio.CancelledError:
+            # Writing to stdout failed. Unwinding would wait for stdin, which is still open.
+            leave(0)
+
+
+async def _relay(
+    source: ObjectReceiveStream[Message],
+    sink: ObjectSendStream[Message],
+    at_end: Callable[[], None],
+) -> None:
+    """Pass messages on; `at_end` is called as soon as there is no other, before any unwinding."""
+    async with sink:
+        async for message in source:
+            await sink.send(message)
+        at_end()
+
+
+def _log_to_stderr(level: str) -> None:
+    known = level.upper() in logging.getLevelNamesMapping()
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper() if known else logging.WARNING,
+        format="agent-pool %(levelname)s %(name)s: %(message)s",
+    )
+    if not known:
+        logger.warning("%s: expected debug, info, warning or error, not %r", LOG_LEVEL, level)

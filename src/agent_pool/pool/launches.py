@@ -1,0 +1,50 @@
+"""The binary in use, looked at once, and the launches made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from agent_pool.agents import Agent
+from agent_pool.claude.binary import cli_version, find_cli
+from agent_pool.claude.launch import Launch, build_launch
+from agent_pool.settings import Settings
+
+
+class Launches:
+    """Builds a launch for each agent; asks a binary for its version once, and again when it
+    was exchanged, as an update does."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._versions: dict[tuple[Path, int, int], str] = {}
+        self._launches: dict[tuple[str, str], Launch] = {}
+        self._blank: dict[str, Launch] = {}
+
+    async def get(self, agent: Agent) -> Launch:
+        """How to start a worker for an agent.
+
+        Raises:
+            SpawnError: there is no usable binary.
+        """
+        cli = find_cli(self._settings, self._environ)
+        version = await self._version(cli)
+        key = agent.fingerprint, f"{cli} {version}"
+        if key not in self._launches:
+            launch = build_launch(cli, version, agent, self._settings, self._environ)
+            self._launches[key] = launch
+            self._blank[launch.fingerprint] = replace(launch, prompt="")
+        return self._launches[key]
+
+    def blank(self, flags: str) -> Launch:
+        """How to start a spare with these flags, which `get` has built before."""
+        return self._blank[flags]
+
+    async def _version(self, cli: Path) -> str:
+        status = cli.stat()
+        key = cli, status.st_size, status.st_mtime_ns
+        if key not in self._versions:
+            self._versions[key] = await cli_version(cli, self._environ)
+        return self._versions[key]

@@ -1,0 +1,128 @@
+"""What a caller gets back: a task's result, the events on the way, a row of `list`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent_pool.claude.accounts import Usage
+from agent_pool.errors import TaskFailed
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """The answer to one task, with what it took.
+
+    Attributes:
+        text: the agent's last words; the error's text when `is_error`.
+        is_error: the CLI reported an error (API error, turn limit, …) instead of an answer.
+        subtype: how the turn ended in the CLI's words: ``success``, ``error_max_turns``, ….
+        agent: the agent's name.
+        duration: seconds from the prompt to the result.
+        waited: seconds in the queue before a worker was there.
+        turns: requests to the model.
+        usage: tokens, all models together.
+        cost_usd: what the CLI computes from its list prices.
+        session_id: the CLI's id of this conversation.
+        worker: the worker's id.
+        pid: its process id.
+    """
+
+    text: str
+    is_error: bool
+    subtype: str
+    agent: str
+    duration: float
+    waited: float
+    turns: int
+    usage: Usage
+    cost_usd: float
+    session_id: str
+    worker: str
+    pid: int
+
+    def raise_for_error(self) -> None:
+        """Raise `TaskFailed` if the CLI reported an error."""
+        if self.is_error:
+            raise TaskFailed(
+                f"agent {self.agent!r} on worker {self.worker} ended with {self.subtype}: "
+                f"{self.text}",
+                result=self,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The task waits for a worker; `position` callers, this one included, are before the agent."""
+
+    agent: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has the task now."""
+
+    agent: str
+    worker: str
+    pid: int
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Something that the agent said."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A tool that the agent calls."""
+
+    id: str
+    name: str
+    input: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """What a tool answered; `id` is that of its `ToolUse`."""
+
+    id: str
+    text: str
+    is_error: bool
+
+
+TaskEvent = Queued | Started | Text | ToolUse | ToolOutput | TaskResult
+"""What `AgentPool.stream` yields; the last one is the `TaskResult`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One worker as it is now.
+
+    Attributes:
+        worker: its id, e.g. ``code-reviewer-1``.
+        agent: the agent's name; empty for a spare that is no agent yet.
+        description: the agent's description.
+        state: ``starting``, ``idle``, ``leased``, ``resetting`` or ``stopping``.
+        pid: process id, None before it was spawned.
+        tasks: tasks that it has done.
+        rss: resident bytes of its whole process tree.
+        uptime: seconds since it was spawned.
+        usage: tokens of all its tasks.
+        cost_usd: cost of all its tasks.
+    """
+
+    worker: str
+    agent: str
+    description: str
+    state: str
+    pid: int | None
+    tasks: int
+    rss: int
+    uptime: float
+    usage: Usage
+    cost_usd: float

@@ -1,0 +1,120 @@
+import json
+
+import pytest
+from fakes import a_result, a_worker, text_of
+
+from agent_pool import ConfigError, TaskTimeout, Usage
+from agent_pool.mcp.answers import (
+    ERROR_KEY,
+    RESULT_KEY,
+    bug,
+    human_bytes,
+    refusal,
+    task_answer,
+    worker_rows,
+)
+
+
+def test_an_answer_is_the_text_alone_with_the_figures_in_meta() -> None:
+    answer = task_answer(a_result("line one\nline two"))
+    assert text_of(answer) == "line one\nline two"
+    assert answer.is_error is False
+    assert answer.meta == {
+        RESULT_KEY: {
+            "subtype": "success",
+            "agent": "reviewer",
+            "duration": 1.5,
+            "waited": 0.25,
+            "turns": 2,
+            "usage": {
+                "input_tokens": 1,
+                "output_tokens": 2,
+                "cache_write_tokens": 3,
+                "cache_read_tokens": 4,
+            },
+            "cost_usd": 0.01,
+            "session_id": "s-1",
+            "worker": "reviewer-1",
+            "pid": 4711,
+        }
+    }
+
+
+def test_an_empty_answer_says_that_it_is_empty() -> None:
+    assert text_of(task_answer(a_result(""))) == "(reviewer finished without saying anything.)"
+
+
+@pytest.mark.parametrize(
+    ("subtype", "advice"),
+    [("error_max_turns", "smaller task"), ("error_during_execution", "agent-pool doctor")],
+)
+def test_an_error_that_the_agent_reports_is_a_tool_error_with_advice(
+    subtype: str, advice: str
+) -> None:
+    answer = task_answer(a_result("API Error: 529", is_error=True, subtype=subtype))
+    assert answer.is_error is True
+    assert text_of(answer).startswith(f"reviewer failed ({subtype}): API Error: 529\n")
+    assert advice in text_of(answer)
+    assert answer.meta is not None
+    assert answer.meta[RESULT_KEY]["worker"] == "reviewer-1"
+
+
+def test_a_refusal_says_whether_the_same_call_may_succeed_later() -> None:
+    final = refusal(ConfigError("no such agent: 'x'"))
+    assert (text_of(final), final.is_error) == ("no such agent: 'x'", True)
+    assert final.meta == {ERROR_KEY: {"code": "config_error", "retryable": False}}
+    again = refusal(TaskTimeout("stopped after 300 s"))
+    assert text_of(again).endswith("The same call may succeed if it is made again.")
+    assert again.meta == {ERROR_KEY: {"code": "task_timeout", "retryable": True}}
+
+
+def test_a_bug_is_called_a_bug() -> None:
+    answer = bug(KeyError("x"))
+    assert answer.is_error is True
+    assert text_of(answer).startswith("A bug in agent-pool stopped this call: KeyError: 'x'")
+
+
+def test_the_workers_are_a_json_array_with_an_object_a_line() -> None:
+    text = text_of(worker_rows([a_worker(), a_worker(worker="reviewer-2", description="prüft")]))
+    assert len(text.splitlines()) == 2
+    first, second = json.loads(text)
+    assert first == {
+        "name": "reviewer",
+        "description": "Reviews code.",
+        "worker": "reviewer-1",
+        "state": "idle",
+        "pid": 4711,
+        "tasks": 3,
+        "memory_bytes": 190_000_000,
+        "memory": "181.2 MiB",
+        "uptime_seconds": 12.3,
+        "tokens": {
+            "input_tokens": 1,
+            "output_tokens": 2,
+            "cache_write_tokens": 3,
+            "cache_read_tokens": 4,
+        },
+        "cost_usd": 0.5,
+    }
+    assert second["description"] == "prüft"
+    assert text_of(worker_rows([])) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (5 * 2**40, "5.0 TiB"),
+        (2**60, "1048576.0 TiB"),
+    ],
+)
+def test_bytes_are_shown_in_the_unit_that_reads_best(count: int, shown: str) -> None:
+    assert human_bytes(count) == shown
+
+
+def test_figures_follow_the_fields_of_the_result() -> None:
+    answer = task_answer(a_result(usage=Usage(9)))
+    assert answer.meta is not None
+    assert answer.meta[RESULT_KEY]["usage"]["input_tokens"] == 9

@@ -1,0 +1,110 @@
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from fakes import a_result, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_pool import Queued, Started, TaskEvent, Text, ToolOutput, ToolUse
+from agent_pool.mcp.progress import WIDTH, Progress, narrate
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (Queued("reviewer", 3), "reviewer waits for a worker, place 3 in the queue"),
+        (Started("reviewer", "reviewer-1", 4711, 0.0), "reviewer-1 has the task"),
+        (Text("I will look\n\nat it."), "I will look at it."),
+        (ToolUse("1", "Bash", {"command": "npm test", "description": "Run"}), "Bash: npm test"),
+        (ToolUse("1", "Read", {"file_path": "src/x.py", "limit": 3}), "Read: src/x.py"),
+        (ToolUse("1", "Agent", {"description": "find it", "prompt": "Find"}), "Agent: find it"),
+        (ToolUse("1", "TodoWrite", {"todos": [{"content": "secret"}]}), "TodoWrite"),
+        (ToolUse("1", "Odd", {"command": ["a"], "path": " "}), "Odd"),
+        (Text(" \n "), None),
+        (ToolOutput("1", "output", False), None),
+        (a_result(), None),
+    ],
+)
+def test_each_event_is_one_line_or_no_news(event: TaskEvent, line: str | None) -> None:
+    assert narrate(event) == line
+
+
+@given(st.text(), st.text())
+def test_a_line_is_short_whatever_the_agent_does(name: str, value: str) -> None:
+    for event in (Text(value), ToolUse("1", name, {"command": value}), Queued(name, 1)):
+        line = narrate(event)
+        assert line is None or (len(line) <= WIDTH and "\n" not in line)
+
+
+class Listener:
+    """Takes what is sent, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, str]] = []
+        self._more = asyncio.Event()
+
+    async def __call__(self, number: int, line: str) -> None:
+        self.sent.append((number, line))
+        self._more.set()
+
+    async def until(self, enough: Callable[[], bool]) -> None:
+        while not enough():
+            self._more.clear()
+            await self._more.wait()
+
+
+def listening(test: Callable[[Progress, Listener], object], *, gap: float, beat: float) -> None:
+    async def main() -> None:
+        listener = Listener()
+        progress = Progress(listener, gap=gap, beat=beat)
+        running = asyncio.create_task(progress.run())
+        await test(progress, listener)  # type: ignore[misc]
+        running.cancel()
+
+    run(main)
+
+
+def test_of_many_lines_at_once_the_latest_is_sent() -> None:
+    async def test(progress: Progress, listener: Listener) -> None:
+        for n in range(1000):
+            progress.say(f"line {n}")
+        await listener.until(lambda: len(listener.sent) == 1)
+        assert listener.sent == [(1, "line 999")]
+
+    listening(test, gap=0, beat=60)
+
+
+def test_between_two_lines_there_is_a_gap() -> None:
+    async def test(progress: Progress, listener: Listener) -> None:
+        progress.say("first")
+        await listener.until(lambda: len(listener.sent) == 1)
+        for n in range(50):
+            progress.say(f"line {n}")
+            await asyncio.sleep(0)
+        assert len(listener.sent) == 1
+
+    listening(test, gap=60, beat=60)
+
+
+def test_silence_is_broken_by_the_last_line_with_its_age() -> None:
+    async def test(progress: Progress, listener: Listener) -> None:
+        progress.say("Bash: make")
+        await listener.until(lambda: len(listener.sent) == 3)
+        assert listener.sent == [
+            (1, "Bash: make"),
+            (2, "Bash: make (0 s)"),
+            (3, "Bash: make (0 s)"),
+        ]
+
+    listening(test, gap=0, beat=0.001)
+
+
+def test_numbers_grow_with_every_line() -> None:
+    async def test(progress: Progress, listener: Listener) -> None:
+        for n in range(1, 20):
+            progress.say(f"line {n}")
+            await listener.until(lambda n=n: len(listener.sent) == n)  # type: ignore[misc]
+        assert listener.sent == [(n, f"line {n}") for n in range(1, 20)]
+
+    listening(test, gap=0, beat=60)

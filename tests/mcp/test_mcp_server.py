@@ -1,0 +1,305 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from fakes import (
+    ERAS,
+    FakePool,
+    OnEvent,
+    a_broken,
+    a_result,
+    a_worker,
+    an_agent,
+    connected,
+    run,
+    text_of,
+    tool,
+)
+
+from agent_pool import AgentNotFound, ConfigError, TaskResult, ToolUse, WorkerDied
+from agent_pool.mcp.server import build_server, package_version
+from agent_pool.mcp.unusable import UnusablePool
+from mcp import Client, MCPError
+
+pytestmark = pytest.mark.parametrize("era", ERAS)
+
+
+def test_the_four_tools_are_declared_without_structured_output(era: str) -> None:
+    async def main() -> None:
+        async with connected(build_server(FakePool()), era) as client:
+            tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+            assert list(tools) == ["invoke", "warmup", "list", "reset"]
+            assert all(tool.output_schema is None for tool in tools.values())
+            assert tools["invoke"].meta == {
+                "anthropic/alwaysLoad": True,
+                "anthropic/maxResultSizeChars": 500_000,
+            }
+            assert tools["list"].annotations is not None
+            assert tools["list"].annotations.read_only_hint is True
+
+    run(main)
+
+
+def test_the_server_introduces_itself(era: str) -> None:
+    async def main() -> None:
+        mode = "legacy" if era == "legacy" else "auto"  # which asks a modern server who it is
+        async with connected(build_server(FakePool()), mode) as client:
+            assert client.protocol_version == ("2025-11-25" if era == "legacy" else era)
+            assert client.server_info is not None
+            assert client.server_info.name == "agent-pool"
+            assert client.server_info.version == package_version()
+            assert client.instructions is not None
+            assert "invoke" in client.instructions
+            assert client.server_capabilities.tools is not None
+            assert client.server_capabilities.tools.list_changed is True
+
+    run(main)
+
+
+def test_the_agents_stand_in_the_description_of_invoke(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        pool.catalog.found = [an_agent("writer", "Writes."), a_broken("bad")]
+        async with connected(build_server(pool), era) as client:
+            description = (await tool(client, "invoke")).description or ""
+            assert "\n- writer: Writes.\n" in description
+            assert description.endswith(": bad")
+
+    run(main)
+
+
+def test_many_agents_never_make_the_description_longer_than_clients_show(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        pool.catalog.found = [an_agent(f"agent-{n}", "word " * 100) for n in range(40)]
+        async with connected(build_server(pool), era) as client:
+            description = (await tool(client, "invoke")).description or ""
+            assert len(description) <= 2048
+            assert all(f"- agent-{n}" in description for n in range(40))
+
+    run(main)
+
+
+def test_invoke_answers_with_the_agents_text_and_the_figures_in_meta(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        async with connected(build_server(pool), era) as client:
+            answer = await client.call_tool("invoke", {"agent": "writer", "task": "a poem"})
+            assert text_of(answer) == "writer did a poem"
+            assert not answer.is_error
+            assert answer.meta is not None
+            assert answer.meta["agent-pool/result"]["pid"] == 4711
+        assert pool.calls == [("invoke", "writer", "a poem")]
+
+    run(main)
+
+
+def test_the_other_tools_answer_in_a_sentence(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        async with connected(build_server(pool), era) as client:
+            warm = await client.call_tool("warmup", {"agent": "writer"})
+            assert text_of(warm) == ("writer is warm: worker writer-1, pid 4711, idle, 181.2 MiB.")
+            for count, said in ((0, "had no worker"), (1, "Stopped 1 worker "), (2, "2 workers")):
+                pool.workers = [a_worker()] * count
+                assert said in text_of(await client.call_tool("reset", {"agent": "writer"}))
+            rows = json.loads(text_of(await client.call_tool("list", {})))
+            assert [row["worker"] for row in rows] == ["reviewer-1", "reviewer-1"]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AgentNotFound("no agent 'x'; the closest is 'y'"), "the closest is 'y'"),
+        (WorkerDied("killed by signal 9", worker="w-1"), "killed by signal 9"),
+        (ZeroDivisionError("oops"), "A bug in agent-pool stopped this call"),
+    ],
+)
+def test_a_failed_call_is_a_tool_error_and_the_server_goes_on(
+    era: str, error: Exception, said: str
+) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        async with connected(build_server(pool), era) as client:
+            for name, arguments in (
+                ("invoke", {"agent": "x", "task": "y"}),
+                ("warmup", {"agent": "x"}),
+                ("reset", {"agent": "x"}),
+                ("list", {}),
+            ):
+                pool.error = error
+                answer = await client.call_tool(name, arguments)
+                assert answer.is_error
+                assert said in text_of(answer)
+            pool.error = None
+            assert not (await client.call_tool("list", {})).is_error
+
+    run(main)
+
+
+def test_wrong_arguments_are_a_tool_error_and_never_reach_the_pool(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        async with connected(build_server(pool), era) as client:
+            answer = await client.call_tool("invoke", {"agent": 3, "tusk": "x"})
+            assert answer.is_error
+            for part in ("'agent' must be a string", "'task' is missing", "did you mean 'task'?"):
+                assert part in text_of(answer)
+        assert pool.calls == []
+
+    run(main)
+
+
+def test_an_unknown_tool_is_a_protocol_error_with_the_closest_name(era: str) -> None:
+    async def main() -> None:
+        async with connected(build_server(FakePool()), era) as client:
+            with pytest.raises(MCPError, match="Unknown tool: invoice; there is invoke"):
+                await client.call_tool("invoice", {})
+
+    run(main)
+
+
+def test_an_agents_failure_is_a_tool_error(era: str) -> None:
+    async def failing(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+        return a_result("API Error: 500", is_error=True, subtype="error_during_execution")
+
+    async def main() -> None:
+        async with connected(build_server(FakePool(failing)), era) as client:
+            answer = await client.call_tool("invoke", {"agent": "x", "task": "y"})
+            assert answer.is_error
+            assert "API Error: 500" in text_of(answer)
+
+    run(main)
+
+
+def test_the_client_hears_what_the_agent_does_while_it_does_it(era: str) -> None:
+    async def main() -> None:
+        heard = asyncio.Event()
+        lines: list[tuple[float, str | None]] = []
+
+        async def working(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+            on_event(ToolUse("1", "Bash", {"command": "npm test"}))
+            await heard.wait()
+            return a_result()
+
+        async def on_progress(number: float, total: float | None, line: str | None) -> None:
+            lines.append((number, line))
+            if line == "Bash: npm test":
+                heard.set()
+
+        async with connected(build_server(FakePool(working)), era) as client:
+            await client.call_tool(
+                "invoke", {"agent": "x", "task": "y"}, progress_callback=on_progress
+            )
+        assert lines[-1][1] == "Bash: npm test"
+        assert [number for number, _ in lines] == sorted({number for number, _ in lines})
+
+    run(main)
+
+
+def test_a_cancelled_call_cancels_the_task_and_the_server_goes_on(era: str) -> None:
+    async def main() -> None:
+        started, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def endless(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+            started.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+            raise AssertionError
+
+        async with connected(build_server(FakePool(endless)), era) as client:
+            call = asyncio.create_task(client.call_tool("invoke", {"agent": "x", "task": "y"}))
+            await started.wait()
+            call.cancel()
+            await cancelled.wait()
+            assert text_of(await client.call_tool("list", {})) == "[]"
+
+    run(main)
+
+
+def test_calls_run_side_by_side(era: str) -> None:
+    async def main() -> None:
+        together = asyncio.Barrier(3)
+
+        async def meeting(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+            await together.wait()
+            return a_result(task)
+
+        async with connected(build_server(FakePool(meeting)), era) as client:
+            calls = [client.call_tool("invoke", {"agent": "x", "task": str(n)}) for n in range(3)]
+            assert [text_of(answer) for answer in await asyncio.gather(*calls)] == ["0", "1", "2"]
+
+    run(main)
+
+
+@asynccontextmanager
+async def listening(client: Client, era: str) -> AsyncIterator[None]:
+    """Clients of the newer protocol ask for news; the older ones get them unasked."""
+    if era == "legacy":
+        yield
+    else:
+        async with client.listen(tools_list_changed=True):
+            yield
+
+
+def test_each_change_of_the_agent_files_is_announced_once(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        news: asyncio.Queue[str] = asyncio.Queue()
+
+        async def on_message(message: Any) -> None:
+            news.put_nowait(message.method)
+
+        server = build_server(pool, watch_interval=0.001)
+        async with (
+            connected(server, era, message_handler=on_message) as client,
+            listening(client, era),
+        ):
+            await client.list_tools()
+            for name in ("writer", "reader"):
+                pool.catalog.change(an_agent(name))
+                assert await news.get() == "notifications/tools/list_changed"
+                assert f"- {name}" in ((await tool(client, "invoke")).description or "")
+            assert news.empty()
+
+    run(main)
+
+
+def test_agents_that_cannot_be_listed_are_explained_and_found_again_later(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        async with connected(build_server(pool), era) as client:
+            for error in (ConfigError("/x is not a folder"), OSError("/x is not a folder")):
+                pool.catalog.error = error
+                description = (await tool(client, "invoke")).description or ""
+                assert description.endswith("No agent can be called now: /x is not a folder")
+            pool.catalog.error = None
+            assert "- reviewer" in ((await tool(client, "invoke")).description or "")
+
+    run(main)
+
+
+def test_with_wrong_settings_every_tool_says_what_is_wrong(era: str) -> None:
+    async def main() -> None:
+        pool = UnusablePool(ConfigError("AGENT_POOL_MAX_SIZE: max_size: expected a number"))
+        async with connected(build_server(pool), era) as client:
+            assert "max_size" in ((await tool(client, "invoke")).description or "")
+            for name, arguments in (
+                ("invoke", {"agent": "x", "task": "y"}),
+                ("warmup", {"agent": "x"}),
+                ("reset", {"agent": "x"}),
+                ("list", {}),
+            ):
+                answer = await client.call_tool(name, arguments)
+                assert answer.is_error
+                assert "AGENT_POOL_MAX_SIZE" in text_of(answer)
+
+    run(main)
