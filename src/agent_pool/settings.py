@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -89,6 +89,18 @@ class Settings(BaseModel):
     max_size: int = Field(4, ge=1, description="workers of one agent at the most")
     max_workers: int = Field(8, ge=1, description="workers in all at the most")
     max_waiting: int = Field(100, ge=1, description="callers that may wait; one more is refused")
+
+    # How a worker is made ready for the next task, and what it may know
+    reset: Literal["auto", "clear", "respawn"] = Field(
+        "auto",
+        description="auto: /clear where it is proven to forget, else a new process for each task; "
+        "clear and respawn force one of them",
+    )
+    env_passthrough: Words = Field(
+        (), description="variables that workers get although they belong to the parent session"
+    )
+    env_block: Words = Field((), description="variables that workers never get; `*` is allowed")
+    allow_nested: bool = Field(False, description="whether an agent may run a pool of its own")
 
     # How long
     task_timeout: Seconds = Field(300.0, description="a task's running time at the most")

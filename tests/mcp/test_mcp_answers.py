@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from fakes import a_result, a_worker, text_of
 
 from agent_pool import ConfigError, TaskTimeout, Usage
 from agent_pool.mcp.answers import (
@@ -13,6 +12,7 @@ from agent_pool.mcp.answers import (
     task_answer,
     worker_rows,
 )
+from mcp_fakes import a_result, a_worker, text_of
 
 
 def test_an_answer_is_the_text_alone_with_the_figures_in_meta() -> None:

@@ -1,8 +1,8 @@
-from fakes import a_broken, an_agent
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_pool.mcp.listing import describe_agents, one_line
+from mcp_fakes import a_broken, an_agent
 
 words = st.text(alphabet="abcdefgh äöü\n", max_size=400)
 names = st.lists(st.text(alphabet="abcdefgh-", min_size=1, max_size=30), unique=True, max_size=60)

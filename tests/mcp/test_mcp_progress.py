@@ -2,12 +2,13 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from fakes import a_result, run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_pool import Queued, Started, TaskEvent, Text, ToolOutput, ToolUse
 from agent_pool.mcp.progress import WIDTH, Progress, narrate
+from mcp_fakes import a_result
+from support import run
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def listening(test: Callable[[Progress, Listener], object], *, gap: float, beat:
         await test(progress, listener)  # type: ignore[misc]
         running.cancel()
 
-    run(main)
+    run(main())
 
 
 def test_of_many_lines_at_once_the_latest_is_sent() -> None:

@@ -5,7 +5,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fakes import (
+
+from agent_pool import AgentNotFound, ConfigError, TaskResult, ToolUse, WorkerDied
+from agent_pool.mcp.server import build_server, package_version
+from agent_pool.mcp.unusable import UnusablePool
+from mcp import Client, MCPError
+from mcp_fakes import (
     ERAS,
     FakePool,
     OnEvent,
@@ -14,15 +19,10 @@ from fakes import (
     a_worker,
     an_agent,
     connected,
-    run,
     text_of,
     tool,
 )
-
-from agent_pool import AgentNotFound, ConfigError, TaskResult, ToolUse, WorkerDied
-from agent_pool.mcp.server import build_server, package_version
-from agent_pool.mcp.unusable import UnusablePool
-from mcp import Client, MCPError
+from support import run
 
 pytestmark = pytest.mark.parametrize("era", ERAS)
 
@@ -40,7 +40,7 @@ def test_the_four_tools_are_declared_without_structured_output(era: str) -> None
             assert tools["list"].annotations is not None
             assert tools["list"].annotations.read_only_hint is True
 
-    run(main)
+    run(main())
 
 
 def test_the_server_introduces_itself(era: str) -> None:
@@ -56,7 +56,7 @@ def test_the_server_introduces_itself(era: str) -> None:
             assert client.server_capabilities.tools is not None
             assert client.server_capabilities.tools.list_changed is True
 
-    run(main)
+    run(main())
 
 
 def test_the_agents_stand_in_the_description_of_invoke(era: str) -> None:
@@ -68,7 +68,7 @@ def test_the_agents_stand_in_the_description_of_invoke(era: str) -> None:
             assert "\n- writer: Writes.\n" in description
             assert description.endswith(": bad")
 
-    run(main)
+    run(main())
 
 
 def test_many_agents_never_make_the_description_longer_than_clients_show(era: str) -> None:
@@ -80,7 +80,7 @@ def test_many_agents_never_make_the_description_longer_than_clients_show(era: st
             assert len(description) <= 2048
             assert all(f"- agent-{n}" in description for n in range(40))
 
-    run(main)
+    run(main())
 
 
 def test_invoke_answers_with_the_agents_text_and_the_figures_in_meta(era: str) -> None:
@@ -94,7 +94,7 @@ def test_invoke_answers_with_the_agents_text_and_the_figures_in_meta(era: str) -
             assert answer.meta["agent-pool/result"]["pid"] == 4711
         assert pool.calls == [("invoke", "writer", "a poem")]
 
-    run(main)
+    run(main())
 
 
 def test_the_other_tools_answer_in_a_sentence(era: str) -> None:
@@ -109,7 +109,7 @@ def test_the_other_tools_answer_in_a_sentence(era: str) -> None:
             rows = json.loads(text_of(await client.call_tool("list", {})))
             assert [row["worker"] for row in rows] == ["reviewer-1", "reviewer-1"]
 
-    run(main)
+    run(main())
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_failed_call_is_a_tool_error_and_the_server_goes_on(
             pool.error = None
             assert not (await client.call_tool("list", {})).is_error
 
-    run(main)
+    run(main())
 
 
 def test_wrong_arguments_are_a_tool_error_and_never_reach_the_pool(era: str) -> None:
@@ -152,7 +152,7 @@ def test_wrong_arguments_are_a_tool_error_and_never_reach_the_pool(era: str) -> 
                 assert part in text_of(answer)
         assert pool.calls == []
 
-    run(main)
+    run(main())
 
 
 def test_an_unknown_tool_is_a_protocol_error_with_the_closest_name(era: str) -> None:
@@ -161,7 +161,7 @@ def test_an_unknown_tool_is_a_protocol_error_with_the_closest_name(era: str) -> 
             with pytest.raises(MCPError, match="Unknown tool: invoice; there is invoke"):
                 await client.call_tool("invoice", {})
 
-    run(main)
+    run(main())
 
 
 def test_an_agents_failure_is_a_tool_error(era: str) -> None:
@@ -174,7 +174,7 @@ def test_an_agents_failure_is_a_tool_error(era: str) -> None:
             assert answer.is_error
             assert "API Error: 500" in text_of(answer)
 
-    run(main)
+    run(main())
 
 
 def test_the_client_hears_what_the_agent_does_while_it_does_it(era: str) -> None:
@@ -199,7 +199,7 @@ def test_the_client_hears_what_the_agent_does_while_it_does_it(era: str) -> None
         assert lines[-1][1] == "Bash: npm test"
         assert [number for number, _ in lines] == sorted({number for number, _ in lines})
 
-    run(main)
+    run(main())
 
 
 def test_a_cancelled_call_cancels_the_task_and_the_server_goes_on(era: str) -> None:
@@ -222,7 +222,7 @@ def test_a_cancelled_call_cancels_the_task_and_the_server_goes_on(era: str) -> N
             await cancelled.wait()
             assert text_of(await client.call_tool("list", {})) == "[]"
 
-    run(main)
+    run(main())
 
 
 def test_calls_run_side_by_side(era: str) -> None:
@@ -237,7 +237,7 @@ def test_calls_run_side_by_side(era: str) -> None:
             calls = [client.call_tool("invoke", {"agent": "x", "task": str(n)}) for n in range(3)]
             assert [text_of(answer) for answer in await asyncio.gather(*calls)] == ["0", "1", "2"]
 
-    run(main)
+    run(main())
 
 
 @asynccontextmanager
@@ -270,7 +270,7 @@ def test_each_change_of_the_agent_files_is_announced_once(era: str) -> None:
                 assert f"- {name}" in ((await tool(client, "invoke")).description or "")
             assert news.empty()
 
-    run(main)
+    run(main())
 
 
 def test_agents_that_cannot_be_listed_are_explained_and_found_again_later(era: str) -> None:
@@ -284,7 +284,7 @@ def test_agents_that_cannot_be_listed_are_explained_and_found_again_later(era: s
             pool.catalog.error = None
             assert "- reviewer" in ((await tool(client, "invoke")).description or "")
 
-    run(main)
+    run(main())
 
 
 def test_with_wrong_settings_every_tool_says_what_is_wrong(era: str) -> None:
@@ -302,4 +302,4 @@ def test_with_wrong_settings_every_tool_says_what_is_wrong(era: str) -> None:
                 assert answer.is_error
                 assert "AGENT_POOL_MAX_SIZE" in text_of(answer)
 
-    run(main)
+    run(main())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from agent_pool.agents.prompt import Expertise, Skills, compose
 from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.settings import Settings, claude_home
 
+Source = Definition | Broken
 Texts = tuple[tuple[str, str], ...]
 
 
@@ -58,7 +59,7 @@ class Catalog:
         except ValueError as error:
             raise AgentNotFound(f"no agent can be called that: {error}") from None
         for folder in self.folders.agents:
-            if claimants := [one for one in self._load(folder) if _answers(one, name)]:
+            if claimants := self._claims(folder).get(name):
                 return self._agent(name, claimants)
         raise AgentNotFound(self._not_found(name))
 
@@ -69,14 +70,14 @@ class Catalog:
         shadows is left out.
         """
         found: dict[str, Agent | Broken] = {}
-        shadowed: set[str] = set()
+        seen: set[str] = set()
         for folder in self.folders.agents:
-            loaded = self._load(folder)
-            for one in loaded:
-                if one.name not in shadowed and one.name not in found:
-                    found[one.name] = self._agent_or_broken(one, loaded)
-            shadowed.update(name for one in loaded for name in (one.name, one.path.stem))
-        self._forget_all_but({one.path for one in found.values()})
+            claims = self._claims(folder)
+            for name, claimants in claims.items():
+                if name not in seen and any(one.name == name for one in claimants):
+                    found[name] = self._agent_or_broken(name, claimants)
+            seen.update(claims)
+        self._forget_removed({one.path for one in found.values()})
         return [found[name] for name in sorted(found)]
 
     def stamp(self) -> Hashable:
@@ -87,19 +88,23 @@ class Catalog:
         files = [entry for folder in self.folders.agents for entry in markdown_files(folder)]
         return (tuple(files), self._skills.stamp(), self._expertise.stamp())
 
-    def _load(self, folder: Path) -> list[Definition | Broken]:
-        loaded = []
-        for entry in markdown_files(folder):
-            if entry.problem is None:
-                one = self._parsed.get(entry.path, entry.signature)
-            else:
-                error = ConfigError(f"{entry.path}: {entry.problem}")
-                one = Broken(entry.path.stem, entry.path, error)
-            if one is not None:
-                loaded.append(one)
-        return loaded
+    def _claims(self, folder: Path) -> dict[str, list[Source]]:
+        """What each name may mean in `folder`; a file goes by its agent's name and by its own."""
+        claims: dict[str, list[Source]] = {}
+        for one in self._load(folder):
+            for name in dict.fromkeys((one.name, one.path.stem)):
+                claims.setdefault(name, []).append(one)
+        return claims
 
-    def _agent(self, name: str, claimants: Sequence[Definition | Broken]) -> Agent:
+    def _load(self, folder: Path) -> Iterator[Source]:
+        for entry in markdown_files(folder):
+            if entry.problem is not None:
+                path = Path(entry.path)
+                yield Broken(path.stem, path, ConfigError(f"{path}: {entry.problem}"))
+            elif one := self._parsed.get(entry.path, entry.signature):
+                yield one
+
+    def _agent(self, name: str, claimants: Sequence[Source]) -> Agent:
         if len(claimants) > 1:
             paths = " and ".join(str(one.path) for one in claimants)
             raise ConfigError(f"{paths}: both are called {name!r}; rename all but one")
@@ -119,29 +124,22 @@ class Catalog:
         self._composed[draft.path] = (definition, skills, expertise, agent)
         return agent
 
-    def _agent_or_broken(
-        self, one: Definition | Broken, loaded: Sequence[Definition | Broken]
-    ) -> Agent | Broken:
+    def _agent_or_broken(self, name: str, claimants: Sequence[Source]) -> Agent | Broken:
         try:
-            return self._agent(one.name, [other for other in loaded if _answers(other, one.name)])
+            return self._agent(name, claimants)
         except ConfigError as error:
-            return Broken(one.name, one.path, error)
+            return Broken(name, claimants[0].path, error)
 
-    def _forget_all_but(self, paths: set[Path]) -> None:
-        self._parsed.keep_only(paths)
-        self._composed = {path: made for path, made in self._composed.items() if path in paths}
+    def _forget_removed(self, present: set[Path]) -> None:
+        self._parsed.forget_unused()
+        self._composed = {path: made for path, made in self._composed.items() if path in present}
 
     def _not_found(self, name: str) -> str:
-        loaded = [one for folder in self.folders.agents for one in self._load(folder)]
-        known = {other for one in loaded for other in (one.name, one.path.stem)}
+        known = {known for folder in self.folders.agents for known in self._claims(folder)}
         looked = ", ".join(
             f"{folder}{'' if folder.is_dir() else ' (missing)'}" for folder in self.folders.agents
         )
         return f"no agent is called {name!r}{did_you_mean(name, known)}; looked in {looked}"
-
-
-def _answers(one: Definition | Broken, name: str) -> bool:
-    return name in (one.name, one.path.stem)
 
 
 def _texts(library: Expertise, names: Sequence[str], definition: Definition) -> Texts:

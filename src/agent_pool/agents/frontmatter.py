@@ -26,8 +26,8 @@ _NUMBERS_AND_FLAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "
 _NULL = "tag:yaml.org,2002:null"
 
 _ADVICE = {
-    "mapping values are not allowed here": "; put a value that holds `: ` in quotes",
-    "could not find expected ':'": "; begin a value of several lines with `|`, and indent them",
+    "mapping values are not allowed here": "; put a value that holds a colon in quotes",
+    "could not find expected ':'": "; indent the further lines of a value, and begin it with `|`",
 }
 
 _UNFORESEEN = (

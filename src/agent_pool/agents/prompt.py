@@ -56,7 +56,7 @@ class Expertise:
         for folder in self._folders:
             path = self._path(folder, name)
             try:
-                return self._texts.get(path, self._signature(path))
+                return self._texts.get(str(path), self._signature(path))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -127,7 +127,7 @@ class Skills(Expertise):
         return path.parent.parent
 
     def _name(self, entry: os.DirEntry[str]) -> str:
-        return entry.name if entry.is_dir() else ""
+        return "" if entry.is_file(follow_symlinks=False) else entry.name
 
     def _signature(self, path: Path) -> Signature:
         # With the folder's own time: it changes when other files come or go.

@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -90,7 +91,7 @@ def build_launch(
     """How a worker for `agent` is started with this binary."""
     return Launch(
         argv=(str(cli), *_base_arguments(), *_agent_arguments(agent)),
-        env=worker_environment(environ, settings),
+        env=worker_environment(environ, settings, agent.tools or ()),
         cwd=settings.project_dir,
         prompt=agent.prompt,
         prompt_by_initialize=parse_version(version) >= PROMPT_BY_INITIALIZE,
@@ -121,14 +122,38 @@ def _agent_arguments(agent: Agent) -> list[str]:
     return arguments
 
 
-def worker_environment(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    """What a worker inherits: everything but the parent session's and the pool's own variables."""
-    env = {name: value for name, value in environ.items() if _is_passed(name)}
-    return {**env, **WORKER_VARIABLES, DEPTH: str(depth(environ) + 1)}
+def worker_environment(
+    environ: Mapping[str, str], settings: Settings, named_tools: Collection[str] = ()
+) -> dict[str, str]:
+    """What a worker inherits: everything but the parent session's and the pool's own variables,
+    and what the settings `env_passthrough` and `env_block` say otherwise."""
+    env = {name: value for name, value in environ.items() if _is_passed(name, settings)}
+    own = dict(WORKER_VARIABLES)
+    if "CronCreate" in named_tools:
+        del own["CLAUDE_CODE_DISABLE_CRON"]
+    return {**env, **own, DEPTH: str(depth(environ) + 1)}
 
 
-def _is_passed(name: str) -> bool:
+def _is_passed(name: str, settings: Settings) -> bool:
+    if any(fnmatchcase(name, pattern) for pattern in settings.env_block):
+        return False
+    if any(fnmatchcase(name, pattern) for pattern in settings.env_passthrough):
+        return True
     return not (SESSION_VARIABLES.fullmatch(name) or POOL_VARIABLES.fullmatch(name))
+
+
+def refuse_nesting(environ: Mapping[str, str], settings: Settings) -> None:
+    """Agents that start pools of agents multiply without bound; one level must be enough.
+
+    Raises:
+        ConfigError: this process belongs to a pool's worker and `allow_nested` is not set.
+    """
+    level = depth(environ)
+    if level and not settings.allow_nested:
+        raise ConfigError(
+            f"this is a pool inside an agent of a pool ({DEPTH}={level}); agents do not get pools "
+            "of their own unless AGENT_POOL_ALLOW_NESTED=true is set for them"
+        )
 
 
 def depth(environ: Mapping[str, str] = os.environ) -> int:
@@ -138,6 +163,6 @@ def depth(environ: Mapping[str, str] = os.environ) -> int:
         ConfigError: the variable that counts them is no number.
     """
     value = environ.get(DEPTH, "0")
-    if not value.isdigit():
+    if not (value.isascii() and value.isdigit()):
         raise ConfigError(f"{DEPTH}: expected a number, found {value!r}; unset it")
     return int(value)

@@ -35,7 +35,25 @@ from agent_pool.errors import LocalProtocolError, RemoteProtocolError
 Frame = Mapping[str, Any]
 
 SURVIVING_TOOLS: Final = frozenset(
-    ["CronCreate", "CronDelete", "ScheduleWakeup", "Monitor", "EnterWorktree", "ExitWorktree", "RemoteTrigger", "EnterPlanMode", "ExitPlanMode", "SendMessage", "TeamCreate", "TeamDelete", "SetGoal", "ProposeGoal", "PushNotification", "Workflow", "RunWorkflow"]
+    {
+        "CronCreate",
+        "CronDelete",
+        "EnterPlanMode",
+        "EnterWorktree",
+        "ExitPlanMode",
+        "ExitWorktree",
+        "Monitor",
+        "ProposeGoal",
+        "PushNotification",
+        "RemoteTrigger",
+        "RunWorkflow",
+        "ScheduleWakeup",
+        "SendMessage",
+        "SetGoal",
+        "TeamCreate",
+        "TeamDelete",
+        "Workflow",
+    }
 )
 """Tools whose effect a reset does not undo: whoever used one is not used again."""
 
@@ -92,8 +110,6 @@ class Session:
 
     Args:
         max_line: bytes that one line of the process may have.
-        expects_reset_frame: whether this version announces a reset by `conversation_reset`; if
-            so, a reset without it fails.
 
     Attributes:
         state: where the conversation stands.
@@ -103,9 +119,10 @@ class Session:
         strays: results that nobody had asked for.
         noise: lines that were no frames.
         background: the background tasks that the CLI says are running, by id.
+        announced_reset: whether the last reset was announced by a `conversation_reset` frame.
     """
 
-    def __init__(self, *, max_line: int, expects_reset_frame: bool = False) -> None:
+    def __init__(self, *, max_line: int) -> None:
         self.state = State.STARTING
         self.session_id = ""
         self.version = ""
@@ -114,12 +131,12 @@ class Session:
         self.noise = 0
         self.background: dict[str, str] = {}
         self._lines = LineBuffer(max_line)
-        self._expects_reset_frame = expects_reset_frame
+        self._expects_reset_frame = False
         self._initialize_id = ""
         self._stamp = ""
         self._stamps_seen = False
         self._foreign_turn = False
-        self._reset_frame_seen = False
+        self.announced_reset = False
         self._session_before_reset = ""
         self._baseline: dict[str, object] = {}
 
@@ -148,12 +165,17 @@ class Session:
         self._step(Step.INTERRUPT)
         return self.control(request_id, {"subtype": "interrupt"})
 
-    def clear(self, stamp: str) -> bytes:
-        """The request to forget the conversation."""
+    def clear(self, stamp: str, *, expects_frame: bool = False) -> bytes:
+        """The request to forget the conversation.
+
+        With `expects_frame`, for versions that announce a reset by `conversation_reset`, a reset
+        without it fails.
+        """
         line = self._user_frame(stamp, "/clear")
         self._step(Step.CLEAR)
         self._stamp = stamp
-        self._reset_frame_seen = False
+        self.announced_reset = False
+        self._expects_reset_frame = expects_frame
         self._foreign_turn = False
         self._session_before_reset = self.session_id
         return line
@@ -273,7 +295,7 @@ class Session:
     def _on_conversation_reset(self, frame: Frame, emit: Callable[[Event], None]) -> None:
         stamp = frame.get("user_message_uuid")
         if self.state is State.RESETTING and stamp in (None, self._stamp):
-            self._reset_frame_seen = True
+            self.announced_reset = True
         else:
             self.taint("the conversation was reset by itself")
 
@@ -293,9 +315,8 @@ class Session:
             self.taint(f"it used {name}, whose effect outlives a reset")
         if self._is_told(frame):
             given = block.get("input")
-            emit(
-                ToolCalled(str(block.get("id", "")), name, given if isinstance(given, dict) else {})
-            )
+            arguments = given if isinstance(given, dict) else {}
+            emit(ToolCalled(str(block.get("id", "")), name, arguments))
 
     def _on_user(self, frame: Frame, emit: Callable[[Event], None]) -> None:
         for block in _blocks(frame):
@@ -355,7 +376,7 @@ class Session:
             return f"/clear was answered with text: {str(frame['result'])[:100]!r}"
         if not self.session_id or self.session_id == self._session_before_reset:
             return "/clear kept the session id"
-        if self._expects_reset_frame and not self._reset_frame_seen:
+        if self._expects_reset_frame and not self.announced_reset:
             return "/clear was not announced by conversation_reset"
         return ""
 

@@ -7,6 +7,7 @@ joins them and bounds every wait. It decides nothing about who is served: that i
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -60,6 +61,7 @@ class Worker:
         last_turn: what the last one took.
         signed_in_by: how the CLI says that it is signed in, in its own words.
         last_heard: when it last wrote anything, by the monotonic clock.
+        removed: set by its owner when nothing of it is left.
     """
 
     def __init__(
@@ -70,7 +72,6 @@ class Worker:
         *,
         cookie: str,
         run_dir: Path,
-        expects_reset_frame: bool = False,
         on_gone: Callable[[], None] = lambda: None,
         on_taint: Callable[[], None] = lambda: None,
     ) -> None:
@@ -87,11 +88,12 @@ class Worker:
         self._run_dir = run_dir
         self._on_gone = on_gone
         self._on_taint = on_taint
-        self._session = Session(max_line=settings.max_line, expects_reset_frame=expects_reset_frame)
+        self._session = Session(max_line=settings.max_line)
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
         self._listener: Listener | None = None
         self._turn_frame: Mapping[str, Any] = {}
+        self.removed = asyncio.Event()
         self._ready = asyncio.Event()
         self._turn_over = asyncio.Event()
         self._reset_over = asyncio.Event()
@@ -192,8 +194,10 @@ class Worker:
                 self._session.taint("it did not end its turn when interrupted")
         return self._session.state is State.USED
 
-    async def reset(self) -> None:
+    async def reset(self, *, expects_frame: bool = False) -> None:
         """Make it forget its conversation, and end what its task left running.
+
+        With `expects_frame` the CLI must announce the reset by `conversation_reset`.
 
         Afterwards `is_clean` tells whether it may serve again; it may not if it was tainted, if
         the reset was not acknowledged as it should be, or not in time.
@@ -203,7 +207,7 @@ class Worker:
             return
         await self._sweep()
         self._reset_over.clear()
-        self._send(self._session.clear(_new_id()))
+        self._send(self._session.clear(_new_id(), expects_frame=expects_frame))
         try:
             async with asyncio.timeout(self._settings.reset_timeout):
                 await self._reset_over.wait()
@@ -236,7 +240,7 @@ class Worker:
         process.close_stdin()
         gentle = self._session.state in (State.READY, State.USED, State.STARTING)
         if not (gentle and await process.wait_exited(self._settings.stop_grace)):
-            tree.kill(doomed, tree.signal.SIGTERM)
+            tree.kill(doomed, signal.SIGTERM)
             await process.wait_exited(self._settings.kill_grace)
         process.kill()
         tree.kill(doomed)

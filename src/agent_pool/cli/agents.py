@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from agent_pool.agents import Agent, Broken, Catalog
+from agent_pool import Agent, Broken, Catalog
 from agent_pool.cli.command import Command, json_option, project_option, settings_of
 from agent_pool.cli.output import console, count, print_json, printable
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOG_LEVEL: Final = "AGENT_POOL_LOG"  # debug, info, warning or error
 WIDTH: Final = 100
 FAILED: Final = 1
 NOT_STARTED: Final = 3
@@ -85,7 +88,16 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
         KeyboardInterrupt: after SIGINT; at once, without waiting, after the second.
         Terminated: after SIGTERM or SIGHUP.
     """
+    _set_log_level(os.environ.get(LOG_LEVEL))
     return asyncio.run(_until_signal(main))
+
+
+def _set_log_level(level: str | None) -> None:
+    """Without a level, what goes wrong is told by the command alone, once."""
+    if level:
+        logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    else:
+        logging.getLogger("agent_pool").setLevel(logging.ERROR)
 
 
 async def _until_signal(main: Coroutine[Any, Any, T]) -> T:

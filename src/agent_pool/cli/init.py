@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agent_pool.agents import Catalog
+from agent_pool import Catalog
 from agent_pool.cli import starter
 from agent_pool.cli.command import Command, project_option, settings_of
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import click
 
-from agent_pool.claude.binary import find_cli
+from agent_pool import Settings, find_cli
 from agent_pool.cli.command import Command, project_option, settings_of
 from agent_pool.cli.registration import SCOPES, Registration, Scope, Step, carry_out
-from agent_pool.settings import Settings
 
 scope_option = click.option(
     "--scope",

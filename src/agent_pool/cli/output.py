@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UNBROKEN: Final = 100_000
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
@@ -22,11 +23,15 @@ def print_json(value: Any) -> None:
 def console(*, err: bool = False) -> Console:
     """A console that shows text as it is: no markup, no emoji codes, no highlighting.
 
-    Colours appear on a terminal only, and never with NO_COLOR.
+    Colours appear on a terminal only, and never with NO_COLOR; into a file or a pipe, lines are
+    not broken.
     """
     from rich.console import Console
 
-    return Console(stderr=err, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    made = Console(stderr=err, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    if not made.is_terminal:
+        made.width = _UNBROKEN
+    return made
 
 
 def printable(text: str) -> str:

@@ -147,14 +147,14 @@ class Registration:
     def _add_server(self, scope: Scope) -> Iterator[Step]:
         what = f"register the MCP server {SERVER} (scope {scope})"
         there, wanted = self.server(scope), server_command()
-        if there is not None and _command_of(there) == wanted:
+        if there is not None and command_of(there) == wanted:
             yield Step(what, note="it is registered already")
             return
         if there is not None:
             if not _is_ours(there):
                 raise ConfigError(
                     f"another MCP server is called {SERVER} in scope {scope}: "
-                    f"{shlex.join(_command_of(there))}. If you do not need it, run: "
+                    f"{shlex.join(command_of(there))}. If you do not need it, run: "
                     f"claude mcp remove --scope {scope} {SERVER}"
                 )
             yield self._remove_step(scope, f"remove the older entry of {SERVER} (scope {scope})")
@@ -192,7 +192,7 @@ class Registration:
         if there is None:
             return Step(what, note=f"it is not registered{self._elsewhere(scope)}")
         if not _is_ours(there):
-            return Step(what, note=f"it is not ours: {shlex.join(_command_of(there))}")
+            return Step(what, note=f"it is not ours: {shlex.join(command_of(there))}")
         return self._remove_step(scope, what)
 
     def _remove_step(self, scope: Scope, what: str) -> Step:
@@ -280,7 +280,7 @@ def _server_in(table: Any) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) else None
 
 
-def _command_of(entry: Mapping[str, Any]) -> list[str]:
+def command_of(entry: Mapping[str, Any]) -> list[str]:
     if "command" not in entry:
         return [str(entry.get("url", "?"))]
     return [str(entry["command"]), *map(str, entry.get("args") or [])]
@@ -288,6 +288,6 @@ def _command_of(entry: Mapping[str, Any]) -> list[str]:
 
 def _is_ours(entry: Mapping[str, Any]) -> bool:
     """Whether this package's server is meant, by whatever Python."""
-    command = _command_of(entry)
+    command = command_of(entry)
     by_module = command[-3:] == ["-m", "agent_pool", "serve"]
     return by_module or (Path(command[0]).name == SERVER and command[1:] == ["serve"])

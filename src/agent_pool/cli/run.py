@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -21,18 +21,15 @@ from agent_pool.cli.narrate import Narrator, summary
 from agent_pool.cli.output import console, print_json, printable
 
 
-class Duration(click.ParamType):
-    """What the settings take as a duration: ``90``, ``250ms``, ``5m``; gives seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            return Settings(task_timeout=value).task_timeout
-        except ValueError:
-            self.fail(f"{value!r}: expected a time above 0: 90, 250ms, 30s, 5m, 2h", param, ctx)
+def _duration(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Seconds from what the settings take as a duration."""
+    if value is None:
+        return None
+    try:
+        return Settings.model_validate({"task_timeout": value}).task_timeout
+    except ValueError:
+        problem = f"{value!r}: expected a time above 0: 90, 250ms, 30s, 5m, 2h"
+        raise click.BadParameter(problem) from None
 
 
 @click.command(cls=Command)
@@ -40,7 +37,7 @@ class Duration(click.ParamType):
 @click.argument("task")
 @click.option(
     "--timeout",
-    type=Duration(),
+    callback=_duration,
     metavar="TIME",
     help="Stop the task after this long: 90, 30s, 5m. Default: the setting task_timeout.",
 )
@@ -96,10 +93,9 @@ def read_task(task: str) -> str:
 
 
 def _read_stdin() -> str:
-    stdin = click.get_binary_stream("stdin")
-    if stdin.isatty():
+    if sys.stdin.isatty():
         click.echo("Type the task, then Ctrl-D on a line of its own.", err=True)
-    return stdin.read().decode("utf-8-sig")
+    return sys.stdin.buffer.read().decode("utf-8-sig")
 
 
 async def _invoke(
@@ -118,7 +114,6 @@ def _print(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
     elif result.is_error:
         click.echo(f"{result.agent} failed ({result.subtype}): {result.text}", err=True)
     else:
-        terminal = click.get_text_stream("stdout").isatty()
-        click.echo(printable(result.text) if terminal else result.text)
+        click.echo(printable(result.text) if sys.stdout.isatty() else result.text)
     if not quiet:
         console(err=True).print(summary(result), style="dim")

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from agent_pool import AgentPool, Launch
-from agent_pool.agents import Agent
+from agent_pool import Agent, AgentPool, Launch
 from agent_pool.cli.agents import as_object
 from agent_pool.cli.command import Command, json_option, project_option, run_async, settings_of
 from agent_pool.cli.output import console, print_json, printable

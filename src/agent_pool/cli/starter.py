@@ -9,7 +9,7 @@ EXPERTISE: Final = "this-project"
 AGENT_TEXT: Final = """\
 ---
 name: code-reviewer
-description: Reviews a change for bugs, missing tests and unclear code. Give it a commit, a branch or files.
+description: Reviews a commit, a branch or files for bugs, missing tests and unclear code.
 skills: [review-checklist]
 expertise: [this-project]
 tools: [Read, Grep, Glob, Bash]

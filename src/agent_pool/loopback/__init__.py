@@ -8,9 +8,10 @@
 No key, no network, no cost. Nothing else of the package imports this on its own.
 """
 
-from agent_pool.loopback.api import LoopbackAPI, OtherRequest
+from agent_pool.loopback.api import LoopbackAPI
 from agent_pool.loopback.books import Account, Books, Line
 from agent_pool.loopback.cache import PromptCache, Usage
+from agent_pool.loopback.record import OtherRequest
 from agent_pool.loopback.reply import Cut, Failure, Reply, StreamError, Text, ToolUse
 from agent_pool.loopback.request import Request, text_of
 from agent_pool.loopback.scripts import Script, calling, echo, sequence

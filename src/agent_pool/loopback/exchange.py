@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from agent_pool.loopback import wire
-from agent_pool.loopback.cache import Prompt, Usage
+from agent_pool.loopback.cache import Prompt
+from agent_pool.loopback.record import Record
 from agent_pool.loopback.reply import Cut, Failure, Outcome, Reply, StreamError, as_outcome
 from agent_pool.loopback.request import Request
 from agent_pool.loopback.scripts import Script
@@ -20,28 +21,26 @@ JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
-class Host(Protocol):
-    """What an exchange tells and asks the API that it is part of."""
-
-    script: Script
-
-    def charge(self, request: Request, prompt: Prompt) -> Usage: ...
-    def begin(self, request: Request, prompt: Prompt, usage: Usage) -> None: ...
-    def end(self, request: Request) -> None: ...
-    def script_failed(self, error: Exception) -> None: ...
-
-
 class Exchange:
-    """Asks the script and sends what it says; an ASGI application for one request."""
+    """Asks the script and sends what it says; an ASGI application for one request.
+
+    `abort` drops the client's connection.
+    """
 
     def __init__(
-        self, host: Host, request: Request, prompt: Prompt, abort: Callable[[], None]
+        self,
+        record: Record,
+        script: Script,
+        request: Request,
+        prompt: Prompt,
+        abort: Callable[[], None],
     ) -> None:
-        self._host = host
+        self._record = record
+        self._script = script
         self._request = request
         self._prompt = prompt
         self._abort = abort
-        self._charged = host.charge(request, prompt)
+        self._charged = record.charge(request, prompt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answering = asyncio.create_task(self._answer(send))
@@ -51,76 +50,80 @@ class Exchange:
         finally:
             self._request.disconnected = leaving.done() and not self._request.completed
             await _cancel(answering, leaving)
-            self._host.end(self._request)
-        if not answering.cancelled():
-            answering.result()
+            self._record.changed()
+        if not answering.cancelled() and (error := answering.exception()):
+            self._blame(error)
+            await self._drop()
 
     async def _answer(self, send: Send) -> None:
-        match await self._ask():
+        outcome = await self._ask()
+        if not isinstance(outcome, Cut):
+            await asyncio.sleep(outcome.delay)
+        if isinstance(outcome, Reply) and outcome.fault and not self._request.stream:
+            outcome = _unstreamed(outcome.fault)
+        match outcome:
             case Cut():
                 await self._cut()
-            case Failure() as failure:
-                await self._fail(failure, send)
-            case Reply(fault=None) as reply:
-                await self._reply(reply, send)
-            case Reply(fault=fault) as reply if self._request.stream:
-                await self._reply(reply, send)
-                await self._break(fault, send)
-            case Reply(fault=StreamError() as fault) as reply:
-                status = wire.status_of(fault.type)
-                failure = Failure(status, fault.type, fault.message, delay=reply.delay)
-                await self._fail(failure, send)
-            case Reply() as reply:
-                await asyncio.sleep(reply.delay)
-                await self._cut()
+            case Failure():
+                await send_failure(send, outcome)
+            case Reply():
+                await self._reply(outcome, send)
         self._request.completed = True
 
     async def _cut(self) -> None:
         self._request.completed = True
+        await self._drop()
+
+    async def _drop(self) -> None:
         self._abort()
         await asyncio.sleep(0)  # until the server has noticed that the connection is gone
 
     async def _ask(self) -> Outcome:
         try:
-            answer: Any = self._host.script(self._request)
+            answer: Any = self._script(self._request)
             return as_outcome(await answer if inspect.isawaitable(answer) else answer)
         except Exception as error:  # a test's own assertion, most often
-            self._host.script_failed(error)
+            self._blame(error)
             said = f"the loopback script raised {type(error).__name__}: {error}"
             return Failure(400, message=said, headers={"x-should-retry": "false"})
+
+    def _blame(self, error: BaseException) -> None:
+        self._record.script_error = self._record.script_error or error
 
     async def _reply(self, reply: Reply, send: Send) -> None:
         blocks = wire.blocks_of(reply)
         usage = replace(self._charged, output_tokens=wire.output_tokens(blocks))
         usage = replace(usage, **reply.usage)
-        await asyncio.sleep(reply.delay)
-        self._host.begin(self._request, self._prompt, usage)
-        model = self._request.model
-        if not self._request.stream:
-            body = wire.to_bytes(wire.message(model, blocks, reply, usage))
-            await send_response(send, 200, JSON, body)
-            return
+        self._record.begin(self._request, self._prompt, usage)
+        message = wire.message(self._request.model, blocks, reply, usage)
+        if self._request.stream:
+            await self._stream(wire.events(message, reply), reply, send)
+        else:
+            await send_response(send, 200, JSON, wire.to_bytes(message))
+
+    async def _stream(self, events: Iterator[bytes], reply: Reply, send: Send) -> None:
         await _send_start(send, 200, EVENTS)
-        stream = wire.events(model, blocks, reply, usage)
         if reply.pace > 0:
-            for event in stream:
+            for event in events:
                 if wire.is_delta(event):
                     await asyncio.sleep(reply.pace)
                 await _send_part(send, event)
-            await _send_part(send, b"", more=reply.fault is not None)
         else:
-            await _send_part(send, b"".join(stream), more=reply.fault is not None)
+            await _send_part(send, b"".join(events))
+        match reply.fault:
+            case None:
+                await _send_part(send, b"", more=False)
+            case StreamError() as fault:
+                await _send_part(send, wire.error_event(fault), more=False)
+            case Cut():
+                await self._cut()
 
-    async def _break(self, fault: Cut | StreamError | None, send: Send) -> None:
-        if isinstance(fault, StreamError):
-            error = {"type": fault.type, "message": fault.message}
-            await _send_part(send, wire.event("error", error=error), more=False)
-        else:
-            await self._cut()
 
-    async def _fail(self, failure: Failure, send: Send) -> None:
-        await asyncio.sleep(failure.delay)
-        await send_failure(send, failure)
+def _unstreamed(fault: Cut | StreamError) -> Outcome:
+    """What a fault is to a client that does not stream: the whole answer."""
+    if isinstance(fault, Cut):
+        return fault
+    return Failure(wire.status_of(fault.type), fault.type, fault.message)
 
 
 async def send_failure(send: Send, failure: Failure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias, cast
@@ -16,6 +17,10 @@ class Text:
 
     text: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ConfigError(f"Text holds {type(self.text).__name__}: give it a str")
+
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
@@ -24,6 +29,12 @@ class ToolUse:
     name: str
     input: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            json.dumps(dict(self.input))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"ToolUse {self.name!r}: its input is no JSON: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""An HTTP server inside the running event loop: no signals, no logs, quick to end."""
+"""An HTTP server inside the running event loop: takes no signals, keeps no log, ends at once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
         await self._serving
 
     def abort(self, client: tuple[str, int]) -> None:
-        """Drop one client's connection at once; what was written before still reaches it."""
+        """Drop one client's connection; what the system has taken before still reaches it."""
         for connection in list(self.server_state.connections):
             if getattr(connection, "client", None) == client:
                 connection.transport.abort()

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any, Final
 
 from agent_pool.loopback.cache import Usage, canonical, count_characters, tokens_of
-from agent_pool.loopback.reply import Failure, Reply, Text, ToolUse
+from agent_pool.loopback.reply import Failure, Reply, StreamError, Text, ToolUse
 
 ERROR_TYPES: Final = {
     400: "invalid_request_error",
@@ -77,26 +77,29 @@ def _stop_reason(blocks: list[JsonObject], reply: Reply) -> str:
     return reply.stop_reason or ("tool_use" if calls else "end_turn")
 
 
-def events(model: str, blocks: list[JsonObject], reply: Reply, usage: Usage) -> Iterator[bytes]:
-    """The stream, event by event, up to the reply's end or its fault.
+def events(message: JsonObject, reply: Reply) -> Iterator[bytes]:
+    """The message as a stream, event by event, up to the reply's end or its fault.
 
     The fault itself is not among them; the block before it is not closed.
     """
-    whole = message(model, blocks, reply, usage)
-    start = {**whole, "content": [], "stop_reason": None}
-    start["usage"] = {**whole["usage"], "output_tokens": 1}
+    start = {**message, "content": [], "stop_reason": None}
+    start["usage"] = {**message["usage"], "output_tokens": 1}
     yield event("message_start", message=start)
     yield event("ping")
+    blocks = message["content"]
     for index, block in enumerate(blocks):
         yield from _block_events(index, block, reply.chunk if reply.pace > 0 else 0)
-        if reply.fault and index == len(blocks) - 1:
-            return
-        yield event("content_block_stop", index=index)
-    if reply.fault:
-        return
-    delta = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
-    yield event("message_delta", delta=delta, usage=whole["usage"])
-    yield event("message_stop")
+        if not (reply.fault and index == len(blocks) - 1):
+            yield event("content_block_stop", index=index)
+    if reply.fault is None:
+        delta = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+        yield event("message_delta", delta=delta, usage=message["usage"])
+        yield event("message_stop")
+
+
+def error_event(fault: StreamError) -> bytes:
+    """The event that ends a stream early."""
+    return event("error", error={"type": fault.type, "message": fault.message})
 
 
 def _block_events(index: int, block: JsonObject, chunk: int) -> Iterator[bytes]:

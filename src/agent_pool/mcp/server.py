@@ -88,8 +88,8 @@ class _Tools:
         self._shown: Hashable = None  # the stamp of the definitions behind the last list
 
     async def list_tools(self, _: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
-        self._shown, found = await asyncio.to_thread(self._look)
-        return ListToolsResult(tools=declare(found))
+        self._shown = await asyncio.to_thread(self._stamp)  # before: later changes are news
+        return ListToolsResult(tools=declare(self._scan()))
 
     async def call_tool(self, ctx: Context, params: CallToolRequestParams) -> CallToolResult:
         async def report(number: int, line: str) -> None:
@@ -117,18 +117,19 @@ class _Tools:
         if self._session is not None:
             await self._session.send_tool_list_changed()
 
-    def _look(self) -> tuple[Hashable, Found]:
-        stamp = self._stamp()  # first: what changes while we read is announced later
-        try:
-            return stamp, self._pool.catalog.scan()
-        except Exception as error:
-            if not isinstance(error, AgentPoolError):
-                logger.exception("bug: the agents cannot be listed")
-            return stamp, error
-
     def _stamp(self) -> Hashable:
         """A stamp that cannot be taken is a stamp too: its error, until that changes."""
         try:
             return self._pool.catalog.stamp()
         except Exception as error:
             return repr(error)
+
+    def _scan(self) -> Found:
+        """On the event loop, as the pool's own look-ups: a catalog is for one thread."""
+        try:
+            return self._pool.catalog.scan()
+        except AgentPoolError as error:
+            return error
+        except Exception as error:
+            logger.exception("bug: the agents cannot be listed")
+            return error

@@ -35,7 +35,10 @@ class Definitions(Protocol):
     """What the server wants of `Catalog`."""
 
     def scan(self) -> Sequence[Agent | Broken]: ...
-    def stamp(self) -> Hashable: ...
+
+    def stamp(self) -> Hashable:
+        """Called from another thread, as folders may be slow."""
+        ...
 
 
 class Pool(Protocol):

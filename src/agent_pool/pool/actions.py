@@ -117,7 +117,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell a waiting caller that it will not be served: its agent cannot start, or the pool ends."""
+    """Tell a waiting caller that it is not served: its agent cannot start, or the pool ends."""
 
     ticket: Ticket
     reason: Reason

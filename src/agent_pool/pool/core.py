@@ -116,6 +116,11 @@ class PoolCore:
         ticket.state = TicketState.GONE
         return self._balance(now)
 
+    def unused(self, worker: str, now: float) -> Actions:
+        """A caller gives its worker back without having said anything to it."""
+        self._unused(worker, now)
+        return self._balance(now)
+
     def release(self, worker: str, now: float) -> Actions:
         """A caller has used its worker and gives it back."""
         record = self.workers.get(worker)
@@ -183,13 +188,13 @@ class PoolCore:
         if clean and not record.unfit:
             self._roster.move(record, WorkerState.IDLE, now)
             return self._balance(now)
-        return [self._roster.stop(record, Reason.TAINTED), *self._balance(now)]
+        return [self._roster.stop(record, record.unfit or Reason.TAINTED), *self._balance(now)]
 
-    def unfit(self, worker: str, now: float) -> Actions:
+    def unfit(self, worker: str, reason: Reason, now: float) -> Actions:
         """A worker must not serve again: it died, or did what a reset does not undo."""
         record = self.workers.get(worker)
         if record is not None:
-            record.unfit = True
+            record.unfit = record.unfit or reason
         return self._balance(now)
 
     def stop(self, worker: str, reason: Reason, now: float) -> Actions:
@@ -279,7 +284,7 @@ class PoolCore:
 
     def _reason_to_stop(self, record: Record, now: float) -> Reason | None:
         if record.unfit:
-            return Reason.TAINTED
+            return record.unfit
         if record.ref is not None and not self._roster.is_current(record):
             return Reason.EDITED
         if record.retiring and (record.ref is None or self._roster.has_relief(record)):
@@ -391,7 +396,7 @@ class PoolCore:
         if self.is_closed:
             return Reason.CLOSED
         if record.unfit:
-            return Reason.TAINTED
+            return record.unfit
         if record.flags in self._roster.no_reset:
             return Reason.NO_RESET
         if not self._roster.is_current(record):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from agent_pool.agents import Agent
@@ -21,7 +21,6 @@ class Launches:
         self._environ = environ
         self._versions: dict[tuple[Path, int, int], str] = {}
         self._launches: dict[tuple[str, str], Launch] = {}
-        self._blank: dict[str, Launch] = {}
 
     async def get(self, agent: Agent) -> Launch:
         """How to start a worker for an agent.
@@ -35,15 +34,10 @@ class Launches:
         if key not in self._launches:
             launch = build_launch(cli, version, agent, self._settings, self._environ)
             self._launches[key] = launch
-            self._blank[launch.fingerprint] = replace(launch, prompt="")
         return self._launches[key]
 
-    def blank(self, flags: str) -> Launch:
-        """How to start a spare with these flags, which `get` has built before."""
-        return self._blank[flags]
-
     async def _version(self, cli: Path) -> str:
-        status = cli.stat()
+        status = os.stat(cli)  # noqa: PTH116 - Path.stat in a coroutine is taken for slow IO
         key = cli, status.st_size, status.st_mtime_ns
         if key not in self._versions:
             self._versions[key] = await cli_version(cli, self._environ)

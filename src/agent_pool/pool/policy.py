@@ -39,7 +39,7 @@ class Record:
         task_limit, expires: its own share of the limits, jitter applied.
         retiring: why it is to go as soon as a replacement is there or nobody needs it.
         replaces: the worker whose place it takes.
-        unfit: it must not be granted again.
+        unfit: why it must not be granted again.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Record:
     rss: int = 0
     retiring: Reason | None = None
     replaces: str = ""
-    unfit: bool = False
+    unfit: Reason | None = None
     is_parked: bool = False
 
     @property
@@ -88,4 +88,4 @@ def shortened(limit: float | None, jitter: float, chance: float) -> float:
 def backoff(failures: int) -> float:
     """Seconds to wait after this many failed starts in a row."""
     first, most = BACKOFF
-    return min(most, first * 2 ** max(0, failures - 1))
+    return float(min(most, first * 2.0 ** max(0, failures - 1)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,6 @@ ERAS = ("legacy", "2026-07-28")
 
 OnEvent = Callable[[TaskEvent], None]
 Invoke = Callable[[str, str, OnEvent], Awaitable[TaskResult]]
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a test to its end, or to its failure after half a minute."""
-    asyncio.run(asyncio.wait_for(test(), 30))
 
 
 def an_agent(name: str = "reviewer", description: str = "Reviews code.") -> Agent:

@@ -1,0 +1,338 @@
+"""The owner of every process and background task: it performs what the core decides.
+
+Stimuli go to the core in plain synchronous calls and the actions that come back are performed at
+once; an action that takes time runs as a task that this class owns and whose end is the next
+stimulus. So nothing here can be half done when a caller is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from agent_pool.agents import Agent
+from agent_pool.claude import tree
+from agent_pool.claude.launch import Launch
+from agent_pool.claude.verdicts import Verdicts
+from agent_pool.claude.worker import Worker
+from agent_pool.errors import AgentPoolError, PoolClosed, PoolTimeout, SpawnError
+from agent_pool.pool.actions import (
+    Action,
+    Adopt,
+    AgentRef,
+    Grant,
+    Reason,
+    Refuse,
+    Reset,
+    Spawn,
+    Stop,
+    Ticket,
+)
+from agent_pool.pool.core import PoolCore
+from agent_pool.pool.policy import Limits
+from agent_pool.settings import Settings
+
+log = logging.getLogger("agent_pool")
+
+TICK: Final = 1.0
+"""Seconds between two looks at idle times, lifetimes and memory."""
+
+
+class Supervisor:
+    """Feeds the core and performs its actions.
+
+    Attributes:
+        core: who gets which worker; to be asked, not told.
+        workers: the processes, by the core's names.
+        definitions: what each `AgentRef` stands for.
+    """
+
+    def __init__(self, settings: Settings, verdicts: Verdicts) -> None:
+        self.core = PoolCore(_limits(settings), random.random)
+        self.workers: dict[str, Worker] = {}
+        self.definitions: dict[AgentRef, tuple[Agent, Launch]] = {}
+        self._settings = settings
+        self._verdicts = verdicts
+        self._blank: dict[str, Launch] = {}
+        self._callers: dict[Ticket, asyncio.Future[str]] = {}
+        self._start_errors: dict[str, AgentPoolError] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._cookie = secrets.token_hex(8)
+        self._run_dir: Path | None = None
+        self._emptied = asyncio.Event()
+
+    # Life
+
+    def open(self) -> None:
+        """Begin to watch the time."""
+        self._run_dir = Path(tempfile.mkdtemp(prefix="agent-pool-"))
+        self._own(self._watch_time(), "ticker")
+
+    async def close(self) -> None:
+        """Refuse who waits, give running tasks `close_timeout`, then end everything."""
+        if not self.core.is_closed:
+            self._perform(self.core.close(_now()))
+        try:
+            await self._wait_until_empty(self._settings.close_timeout)
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        for name in list(self.core.workers):
+            bound = self._settings.close_timeout
+            self.workers[name].condemn(
+                f"the pool was closed and close_timeout ({bound:g} s) passed"
+            )
+            self._perform(self.core.stop(name, Reason.CLOSED, _now()))
+        await self._wait_until_empty(self.stop_bound)
+        self.kill()
+        for task in (tasks := list(self._tasks)):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.stop_bound)
+
+    def kill(self) -> None:
+        """SIGKILL all processes at once, without an event loop."""
+        workers = [worker for worker in self.workers.values() if worker.pid]
+        doomed = [process for w in workers for process in tree.descendants(w.pid or 0)]
+        for worker in workers:
+            worker.kill()
+        tree.kill(doomed)
+        if workers:
+            tree.kill(tree.bearers(self._cookie))
+        if self._run_dir is not None:
+            shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    @property
+    def stop_bound(self) -> float:
+        """Seconds after which a stop ladder has ended for certain."""
+        return self._settings.stop_grace + 3 * self._settings.kill_grace + 5.0
+
+    # For callers
+
+    def define(self, agent: Agent, launch: Launch) -> AgentRef:
+        """What the core calls this agent; its definition is kept for its workers."""
+        flags = launch.fingerprint
+        ref = AgentRef(agent.name, f"{agent.fingerprint} {flags}", flags)
+        self.definitions[ref] = agent, launch
+        self._blank.setdefault(flags, launch)
+        if self._settings.reset == "respawn":
+            self._perform(self.core.no_reset(flags, _now()))
+        return ref
+
+    async def acquire(self, ref: AgentRef, on_queued: Callable[[int], None]) -> Worker:
+        """A clean worker, leased; `on_queued` is told the position if there is none yet.
+
+        Raises:
+            PoolTimeout, TooManyRequests, PoolClosed, SpawnError: see `AgentPool.invoke`.
+        """
+        ticket, actions = self.core.request(ref, _now())
+        granted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._callers[ticket] = granted
+        try:
+            self._perform(actions)
+            if not granted.done():
+                on_queued(self.core.position(ticket))
+            async with asyncio.timeout(self._settings.acquire_timeout) as bound:
+                return self.workers[await granted]
+        except BaseException:
+            self._perform(self.core.abandon(ticket, _now()))
+            if bound.expired():
+                raise self._no_worker(ref) from None
+            raise
+        finally:
+            del self._callers[ticket]
+
+    def give_back(self, worker: Worker) -> None:
+        """End a lease; the worker is reset or replaced."""
+        self._perform(self.core.release(worker.name, _now()))
+
+    def give_back_unused(self, worker: Worker) -> None:
+        """End a lease under which nothing was said."""
+        self._perform(self.core.unused(worker.name, _now()))
+
+    async def retire(self, agent: str, why: str) -> int:
+        """Stop all workers of an agent and wait until they are gone; returns how many."""
+        doomed = [r.name for r in self.core.workers.values() if r.agent == agent]
+        removals = [self.workers[name].removed.wait() for name in doomed]
+        for name in doomed:
+            self.workers[name].condemn(why)
+        self._start_errors.pop(agent, None)
+        self._perform(self.core.retire(agent, _now()))
+        if removals:
+            waits = [asyncio.ensure_future(removal) for removal in removals]
+            await asyncio.wait(waits, timeout=self.stop_bound)
+            for wait in waits:
+                wait.cancel()
+        return len(doomed)
+
+    def _no_worker(self, ref: AgentRef) -> PoolTimeout:
+        settings, core = self._settings, self.core
+        busy = sum(r.agent == ref.name for r in core.workers.values())
+        return PoolTimeout(
+            f"no worker of agent {ref.name!r} within {settings.acquire_timeout:g} s (setting "
+            f"acquire_timeout): it has {busy} of at most {settings.max_size}, the pool "
+            f"{len(core.workers)} of at most {settings.max_workers}, {core.waiting} callers wait; "
+            "try later or raise the limits"
+        )
+
+    # Performing what the core says
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Spawn(name, ref, flags):
+                    self._create(name, self.definitions[ref][1] if ref else self._blank[flags])
+                    self._occupy(name, self._start(name, ref), "start")
+                case Adopt(name, ref):
+                    self._occupy(name, self._adopt(name, ref), "adopt")
+                case Reset(name):
+                    self._occupy(name, self._reset(name), "reset")
+                case Stop(name, reason):
+                    log.info("worker %s is stopped: %s", name, reason)
+                    self._own(self._stop(name), f"stop {name}")
+                case Grant(ticket, name):
+                    if (caller := self._waiting_caller(ticket)) is not None:
+                        caller.set_result(name)
+                case Refuse(ticket, reason):
+                    if (caller := self._waiting_caller(ticket)) is not None:
+                        caller.set_exception(self._refusal(ticket, reason))
+
+    def _waiting_caller(self, ticket: Ticket) -> asyncio.Future[str] | None:
+        caller = self._callers.get(ticket)
+        return None if caller is None or caller.done() else caller
+
+    def _refusal(self, ticket: Ticket, reason: Reason) -> AgentPoolError:
+        if reason is Reason.START_FAILED and (error := self._start_errors.get(ticket.ref.name)):
+            return error
+        return PoolClosed(f"the pool was closed while a task of {ticket.ref.name!r} waited")
+
+    def _create(self, name: str, launch: Launch) -> None:
+        assert self._run_dir is not None, "open() comes before the first request"
+        self.workers[name] = Worker(
+            name,
+            launch,
+            self._settings,
+            cookie=f"{self._cookie}/{name}",
+            run_dir=self._run_dir,
+            on_gone=lambda: self._perform(self.core.unfit(name, Reason.DIED, _now())),
+            on_taint=lambda: self._perform(self.core.unfit(name, Reason.TAINTED, _now())),
+        )
+
+    async def _start(self, name: str, ref: AgentRef | None) -> None:
+        worker = self.workers[name]
+        await self._until_started(name, worker.start() if ref else worker.spawn())
+
+    async def _adopt(self, name: str, ref: AgentRef) -> None:
+        prompt = self.definitions[ref][1].prompt
+        await self._until_started(name, self.workers[name].initialize(prompt))
+
+    async def _until_started(self, name: str, starting: Coroutine[Any, Any, None]) -> None:
+        try:
+            await starting
+        except Exception as error:
+            self._start_failed(name, error)
+        else:
+            self._perform(self.core.started(name, _now()))
+            self._verdicts.begin(self.workers[name].launch)
+
+    def _start_failed(self, name: str, error: Exception) -> None:
+        if not isinstance(error, AgentPoolError):
+            log.error("worker %s could not be started, by a bug", name, exc_info=error)
+            error = SpawnError(f"worker {name} could not be started: {error!r}", worker=name)
+        log.warning("worker %s could not be started: %s", name, error)
+        self._start_errors[self.core.workers[name].agent] = error
+        fatal = isinstance(error, SpawnError) and error.is_fatal
+        self._perform(self.core.start_failed(name, fatal, _now()))
+
+    async def _reset(self, name: str) -> None:
+        worker = self.workers[name]
+        try:
+            await self._try_to_reset(worker)
+        finally:
+            self._perform(self.core.was_reset(name, worker.is_clean, _now()))
+
+    async def _try_to_reset(self, worker: Worker) -> None:
+        if not await worker.settle() or worker.taints:
+            self._say_why(worker)
+            return
+        verdict = await self._verdicts.get(worker.launch)
+        if not verdict.forgets:
+            self._perform(self.core.no_reset(worker.launch.fingerprint, _now()))
+            return
+        await worker.reset(expects_frame=verdict.announces)
+        self._say_why(worker)
+
+    def _say_why(self, worker: Worker) -> None:
+        if not worker.is_clean and not worker.is_gone:
+            why = "; ".join(worker.taints) or f"it is {worker.session.state}"
+            log.warning("worker %s is replaced: %s", worker.name, why)
+
+    async def _stop(self, name: str) -> None:
+        worker = self.workers[name]
+        busy = self._busy.pop(name, None)
+        try:
+            if busy is not None:
+                busy.cancel()
+                await asyncio.wait([busy], timeout=self._settings.kill_grace)
+            await worker.stop()
+        finally:
+            worker.kill()
+            worker.removed.set()
+            del self.workers[name]
+            self._perform(self.core.gone(name, _now()))
+            if not self.core.workers:
+                self._emptied.set()
+
+    # Owning
+
+    def _occupy(self, name: str, work: Coroutine[Any, Any, None], what: str) -> None:
+        task = self._own(work, f"{what} {name}")
+        self._busy[name] = task
+        task.add_done_callback(lambda _: self._busy.pop(name, None))
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=f"agent-pool {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._disown)
+        return task
+
+    def _disown(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed, which is a bug", task.get_name(), exc_info=error)
+
+    async def _watch_time(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._perform(self.core.tick(_now()))
+
+    async def _wait_until_empty(self, timeout: float) -> None:
+        self._emptied.clear()
+        if self.core.workers:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._emptied.wait()
+            except TimeoutError:
+                pass
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_size=settings.max_size,
+        max_workers=settings.max_workers,
+        max_waiting=settings.max_waiting,
+    )
+
+
+def _now() -> float:
+    return time.monotonic()

@@ -1,0 +1,328 @@
+"""The server's life, its other paths, and what it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from loopback_http import TIMEOUT, ask, body_of, connect, request
+
+from agent_pool.errors import ConfigError
+from agent_pool.loopback import Cut, Failure, LoopbackAPI, OtherRequest, Request, Text
+
+
+def port_of(url: str) -> int:
+    return urlsplit(url).port or 0
+
+
+def test_a_client_and_the_server_can_share_an_event_loop() -> None:
+    async def main() -> None:
+        async with LoopbackAPI() as api:
+            response = await asyncio.to_thread(ask, api, "hi")
+            assert response.text == "echo: hi"
+
+    asyncio.run(main())
+
+
+def test_only_the_loopback_interface_is_bound() -> None:
+    with LoopbackAPI().in_thread() as api:
+        port = port_of(api.url)
+        connections = psutil.Process().net_connections("inet")
+        bound = [c.laddr.ip for c in connections if c.laddr.port == port and not c.raddr]
+    assert bound == ["127.0.0.1"]
+
+
+def test_signals_stay_with_the_program() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    async def main() -> list[Any]:
+        async with LoopbackAPI():
+            return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    with asyncio.Runner() as runner:
+        runner.get_loop()
+        during = runner.run(main())
+    assert during[1] == before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_taken_port_is_named() -> None:
+    with LoopbackAPI().in_thread() as api:
+        port = port_of(api.url)
+        with (
+            pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"),
+            LoopbackAPI(port=port).in_thread(),
+        ):
+            pass
+
+
+def test_a_port_can_be_chosen_and_is_free_again_afterwards() -> None:
+    with LoopbackAPI().in_thread() as api:
+        port = port_of(api.url)
+    with LoopbackAPI(port=port).in_thread() as api:
+        assert port_of(api.url) == port
+        assert ask(api).status == 200
+
+
+def test_an_api_serves_once() -> None:
+    api = LoopbackAPI()
+    with pytest.raises(RuntimeError, match="not started"):
+        _ = api.url
+    with api.in_thread():
+        pass
+    with pytest.raises(RuntimeError, match="started before"), api.in_thread():
+        pass
+
+
+def test_env_points_a_client_here() -> None:
+    with LoopbackAPI().in_thread() as api:
+        assert api.env["ANTHROPIC_BASE_URL"] == api.url
+        assert api.env["ANTHROPIC_API_KEY"]
+
+
+def test_tokens_are_counted_without_an_answer() -> None:
+    with LoopbackAPI().in_thread() as api:
+        counted = request(
+            api, "POST", "/v1/messages/count_tokens", json.dumps(body_of("hello")).encode()
+        )
+        usage = ask(api, "hello").json["usage"]
+        assert counted.json == {"input_tokens": usage["input_tokens"]}
+        assert len(api.requests) == 1
+
+
+def test_other_paths_are_answered_and_recorded() -> None:
+    with LoopbackAPI().in_thread() as api:
+        models = request(api, "GET", "/v1/models?limit=5").json
+        assert models["data"][0]["type"] == "model"
+        assert request(api, "GET", "/").status == 200
+        assert request(api, "HEAD", "/").body == b""
+        unknown = request(api, "POST", "/api/event_logging/batch", b"{}")
+        assert unknown.json["error"]["type"] == "not_found_error"
+        assert request(api, "GET", "/v1/messages").status == 404
+        assert api.other_requests == [
+            OtherRequest("GET", "/v1/models?limit=5", 200),
+            OtherRequest("GET", "/", 200),
+            OtherRequest("HEAD", "/", 200),
+            OtherRequest("POST", "/api/event_logging/batch", 404),
+            OtherRequest("GET", "/v1/messages", 404),
+        ]
+
+
+def test_a_request_is_recorded_with_its_headers_path_and_time() -> None:
+    with LoopbackAPI(clock=lambda: 42.0).in_thread() as api:
+        headers = {"X-Claude-Code-Session-Id": "s1"}
+        request(api, "POST", "/v1/messages?beta=true", json.dumps(body_of("hi")).encode(), headers)
+        (seen,) = api.requests
+    assert (seen.index, seen.path, seen.received_at) == (0, "/v1/messages?beta=true", 42.0)
+    assert (seen.headers["x-claude-code-session-id"], seen.session_id) == ("s1", "s1")
+    assert (seen.model, seen.stream, seen.last_user_text) == ("claude-test", False, "hi")
+    assert (seen.completed, seen.disconnected) == (True, False)
+
+
+def test_a_failure_is_recorded_and_not_billed() -> None:
+    with LoopbackAPI(lambda _: Failure(529)).in_thread() as api:
+        ask(api)
+        (seen,) = api.requests
+        assert (seen.usage, seen.completed, api.books.lines) == (None, True, [])
+
+
+def test_the_books_name_what_the_replies_said() -> None:
+    with LoopbackAPI().in_thread() as api:
+        said = [ask(api, "one", model=model).json["usage"] for model in ("a", "b", "b")]
+        assert [line.usage.as_json() for line in api.books.lines] == said
+        assert [seen.usage for seen in api.requests] == [line.usage for line in api.books.lines]
+        assert {model: sum.requests for model, sum in api.books.by_model.items()} == {
+            "a": 1,
+            "b": 2,
+        }
+        assert api.books.total.usage.output_tokens == sum(each["output_tokens"] for each in said)
+        assert api.books.since(1).requests == 2
+
+
+def test_records_are_bounded_and_totals_are_not() -> None:
+    with LoopbackAPI(keep_requests=3).in_thread() as api:
+        for number in range(5):
+            ask(api, str(number))
+            request(api, "GET", f"/{number}")
+        assert [seen.last_user_text for seen in api.requests] == ["2", "3", "4"]
+        assert [other.path for other in api.other_requests] == ["/2", "/3", "/4"]
+        assert [line.index for line in api.books.lines] == [2, 3, 4]
+        assert api.books.total.requests == 5
+
+
+def test_an_answer_can_be_held_back_until_the_test_says_so() -> None:
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def script(_: Request) -> str:
+            await go.wait()
+            return "gone"
+
+        async with LoopbackAPI(script) as api:
+            asking = asyncio.create_task(asyncio.to_thread(ask, api))
+            await api.wait_until(lambda: len(api.requests) == 1)
+            assert (api.requests[0].completed, api.books.lines) == (False, [])
+            go.set()
+            assert (await asking).text == "gone"
+            assert api.requests[0].completed
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_is_noticed_and_its_script_ended(stream: bool) -> None:
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def script(_: Request) -> str:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            return "never"
+
+        async with LoopbackAPI(script) as api:
+            connection = connect(api.url)
+            body = json.dumps(body_of(stream=stream))
+            await asyncio.to_thread(connection.request, "POST", "/v1/messages", body)
+            await api.wait_until(lambda: len(api.requests) == 1)
+            assert not api.requests[0].disconnected
+            connection.close()
+            await api.wait_until(lambda: api.requests[0].disconnected)
+            await asyncio.wait_for(ended.wait(), TIMEOUT)
+            assert not api.requests[0].completed
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_before_its_request_is_whole_harms_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with LoopbackAPI().in_thread() as api:
+        connection = connect(api.url)
+        connection.putrequest("POST", "/v1/messages")
+        connection.putheader("content-length", "1000")
+        connection.endheaders(b"{")
+        connection.close()
+        api.block_until(lambda: len(api.other_requests) == 1)
+        assert ask(api).status == 200
+    assert caplog.records == []
+
+
+def test_ending_does_not_wait_for_requests_that_are_held() -> None:
+    async def main() -> None:
+        async def script(_: Request) -> str:
+            await asyncio.Event().wait()
+            return "never"
+
+        async with LoopbackAPI(script) as api:
+            asking = asyncio.create_task(asyncio.to_thread(ask, api))
+            await api.wait_until(lambda: len(api.requests) == 1)
+        with pytest.raises(OSError):  # noqa: PT011 - reset or closed, as the system has it
+            await asyncio.wait_for(asking, TIMEOUT)
+        assert api.requests[0].disconnected
+
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT))
+
+
+def test_an_error_in_the_script_comes_out_at_the_end() -> None:
+    def script(request: Request) -> str:
+        assert request.last_user_text == "expected", "not the expected task"
+        return "fine"
+
+    with (
+        pytest.raises(AssertionError, match="not the expected task"),
+        LoopbackAPI(script).in_thread() as api,
+    ):
+        response = ask(api, "another")
+        assert response.status == 400
+        assert "AssertionError: not the expected task" in response.json["error"]["message"]
+        assert ask(api, "expected").text == "fine"
+
+
+def test_an_error_in_the_script_does_not_hide_the_tests_own() -> None:
+    def script(_: Request) -> str:
+        raise LookupError("in the script")
+
+    with pytest.raises(ZeroDivisionError) as caught, LoopbackAPI(script).in_thread() as api:
+        ask(api)
+        _ = 1 / 0
+    assert "LookupError('in the script')" in caught.value.__notes__[0]
+
+
+def test_the_script_can_be_replaced_while_serving() -> None:
+    with LoopbackAPI().in_thread() as api:
+        assert ask(api, "a").text == "echo: a"
+        api.script = lambda _: "other"
+        assert ask(api, "a").text == "other"
+
+
+def test_waiting_has_an_end_and_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        async with LoopbackAPI() as api:
+            with pytest.raises(TimeoutError):
+                await api.wait_until(lambda: len(api.requests) == 1, timeout=0.01)
+            await asyncio.to_thread(ask, api)
+            await api.wait_until(lambda: len(api.requests) == 1, timeout=0)
+
+    asyncio.run(main())
+
+
+def test_an_error_in_a_condition_reaches_who_waits() -> None:
+    with LoopbackAPI().in_thread() as api, pytest.raises(IndexError):
+        api.block_until(lambda: api.requests[0].completed)
+
+
+def test_many_clients_are_served_at_once() -> None:
+    async def main() -> None:
+        async with LoopbackAPI(lambda request: Text(request.last_user_text)) as api:
+            asking = (asyncio.to_thread(ask, api, str(n), stream=True) for n in range(20))
+            texts = [response.text for response in await asyncio.gather(*asking)]
+            assert texts == [str(n) for n in range(20)]
+            assert sorted(seen.index for seen in api.requests) == list(range(20))
+
+    asyncio.run(main())
+
+
+def test_a_cut_spares_the_other_connections() -> None:
+    with LoopbackAPI(lambda request: Cut() if request.stream else "fine").in_thread() as api:
+        kept = connect(api.url)
+        for _ in range(2):
+            kept.request("POST", "/v1/messages", json.dumps(body_of()))
+            assert kept.getresponse().read()
+            with pytest.raises(OSError):  # noqa: PT011 - reset or closed, as the system has it
+                ask(api, stream=True)
+        kept.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_module_serves_until_a_signal(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "agent_pool.loopback"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().decode() for _ in range(5)]
+        env = dict(line.removeprefix("export ").strip().split("=", 1) for line in lines[1:])
+        connection = connect(env["ANTHROPIC_BASE_URL"])
+        connection.request("POST", "/v1/messages", json.dumps(body_of("hi")))
+        assert b"echo: hi" in connection.getresponse().read()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=TIMEOUT)
+        connection.close()
+    assert (process.returncode, out, err) == (0, b"", b"")
+
+
+def test_the_module_says_when_its_port_is_taken() -> None:
+    with LoopbackAPI().in_thread() as api:
+        port = str(port_of(api.url))
+        command = [sys.executable, "-m", "agent_pool.loopback", "--port", port]
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert f"cannot listen on 127.0.0.1:{port}".encode() in done.stderr
+    assert b"Traceback" not in done.stderr

@@ -1,0 +1,159 @@
+"""However the server ends, no process that it started outlives it."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent_pool.loopback import LoopbackAPI, ToolUse, calling
+from mcp_world import Lifeline, RawServer, World, opening
+from support import run
+
+
+def sending(number: signal.Signals) -> Callable[[RawServer], None]:
+    return lambda server: server.process.send_signal(number)
+
+
+def close_stdin(server: RawServer) -> None:
+    assert server.process.stdin is not None
+    server.process.stdin.close()
+
+
+def stop_reading(server: RawServer) -> None:
+    """Only the server's stdout is closed; it notices when it has something to say."""
+    server.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    server.send({"id": 3, "method": "ping"})
+
+
+ENDINGS = {
+    "SIGINT": (sending(signal.SIGINT), 130),
+    "SIGTERM": (sending(signal.SIGTERM), 143),
+    "SIGHUP": (sending(signal.SIGHUP), 129),
+    "stdin is closed": (close_stdin, 0),
+    "stdout is closed": (stop_reading, 0),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_running_task_ends_with_its_daemons(tmp_path: Path, ending: str) -> None:
+    end, status = ENDINGS[ending]
+
+    async def main() -> None:
+        async with Lifeline().open() as line:
+            script = calling(ToolUse("Bash", {"command": f"bash -c '{line.hold}'"}))
+            async with LoopbackAPI(script) as api:
+                world = World(tmp_path, api)
+                async with world.server() as server:
+                    server.call("invoke", agent="reviewer", task="hold the line")
+                    held = await line.taken()
+                    alive = world.processes()
+                    assert len(alive) >= 4  # the server, the worker and what its task started
+                    end(server)
+                    assert await server.process.wait() == status
+                    assert await held.read() == b""
+                    assert await world.all_gone(alive)
+
+    run(main())
+
+
+def test_a_worker_that_is_just_starting_ends_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Lifeline().open() as line, LoopbackAPI() as api:
+            world = World(tmp_path, api)
+            slow = tmp_path / "claude"
+            slow.write_text(
+                '#!/bin/bash\nif [ "$1" = --version ]; then echo "2.1.330 (Claude Code)"; exit; fi\n'
+                + line.hold
+            )
+            slow.chmod(0o755)
+            world.env["CLAUDE_CLI"] = str(slow)
+            async with world.server() as server:
+                server.call("warmup", agent="reviewer")
+                held = await line.taken()
+                server.process.send_signal(signal.SIGTERM)
+                assert await server.process.wait() == 143
+                assert await held.read() == b""
+                assert world.processes() == []
+
+    run(main())
+
+
+CLIENT = """
+import json, subprocess, sys, time
+server = subprocess.Popen(json.loads(sys.argv[1]), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+server.stdin.write(sys.argv[2].encode())
+server.stdin.flush()
+for _ in server.stdout:
+    pass
+"""
+
+
+def test_a_client_that_is_killed_takes_everything_with_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Lifeline().open() as line:
+            script = calling(ToolUse("Bash", {"command": f"bash -c '{line.hold}'"}))
+            async with LoopbackAPI(script) as api:
+                world = World(tmp_path, api)
+                call = opening("invoke", agent="reviewer", task="hold the line")
+                lines = "".join(json.dumps({"jsonrpc": "2.0", **one}) + "\n" for one in call)
+                client = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-c",
+                    CLIENT,
+                    json.dumps(world.command),
+                    lines,
+                    env=world.env,
+                    cwd=world.root,
+                    stderr=asyncio.subprocess.DEVNULL,
+                )
+                held = await line.taken()
+                alive = world.processes()
+                client.kill()
+                assert await client.wait() == -signal.SIGKILL
+                assert await held.read() == b""
+                assert await world.all_gone(alive)
+
+    run(main())
+
+
+def test_answers_under_way_are_written_before_the_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with LoopbackAPI() as api:
+            world = World(tmp_path, api)
+            async with world.server() as server:
+                server.call("list")
+                answer = await server.answer(2)
+                assert answer["result"]["content"] == [{"type": "text", "text": "[]"}]
+                close_stdin(server)
+                assert await server.process.wait() == 0
+
+    run(main())
+
+
+def test_what_is_printed_by_accident_does_not_reach_the_client(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with LoopbackAPI() as api:
+            world = World(tmp_path, api)
+            noisy = tmp_path / "lib" / "sitecustomize.py"
+            noisy.parent.mkdir()
+            noisy.write_text(
+                "import json\n"
+                "dumps = json.dumps\n"
+                "def noisy(*args, **kwargs):\n"
+                "    print('stray')\n"
+                "    return dumps(*args, **kwargs)\n"
+                "json.dumps = noisy\n"
+            )
+            world.env["PYTHONPATH"] = os.pathsep.join([str(noisy.parent)])
+            async with world.server() as server:
+                server.call("list")
+                assert (await server.answer(2))["id"] == 2
+                close_stdin(server)
+                assert await server.process.wait() == 0
+
+    run(main())

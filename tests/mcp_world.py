@@ -1,0 +1,153 @@
+"""A project with agents, the real Claude Code CLI, and an offline model, for whole-way tests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from mcp.client.stdio import stdio_client
+
+from agent_pool.loopback import LoopbackAPI
+from mcp import Client, StdioServerParameters
+from support import Project
+
+MARK = "TEST_MARK"  # in the environment of every process of one test
+
+
+class World(Project):
+    """A project whose server and agents run for real; its processes are told apart by a mark."""
+
+    def __init__(self, root: Path, api: LoopbackAPI) -> None:
+        super().__init__(root)
+        self.mark = uuid.uuid4().hex
+        self.env = self.environment(api.url, **{MARK: self.mark})
+        self.agent("reviewer", "You are the reviewer.", description="Reviews code.")
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "agent_pool.mcp"]
+
+    @asynccontextmanager
+    async def client(self, era: str, **options: Any) -> AsyncIterator[Client]:
+        """The official client, connected to a server of this world."""
+        program, *arguments = self.command
+        parameters = StdioServerParameters(
+            command=program, args=arguments, env=self.env, cwd=self.root
+        )
+        with (self.home / "stderr").open("a") as stderr:
+            pipes = stdio_client(parameters, errlog=stderr)
+            async with Client(pipes, mode=era, **options) as client:
+                yield client
+
+    @asynccontextmanager
+    async def server(self, **pipes: Any) -> AsyncIterator[RawServer]:
+        """A server without a client library; killed at the end if it is still there."""
+        process = await asyncio.create_subprocess_exec(
+            *self.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=self.env,
+            cwd=self.root,
+        )
+        try:
+            yield RawServer(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    def processes(self) -> list[psutil.Process]:
+        """The living processes of this world."""
+        return [process for process in psutil.process_iter() if self._is_mine(process)]
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(MARK) == self.mark
+        except psutil.Error:
+            return False
+
+    async def all_gone(self, processes: list[psutil.Process]) -> bool:
+        """Whether these end within ten seconds, and no other of this world is left then."""
+        _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=10)
+        return not alive and not self.processes()
+
+
+class RawServer:
+    """A server process and its two pipes, spoken to in the older protocol."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    def send(self, *messages: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        for message in messages:
+            self.process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+    def call(self, name: str, **arguments: str) -> None:
+        """Say hello and call a tool; the call has the id 2."""
+        self.send(*opening(name, **arguments))
+
+    async def answer(self, number: int) -> dict[str, Any]:
+        """The response with this id; whatever else is on stdout must be JSON-RPC too."""
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            message: dict[str, Any] = json.loads(line)
+            assert message["jsonrpc"] == "2.0"
+            if message.get("id") == number:
+                return message
+        raise AssertionError(f"stdout ended before the answer to {number}")
+
+
+def opening(name: str, **arguments: str) -> list[dict[str, Any]]:
+    """The messages that a client of the older protocol opens with, and the call of a tool."""
+    hello = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "0"},
+    }
+    return [
+        {"id": 1, "method": "initialize", "params": hello},
+        {"method": "notifications/initialized"},
+        {"id": 2, "method": "tools/call", "params": {"name": name, "arguments": arguments}},
+    ]
+
+
+class Lifeline:
+    """A socket that processes hold open as long as one of them lives."""
+
+    def __init__(self) -> None:
+        self._taken: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Lifeline]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._writers: list[asyncio.StreamWriter] = []
+        try:
+            yield self
+        finally:
+            server.close()
+            for writer in self._writers:
+                writer.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self._taken.put_nowait(reader)
+
+    @property
+    def hold(self) -> str:
+        """A bash command that takes the lifeline and never ends, nor does its daemon."""
+        sleep = "sleep 1000"
+        return f"exec 3<>/dev/tcp/127.0.0.1/{self.port}; setsid {sleep} & {sleep}"
+
+    async def taken(self) -> asyncio.StreamReader:
+        """Wait until it is held; reading what is returned ends when no holder lives."""
+        return await self._taken.get()
