@@ -53,7 +53,7 @@ class World(Project):
             *self.command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=None,
             env=self.env,
             cwd=self.root,
         )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from agent_pool.errors import WorkerError as WorkerError
     from agent_pool.pool.pool import AgentPool as AgentPool
     from agent_pool.pool.result import Queued as Queued
+    from agent_pool.pool.result import Retry as Retry
     from agent_pool.pool.result import Started as Started
     from agent_pool.pool.result import TaskEvent as TaskEvent
     from agent_pool.pool.result import TaskResult as TaskResult
@@ -61,7 +62,7 @@ _HOMES = {
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.result": (
-        "Queued Started TaskEvent TaskResult Text ToolOutput ToolUse WorkerInfo"
+        "Queued Retry Started TaskEvent TaskResult Text ToolOutput ToolUse WorkerInfo"
     ),
     "agent_pool.settings": "Settings load_settings",
 }

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from agent_pool.errors import ConfigError
 
@@ -51,6 +51,15 @@ def _words(value: object) -> object:
     return tuple(word for word in re.split(r"[,\s]+", value) if word)
 
 
+def _none(value: object) -> object:
+    """In text, ``none`` switches a limit off."""
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
+def _share_of_memory(share: float) -> int:
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * share)
+
+
 def _bytes(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -71,6 +80,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return _none(value)
+
     # Where things are
     project_dir: Path = Field(
         default_factory=Path.cwd, description="the project: where agents work and are defined"
@@ -85,10 +99,36 @@ class Settings(BaseModel):
     )
 
     # How many
-    min_size: int = Field(0, ge=0, description="idle workers kept for each agent in `prewarm`")
     max_size: int = Field(4, ge=1, description="workers of one agent at the most")
     max_workers: int = Field(8, ge=1, description="workers in all at the most")
     max_waiting: int = Field(100, ge=1, description="callers that may wait; one more is refused")
+    prewarm: Words = Field((), description="agents whose first workers start with the pool")
+    min_size: int = Field(1, ge=0, description="workers kept for each agent in `prewarm`")
+    spares: int = Field(
+        1,
+        ge=0,
+        description="blank processes kept ready once the pool is used, to become any agent with "
+        "the same flags; none is kept while there is no room",
+    )
+    spawn_concurrency: int = Field(2, ge=1, description="processes started at once at the most")
+
+    # When a worker is replaced
+    max_tasks: int | None = Field(200, ge=1, description="tasks of one worker at the most")
+    max_tasks_jitter: Jitter = Field(0.1, description="share by which max_tasks is shortened")
+    max_lifetime: Seconds | None = Field(3600.0, description="age of a worker at the most")
+    max_lifetime_jitter: Jitter = Field(0.05, description="share by which it is shortened")
+    max_idle: Seconds | None = Field(600.0, description="an idle worker is kept for this long")
+    max_rss: Size | None = Field(
+        768 << 20, description="memory of a worker's process tree above which it is replaced"
+    )
+    max_rss_hard: Size | None = Field(
+        default_factory=lambda: _share_of_memory(0.5),
+        description="memory of a worker's process tree at which its task is ended",
+    )
+    max_total_rss: Size | None = Field(
+        default_factory=lambda: _share_of_memory(0.75),
+        description="memory of all workers above which idle ones go and none is started",
+    )
 
     # How a worker is made ready for the next task, and what it may know
     reset: Literal["auto", "clear", "respawn"] = Field(
@@ -104,6 +144,9 @@ class Settings(BaseModel):
 
     # How long
     task_timeout: Seconds = Field(300.0, description="a task's running time at the most")
+    stall_timeout: Seconds | None = Field(
+        600.0, description="a task is stopped when its process says nothing for this long"
+    )
     acquire_timeout: Seconds = Field(300.0, description="waiting for a worker at the most")
     start_timeout: Seconds = Field(60.0, description="a worker's start, to its ready answer")
     reset_timeout: Seconds = Field(10.0, description="/clear, to its acknowledgement")

@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from loopback_http import Response, ask, body_of, connect, send
 
+from agent_pool.errors import ConfigError
 from agent_pool.loopback import (
     Cut,
     Failure,
@@ -19,6 +19,7 @@ from agent_pool.loopback import (
     Text,
     ToolUse,
 )
+from loopback.client import Response, ask, body_of, connect, send
 
 
 def reply_to(script: Script, **fields: Any) -> Response:
@@ -235,13 +236,16 @@ def test_a_request_over_the_limit_is_refused() -> None:
 
 @pytest.mark.parametrize("answer", [None, 5, [Text("fine"), 5], ["fine", None], b"bytes"], ids=repr)
 def test_an_answer_that_is_none_is_the_scripts_error(answer: Any) -> None:
-    with (
-        pytest.raises(ValueError, match="is no content of a reply"),
-        LoopbackAPI(lambda _: answer).in_thread() as api,
-    ):
-        response = ask(api)
-        assert (response.status, response.headers["x-should-retry"]) == (400, "false")
-        assert "is no content of a reply" in response.json["error"]["message"]
+    def serve() -> None:
+        with LoopbackAPI(lambda _: answer).in_thread() as api:
+            responses.append(ask(api))
+
+    responses: list[Response] = []
+    with pytest.raises(ConfigError, match="is no content of a reply"):
+        serve()
+    (response,) = responses
+    assert (response.status, response.headers["x-should-retry"]) == (400, "false")
+    assert "is no content of a reply" in response.json["error"]["message"]
 
 
 def test_wrong_values_are_refused_where_they_are_given() -> None:

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from loopback_http import TIMEOUT, ask, body_of, connect, request
 
 from agent_pool.errors import ConfigError
 from agent_pool.loopback import Cut, Failure, LoopbackAPI, OtherRequest, Request, Text
+from loopback.client import TIMEOUT, Response, ask, body_of, connect, request
 
 
 def port_of(url: str) -> int:
@@ -237,23 +237,30 @@ def test_an_error_in_the_script_comes_out_at_the_end() -> None:
         assert request.last_user_text == "expected", "not the expected task"
         return "fine"
 
-    with (
-        pytest.raises(AssertionError, match="not the expected task"),
-        LoopbackAPI(script).in_thread() as api,
-    ):
-        response = ask(api, "another")
-        assert response.status == 400
-        assert "AssertionError: not the expected task" in response.json["error"]["message"]
-        assert ask(api, "expected").text == "fine"
+    def serve() -> None:
+        with LoopbackAPI(script).in_thread() as api:
+            responses.extend([ask(api, "another"), ask(api, "expected")])
+
+    responses: list[Response] = []
+    with pytest.raises(AssertionError, match="not the expected task"):
+        serve()
+    refused, answered = responses
+    assert refused.status == 400
+    assert "AssertionError: not the expected task" in refused.json["error"]["message"]
+    assert answered.text == "fine"
 
 
 def test_an_error_in_the_script_does_not_hide_the_tests_own() -> None:
     def script(_: Request) -> str:
         raise LookupError("in the script")
 
-    with pytest.raises(ZeroDivisionError) as caught, LoopbackAPI(script).in_thread() as api:
-        ask(api)
-        _ = 1 / 0
+    def serve() -> None:
+        with LoopbackAPI(script).in_thread() as api:
+            ask(api)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        serve()
     assert "LookupError('in the script')" in caught.value.__notes__[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,9 +143,10 @@ def _without_frontmatter(path: Path, text: str) -> Broken:
 
 def _written_name(block: str, default: str) -> str:
     """The name as it stands in the block, for saying which agent a broken file would be."""
+    written = dict(frontmatter.top_level_values(block)).get("name", "")
     try:
-        return read_name(dict(frontmatter.top_level_values(block))["name"])
-    except (KeyError, ValueError):
+        return read_name(written) if re.match(r"\w", written) else default
+    except ValueError:
         return default
 
 

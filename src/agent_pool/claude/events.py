@@ -47,6 +47,16 @@ class ToolAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrying:
+    """The API refused a request of the turn; the CLI tries again by itself after `delay` s."""
+
+    status: int
+    error: str
+    attempt: int
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnded:
     """The result of the prompt that was sent; `frame` is the CLI's own, unabridged."""
 
@@ -90,6 +100,7 @@ Event = (
     | Said
     | ToolCalled
     | ToolAnswered
+    | Retrying
     | TurnEnded
     | WasReset
     | ResetFailed

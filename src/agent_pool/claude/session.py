@@ -12,6 +12,7 @@ another task, because replacing it is always correct.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -23,6 +24,7 @@ from agent_pool.claude.events import (
     Initialized,
     InitializeFailed,
     ResetFailed,
+    Retrying,
     Said,
     ToolAnswered,
     ToolCalled,
@@ -268,6 +270,8 @@ class Session:
             self._on_turn_begins(frame)
         elif subtype == "background_tasks_changed":
             self._on_background_tasks(frame)
+        elif subtype == "api_retry":
+            emit(_retrying(frame))
 
     def _on_turn_begins(self, frame: Frame) -> None:
         self.version = _text(frame, "claude_code_version") or self.version
@@ -417,6 +421,20 @@ class Session:
 def _text(frame: Frame, name: str) -> str:
     value = frame.get(name)
     return value if isinstance(value, str) else ""
+
+
+def _retrying(frame: Frame) -> Retrying:
+    return Retrying(
+        status=int(_number(frame, "error_status")),
+        error=_text(frame, "error"),
+        attempt=int(_number(frame, "attempt")),
+        delay=_number(frame, "retry_delay_ms") / 1000,
+    )
+
+
+def _number(frame: Frame, name: str) -> float:
+    value = frame.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
 
 
 def _stamps(frame: Frame) -> list[str]:

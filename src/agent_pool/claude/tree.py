@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import psutil
 
 COOKIE = "AGENT_POOL_COOKIE"
+_HAS_PROC = Path("/proc/self/environ").exists()
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -32,7 +34,14 @@ def bearers(cookie: str) -> list[psutil.Process]:
     Reads the environment of every process of this user: some milliseconds, so call it off the
     event loop.
     """
-    return [process for process in psutil.process_iter() if _cookie_of(process).startswith(cookie)]
+    found = []
+    for pid in psutil.pids():
+        if _cookie_of(pid).startswith(cookie):
+            try:
+                found.append(psutil.Process(pid))
+            except psutil.Error:
+                continue
+    return [process for process in found if _is_alive(process)]
 
 
 def members(pid: int, cookie: str) -> list[psutil.Process]:
@@ -41,6 +50,43 @@ def members(pid: int, cookie: str) -> list[psutil.Process]:
     for process in bearers(cookie):
         found.setdefault(process.pid, process)
     return list(found.values())
+
+
+def census(cookie: str, roots: Mapping[str, int]) -> dict[str, list[psutil.Process]]:
+    """The living processes of many workers in one look, by name.
+
+    Args:
+        cookie: the common beginning of the workers' cookies, before ``/`` and the name.
+        roots: the workers' process ids.
+    """
+    processes = {process.pid: process for process in psutil.process_iter()}
+    owner = {pid: name for name, pid in roots.items()}
+    for pid in processes:
+        whole, _, name = _cookie_of(pid).partition("/")
+        if whole == cookie and name in roots:
+            owner[pid] = name
+    parents = {pid: _parent_of(process) for pid, process in processes.items()}
+    found: dict[str, list[psutil.Process]] = {name: [] for name in roots}
+    for pid, process in processes.items():
+        name = _owner_of(pid, parents, owner)
+        if name and _is_alive(process):
+            found[name].append(process)
+    return found
+
+
+def _owner_of(pid: int, parents: Mapping[int, int], owner: Mapping[int, str]) -> str:
+    seen: set[int] = set()
+    while pid not in owner and pid in parents and pid not in seen:
+        seen.add(pid)
+        pid = parents[pid]
+    return owner.get(pid, "")
+
+
+def _parent_of(process: psutil.Process) -> int:
+    try:
+        return int(process.ppid())
+    except psutil.Error:
+        return 0
 
 
 def rss(processes: Iterable[psutil.Process]) -> int:
@@ -81,9 +127,20 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _cookie_of(process: psutil.Process) -> str:
+def _cookie_of(pid: int) -> str:
+    if not _HAS_PROC:
+        return _cookie_by_psutil(pid)
     try:
-        return str(process.environ().get(COOKIE, ""))
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return ""
+    _, found, rest = (b"\0" + environ).partition(f"\0{COOKIE}=".encode())
+    return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
+
+
+def _cookie_by_psutil(pid: int) -> str:
+    try:
+        return str(psutil.Process(pid).environ().get(COOKIE, ""))
     except (psutil.Error, OSError):
         return ""
 

@@ -22,6 +22,7 @@ from agent_pool.claude.events import (
     Initialized,
     InitializeFailed,
     ResetFailed,
+    Retrying,
     Said,
     ToolAnswered,
     ToolCalled,
@@ -34,7 +35,7 @@ from agent_pool.claude.session import Session, State
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, SpawnError, WorkerDied
 from agent_pool.settings import Settings
 
-Listener = Callable[[Said | ToolCalled | ToolAnswered], None]
+Listener = Callable[[Said | ToolCalled | ToolAnswered | Retrying], None]
 
 ADVICE = {
     "cannot be used with root": "run as another user, or set IS_SANDBOX=1 inside a sandbox",
@@ -61,6 +62,8 @@ class Worker:
         last_turn: what the last one took.
         signed_in_by: how the CLI says that it is signed in, in its own words.
         last_heard: when it last wrote anything, by the monotonic clock.
+        note: what is unusual about it now, for people; usually empty.
+        open_tools: tools that it called and that have not answered yet, by the call's id.
         removed: set by its owner when nothing of it is left.
     """
 
@@ -82,6 +85,8 @@ class Worker:
         self.last_heard = self.started_at
         self.account = Account()
         self.last_turn = Account()
+        self.note = ""
+        self.open_tools: dict[str, str] = {}
         self.signed_in_by: Mapping[str, Any] = {}
         self._running = Account()
         self._settings = settings
@@ -114,6 +119,16 @@ class Worker:
     def is_gone(self) -> bool:
         """Whether its process has ended."""
         return self._process is not None and self._process.exited.is_set()
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Whether a prompt is outstanding that nobody has given up."""
+        return self._session.state is State.IN_TURN and not self._turn_over.is_set()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since it last wrote anything."""
+        return time.monotonic() - self.last_heard
 
     @property
     def taints(self) -> list[str]:
@@ -172,6 +187,9 @@ class Worker:
         """
         self._turn_over.clear()
         self._turn_frame = {}
+        self._fault = None
+        self.open_tools.clear()
+        self.last_heard = time.monotonic()
         self._listener = listener
         self._send(self._session.prompt(_new_id(), text))
         try:
@@ -185,6 +203,7 @@ class Worker:
     async def settle(self) -> bool:
         """End a turn that nobody waits for any more; whether it ended in time and in order."""
         if self._session.state is State.IN_TURN:
+            self._turn_over.clear()
             self._send(self._session.interrupt(_new_id()))
         if self._session.state is State.INTERRUPTING:
             try:
@@ -225,11 +244,16 @@ class Worker:
 
     def condemn(self, why: str) -> None:
         """Let a task that runs on it fail with `why` when it is stopped."""
-        self._fault = WorkerDied(
+        self._fault = self._fault or WorkerDied(
             f"worker {self.name} (pid {self.pid}) was stopped during the task: {why}",
             worker=self.name,
             pid=self.pid,
         )
+
+    def fail_turn(self, error: AgentPoolError) -> None:
+        """Let the caller of `turn` have this error now; the turn itself is ended by `settle`."""
+        self._fault = error
+        self._turn_over.set()
 
     async def stop(self) -> None:
         """The stop ladder: stdin closed, SIGTERM, SIGKILL; then whatever bears its cookie."""
@@ -303,7 +327,8 @@ class Worker:
 
     def _dispatch(self, event: Event) -> None:
         match event:
-            case Said() | ToolCalled() | ToolAnswered():
+            case Said() | ToolCalled() | ToolAnswered() | Retrying():
+                self._note_tools(event)
                 if self._listener is not None:
                     self._listener(event)
             case TurnEnded(frame):
@@ -327,6 +352,13 @@ class Worker:
                 self._refuse(request_id, str(request.get("subtype")))
             case _:
                 pass
+
+    def _note_tools(self, event: Event) -> None:
+        self.note = ""
+        if isinstance(event, ToolCalled):
+            self.open_tools[event.id] = event.name
+        elif isinstance(event, ToolAnswered):
+            self.open_tools.pop(event.id, None)
 
     def _book(self, frame: Mapping[str, Any]) -> None:
         """Note what the turn took: the CLI's totals run on until `/clear`."""

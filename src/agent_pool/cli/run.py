@@ -69,10 +69,10 @@ def run(
     """
     pool = AgentPool(settings_of(ctx, project))
     try:
-        result = run_async(_invoke(pool, agent, read_task(task), timeout, quiet=quiet))
+        text = read_task(task)
+        result = run_async(_run(pool, agent, text, timeout, quiet=quiet, as_json=as_json))
     finally:
         pool.kill()  # nothing is left to kill, unless this was interrupted
-    _print(result, quiet=quiet, as_json=as_json)
     if result.is_error:
         ctx.exit(FAILED)
 
@@ -98,21 +98,25 @@ def _read_stdin() -> str:
     return sys.stdin.buffer.read().decode("utf-8-sig")
 
 
-async def _invoke(
-    pool: AgentPool, agent: str, task: str, timeout: float | None, *, quiet: bool
+async def _run(
+    pool: AgentPool, agent: str, task: str, timeout: float | None, *, quiet: bool, as_json: bool
 ) -> TaskResult:
     async with pool:
         if quiet:
-            return await pool.invoke(agent, task, timeout=timeout)
-        with Narrator(agent, console(err=True)) as narrator:
-            return await pool.invoke(agent, task, timeout=timeout, on_event=narrator.tell)
+            result = await pool.invoke(agent, task, timeout=timeout)
+        else:
+            with Narrator(agent, console(err=True)) as narrator:
+                result = await pool.invoke(agent, task, timeout=timeout, on_event=narrator.tell)
+        _print(result, quiet=quiet, as_json=as_json)
+    return result
 
 
 def _print(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json(asdict(result))
     elif result.is_error:
-        click.echo(f"{result.agent} failed ({result.subtype}): {result.text}", err=True)
+        how = "" if result.subtype == "success" else f" ({result.subtype})"
+        click.echo(f"{result.agent} reported an error{how}: {result.text}", err=True)
     else:
         click.echo(printable(result.text) if sys.stdout.isatty() else result.text)
     if not quiet:

@@ -123,7 +123,10 @@ class LoopbackAPI:
         It is looked at whenever a request arrives, begins to be answered, or ends, in the
         server's thread.
         """
-        await asyncio.wait_for(asyncio.wrap_future(self._record.watch(condition)), timeout)
+        future = self._record.watch(condition)
+        if not future.done():
+            await asyncio.wait_for(asyncio.wrap_future(future), timeout)
+        future.result()
 
     def block_until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
         """`wait_until` for the callers of `in_thread`."""

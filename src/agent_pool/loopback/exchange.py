@@ -65,10 +65,10 @@ class Exchange:
             case Cut():
                 await self._cut()
             case Failure():
+                self._request.completed = True
                 await send_failure(send, outcome)
             case Reply():
                 await self._reply(outcome, send)
-        self._request.completed = True
 
     async def _cut(self) -> None:
         self._request.completed = True
@@ -99,24 +99,26 @@ class Exchange:
         if self._request.stream:
             await self._stream(wire.events(message, reply), reply, send)
         else:
+            self._request.completed = True
             await send_response(send, 200, JSON, wire.to_bytes(message))
 
     async def _stream(self, events: Iterator[bytes], reply: Reply, send: Send) -> None:
         await _send_start(send, 200, EVENTS)
-        if reply.pace > 0:
-            for event in events:
-                if wire.is_delta(event):
-                    await asyncio.sleep(reply.pace)
-                await _send_part(send, event)
-        else:
-            await _send_part(send, b"".join(events))
+        parts = list(events) if reply.pace > 0 else [b"".join(events)]
         match reply.fault:
             case None:
-                await _send_part(send, b"", more=False)
+                last = parts.pop()
             case StreamError() as fault:
-                await _send_part(send, wire.error_event(fault), more=False)
-            case Cut():
-                await self._cut()
+                last = wire.error_event(fault)
+        for part in parts:
+            if wire.is_delta(part):
+                await asyncio.sleep(reply.pace)
+            await _send_part(send, part)
+        if isinstance(reply.fault, Cut):
+            await self._cut()
+        else:
+            self._request.completed = True
+            await _send_part(send, last, more=False)
 
 
 def _unstreamed(fault: Cut | StreamError) -> Outcome:

@@ -29,7 +29,7 @@ class Request:
         index: 0 for the first request of this server.
         received_at: seconds of the server's clock (`time.monotonic` by default).
         usage: the tokens billed, None until the reply has begun.
-        completed: the reply or failure was sent to its end.
+        completed: the script's answer, a cut included, was sent to its end.
         disconnected: the client went away before that.
     """
 

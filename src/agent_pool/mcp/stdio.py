@@ -64,6 +64,8 @@ async def serve(pool: Pool) -> NoReturn:
     def leave(status: int) -> NoReturn:
         try:
             pool.kill()
+        except Exception:
+            logger.exception("bug: the workers cannot be killed")
         finally:
             os._exit(status)
 

@@ -60,6 +60,7 @@ class PoolCore:
         self._retry_at: dict[str, float] = {}
         self._spare_flags = ""
         self._tickets = 0
+        self.paused_until = float("-inf")
 
     @property
     def limits(self) -> Limits:
@@ -188,7 +189,8 @@ class PoolCore:
         if clean and not record.unfit:
             self._roster.move(record, WorkerState.IDLE, now)
             return self._balance(now)
-        return [self._roster.stop(record, record.unfit or Reason.TAINTED), *self._balance(now)]
+        cannot = Reason.NO_RESET if record.flags in self._roster.no_reset else Reason.TAINTED
+        return [self._roster.stop(record, record.unfit or cannot), *self._balance(now)]
 
     def unfit(self, worker: str, reason: Reason, now: float) -> Actions:
         """A worker must not serve again: it died, or did what a reset does not undo."""
@@ -234,6 +236,11 @@ class PoolCore:
 
     def tick(self, now: float) -> Actions:
         """Time has passed."""
+        return self._balance(now)
+
+    def pause(self, until: float, now: float) -> Actions:
+        """Give out no worker before `until`: the API refuses work for now."""
+        self.paused_until = max(self.paused_until, until)
         return self._balance(now)
 
     def resize(self, limits: Limits, now: float) -> Actions:
@@ -296,6 +303,8 @@ class PoolCore:
         return None
 
     def _serve(self, now: float, out: Actions) -> None:
+        if now < self.paused_until:
+            return
         for agent, queue in self._queues.items():
             while queue and (record := self._roster.idle_worker(agent)) is not None:
                 ticket = queue.popleft()

@@ -7,6 +7,7 @@ can neither lose a worker nor hand a used one to the next.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -14,20 +15,25 @@ from typing import Any, Final, Self
 
 from agent_pool.agents import Catalog
 from agent_pool.claude import tree
+from agent_pool.claude.events import Retrying
 from agent_pool.claude.launch import Launch, refuse_nesting
 from agent_pool.claude.verdicts import Verdicts
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import AgentPoolError, PoolClosed, TaskTimeout
 from agent_pool.pool.actions import AgentRef, WorkerState
 from agent_pool.pool.launches import Launches
-from agent_pool.pool.result import Queued, Started, TaskEvent, TaskResult, WorkerInfo
-from agent_pool.pool.supervisor import Supervisor
-from agent_pool.pool.tasks import check_task, make_result, to_public
+from agent_pool.pool.result import Started, TaskEvent, TaskResult, WorkerInfo
+from agent_pool.pool.supervisor import OVERLOADED, Supervisor
+from agent_pool.pool.tasks import TurnEvent, check_task, make_result, to_public
 from agent_pool.settings import Settings, load_settings
+
+log = logging.getLogger("agent_pool")
 
 Workers = list[WorkerInfo]
 Results = list[TaskResult | AgentPoolError]
 
+PAUSE: Final = 5.0
+"""Seconds without new work after the API refused a task for load without saying for how long."""
 _READY: Final = (WorkerState.IDLE, WorkerState.LEASED, WorkerState.RESETTING)
 
 
@@ -59,6 +65,7 @@ class AgentPool:
         self._launches = Launches(self.settings, environ)
         self._verdicts = Verdicts(self.settings, environ)
         self._supervisor = Supervisor(self.settings, self._verdicts)
+        self._prewarming: asyncio.Task[None] | None = None
         self._is_open = False
 
     # Life
@@ -83,12 +90,15 @@ class AgentPool:
             refuse_nesting(self._environ, self.settings)
             self._is_open = True
             self._supervisor.open()
+            self._prewarming = asyncio.create_task(self._prewarm())
 
     async def close(self) -> None:
         """End the pool: waiting callers are refused, running tasks get `close_timeout`.
 
         Returns when every process is gone. A second call waits for the same end.
         """
+        if self._prewarming is not None:
+            self._prewarming.cancel()
         try:
             await self._supervisor.close()
         finally:
@@ -129,10 +139,10 @@ class AgentPool:
             TaskTimeout: the task took too long and was stopped.
         """
         check_task(task)
-        tell = on_event or _nothing
+        tell = _guarded(on_event) if on_event else _nothing
         ref = await self._find(agent)
         asked = _now()
-        worker = await self._supervisor.acquire(ref, lambda place: tell(Queued(agent, place)))
+        worker = await self._supervisor.acquire(ref, tell)
         try:
             waited = _now() - asked
             tell(Started(agent, worker.name, worker.pid or 0, waited))
@@ -202,7 +212,7 @@ class AgentPool:
         records = self._supervisor.core.workers.values()
         ready = [r.name for r in records if r.ref == ref and r.state in _READY]
         if not ready:
-            worker = await self._supervisor.acquire(ref, lambda place: None)
+            worker = await self._supervisor.acquire(ref, _nothing)
             self._supervisor.give_back_unused(worker)
             ready = [worker.name]
         return (await self._describe(ready[:1]))[0]
@@ -250,25 +260,39 @@ class AgentPool:
     ) -> TaskResult:
         bound = self.settings.task_timeout if timeout is None else timeout
         began = _now()
+
+        def listen(event: TurnEvent) -> None:
+            if isinstance(event, Retrying):
+                self._supervisor.refused(worker, event)
+            tell(to_public(event))
+
         try:
             async with asyncio.timeout(bound):
-                frame = await worker.turn(task, lambda event: tell(to_public(event)))
-        except TimeoutError:
+                frame = await worker.turn(task, listen)
+        except TimeoutError as error:
+            if isinstance(error, AgentPoolError):
+                raise
             raise TaskTimeout(
                 f"the task of agent {agent!r} on worker {worker.name} was stopped after "
                 f"{bound:g} s (setting task_timeout); give it more time or a smaller task"
             ) from None
+        if frame.get("api_error_status") in OVERLOADED:
+            self._supervisor.pause(PAUSE)
         return make_result(frame, worker, agent, duration=_now() - began, waited=waited)
+
+    async def _prewarm(self) -> None:
+        for agent in self.settings.prewarm:
+            try:
+                self._supervisor.keep_warm(await self._find(agent), self.settings.min_size)
+            except AgentPoolError as error:
+                log.warning("agent %r cannot be kept warm (setting prewarm): %s", agent, error)
 
     async def _describe(self, names: Iterable[str]) -> Workers:
         workers = self._supervisor.workers
         shown = [workers[name] for name in names if name in workers]
-        sizes = await asyncio.to_thread(lambda: [tree.rss(w.processes()) for w in shown])
-        return [
-            info
-            for worker, size in zip(shown, sizes, strict=True)
-            if (info := self._info(worker, size)) is not None
-        ]
+        trees = await asyncio.to_thread(self._supervisor.census)
+        infos = (self._info(worker, tree.rss(trees.get(worker.name, ()))) for worker in shown)
+        return [info for info in infos if info is not None]
 
     def _info(self, worker: Worker, size: int) -> WorkerInfo | None:
         record = self._supervisor.core.workers.get(worker.name)
@@ -286,11 +310,24 @@ class AgentPool:
             uptime=_now() - worker.started_at,
             usage=worker.account.usage,
             cost_usd=worker.account.cost_usd,
+            note=worker.note,
         )
 
 
 def _now() -> float:
     return time.monotonic()
+
+
+def _guarded(on_event: Callable[[TaskEvent], None]) -> Callable[[TaskEvent], None]:
+    """A listener whose faults are logged: they must not end the worker that it listens to."""
+
+    def tell(event: TaskEvent) -> None:
+        try:
+            on_event(event)
+        except Exception:
+            log.exception("on_event failed for %r", type(event).__name__)
+
+    return tell
 
 
 def _nothing(event: TaskEvent) -> None:

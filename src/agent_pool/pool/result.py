@@ -46,18 +46,27 @@ class TaskResult:
         """Raise `TaskFailed` if the CLI reported an error."""
         if self.is_error:
             raise TaskFailed(
-                f"agent {self.agent!r} on worker {self.worker} ended with {self.subtype}: "
-                f"{self.text}",
+                f"agent {self.agent!r} on worker {self.worker} reported an error"
+                f"{'' if self.subtype == 'success' else f' ({self.subtype})'}: {self.text}",
                 result=self,
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The task waits for a worker; `position` callers, this one included, are before the agent."""
+    """The task waits for a worker; said again while it does.
+
+    Attributes:
+        agent: the agent's name.
+        position: its place among the tasks that wait for this agent, 1 for the next.
+        waited: seconds so far.
+        paused: seconds for which the API is left alone after it refused work, usually 0.
+    """
 
     agent: str
     position: int
+    waited: float = 0.0
+    paused: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,24 @@ class ToolOutput:
     is_error: bool
 
 
-TaskEvent = Queued | Started | Text | ToolUse | ToolOutput | TaskResult
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The API refused a request; the CLI tries again after `delay` seconds.
+
+    Attributes:
+        status: the HTTP status, e.g. 429 or 529.
+        error: the CLI's word for it, e.g. ``rate_limit``.
+        attempt: 1 for the first refusal.
+        delay: seconds.
+    """
+
+    status: int
+    error: str
+    attempt: int
+    delay: float
+
+
+TaskEvent = Queued | Started | Text | ToolUse | ToolOutput | Retry | TaskResult
 """What `AgentPool.stream` yields; the last one is the `TaskResult`."""
 
 
@@ -114,6 +140,7 @@ class WorkerInfo:
         uptime: seconds since it was spawned.
         usage: tokens of all its tasks.
         cost_usd: cost of all its tasks.
+        note: what is unusual about it now, e.g. that the API refuses requests; usually empty.
     """
 
     worker: str
@@ -126,3 +153,4 @@ class WorkerInfo:
     uptime: float
     usage: Usage
     cost_usd: float
+    note: str = ""

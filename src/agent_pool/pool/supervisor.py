@@ -14,16 +14,25 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
 from agent_pool.agents import Agent
 from agent_pool.claude import tree
+from agent_pool.claude.events import Retrying
 from agent_pool.claude.launch import Launch
 from agent_pool.claude.verdicts import Verdicts
 from agent_pool.claude.worker import Worker
-from agent_pool.errors import AgentPoolError, PoolClosed, PoolTimeout, SpawnError
+from agent_pool.errors import (
+    AgentPoolError,
+    PoolClosed,
+    PoolTimeout,
+    SpawnError,
+    TaskFailed,
+    TaskTimeout,
+)
 from agent_pool.pool.actions import (
     Action,
     Adopt,
@@ -38,10 +47,14 @@ from agent_pool.pool.actions import (
 )
 from agent_pool.pool.core import PoolCore
 from agent_pool.pool.policy import Limits
+from agent_pool.pool.result import Queued
+from agent_pool.pool.watch import Watcher
 from agent_pool.settings import Settings
 
 log = logging.getLogger("agent_pool")
 
+OVERLOADED: Final = (429, 529)
+SIGNED_OUT: Final = (401, 403)
 TICK: Final = 1.0
 """Seconds between two looks at idle times, lifetimes and memory."""
 
@@ -63,10 +76,12 @@ class Supervisor:
         self._verdicts = verdicts
         self._blank: dict[str, Launch] = {}
         self._callers: dict[Ticket, asyncio.Future[str]] = {}
+        self._listeners: dict[Ticket, Callable[[Queued], None]] = {}
         self._start_errors: dict[str, AgentPoolError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._cookie = secrets.token_hex(8)
+        self._watcher = Watcher(self._cookie)
         self._run_dir: Path | None = None
         self._emptied = asyncio.Event()
 
@@ -99,6 +114,7 @@ class Supervisor:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=self.stop_bound)
+        await asyncio.to_thread(self._watcher.dismiss, self._settings.kill_grace)
 
     def kill(self) -> None:
         """SIGKILL all processes at once, without an event loop."""
@@ -129,8 +145,8 @@ class Supervisor:
             self._perform(self.core.no_reset(flags, _now()))
         return ref
 
-    async def acquire(self, ref: AgentRef, on_queued: Callable[[int], None]) -> Worker:
-        """A clean worker, leased; `on_queued` is told the position if there is none yet.
+    async def acquire(self, ref: AgentRef, on_queued: Callable[[Queued], None]) -> Worker:
+        """A clean worker, leased; `on_queued` is told again and again while there is none.
 
         Raises:
             PoolTimeout, TooManyRequests, PoolClosed, SpawnError: see `AgentPool.invoke`.
@@ -138,10 +154,11 @@ class Supervisor:
         ticket, actions = self.core.request(ref, _now())
         granted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._callers[ticket] = granted
+        self._listeners[ticket] = on_queued
         try:
             self._perform(actions)
             if not granted.done():
-                on_queued(self.core.position(ticket))
+                on_queued(self._queued(ticket, _now()))
             async with asyncio.timeout(self._settings.acquire_timeout) as bound:
                 return self.workers[await granted]
         except BaseException:
@@ -150,15 +167,43 @@ class Supervisor:
                 raise self._no_worker(ref) from None
             raise
         finally:
-            del self._callers[ticket]
+            del self._callers[ticket], self._listeners[ticket]
 
     def give_back(self, worker: Worker) -> None:
         """End a lease; the worker is reset or replaced."""
         self._perform(self.core.release(worker.name, _now()))
 
+    def keep_warm(self, ref: AgentRef, count: int) -> None:
+        """Keep at least this many workers of an agent."""
+        self._perform(self.core.warm(ref, count, _now()))
+
     def give_back_unused(self, worker: Worker) -> None:
         """End a lease under which nothing was said."""
         self._perform(self.core.unused(worker.name, _now()))
+
+    def refused(self, worker: Worker, event: Retrying) -> None:
+        """The API refused a request of this worker: what that means for it and for the others.
+
+        New work waits while the API is overloaded or the account over its rate; a sign-in that was
+        refused twice will not get better, so its task fails now.
+        """
+        if event.status in OVERLOADED:
+            worker.note = (
+                f"the API answers {event.status} ({event.error}); try {event.attempt + 1} "
+                f"in {event.delay:.0f} s"
+            )
+            self.pause(event.delay)
+        elif event.status in SIGNED_OUT and event.attempt >= 2:
+            worker.fail_turn(
+                TaskFailed(
+                    f"worker {worker.name}: the API refuses the sign-in with {event.status} "
+                    f"({event.error}); sign in again with `claude`, or correct ANTHROPIC_API_KEY"
+                )
+            )
+
+    def pause(self, seconds: float) -> None:
+        """Give out no worker for a while."""
+        self._perform(self.core.pause(_now() + seconds, _now()))
 
     async def retire(self, agent: str, why: str) -> int:
         """Stop all workers of an agent and wait until they are gone; returns how many."""
@@ -199,6 +244,7 @@ class Supervisor:
                     self._occupy(name, self._reset(name), "reset")
                 case Stop(name, reason):
                     log.info("worker %s is stopped: %s", name, reason)
+                    self.workers[name].condemn(self._explain(name, reason))
                     self._own(self._stop(name), f"stop {name}")
                 case Grant(ticket, name):
                     if (caller := self._waiting_caller(ticket)) is not None:
@@ -206,6 +252,15 @@ class Supervisor:
                 case Refuse(ticket, reason):
                     if (caller := self._waiting_caller(ticket)) is not None:
                         caller.set_exception(self._refusal(ticket, reason))
+
+    def _explain(self, name: str, reason: Reason) -> str:
+        if reason is Reason.MAX_RSS:
+            used, most = self.core.workers[name].rss, self._settings.max_rss_hard or 0
+            return (
+                f"its processes used {used / 2**20:,.0f} MiB, over max_rss_hard "
+                f"({most / 2**20:,.0f} MiB); give it a smaller task or raise the limit"
+            )
+        return f"the pool retired it ({reason})"
 
     def _waiting_caller(self, ticket: Ticket) -> asyncio.Future[str] | None:
         caller = self._callers.get(ticket)
@@ -218,6 +273,7 @@ class Supervisor:
 
     def _create(self, name: str, launch: Launch) -> None:
         assert self._run_dir is not None, "open() comes before the first request"
+        self._watcher.start()
         self.workers[name] = Worker(
             name,
             launch,
@@ -314,7 +370,44 @@ class Supervisor:
     async def _watch_time(self) -> None:
         while True:
             await asyncio.sleep(TICK)
+            if self.workers:
+                trees = await asyncio.to_thread(self.census)
+                sizes = {name: tree.rss(processes) for name, processes in trees.items()}
+                self._perform(self.core.sampled(sizes, _now()))
+                self._end_stalled_turns(trees)
             self._perform(self.core.tick(_now()))
+            self._tell_waiting_callers()
+
+    def census(self) -> dict[str, list[Any]]:
+        """The living processes of each worker; some milliseconds, so call it off the loop."""
+        roots = {name: worker.pid for name, worker in list(self.workers.items()) if worker.pid}
+        return tree.census(self._cookie, roots)
+
+    def _end_stalled_turns(self, trees: Mapping[str, Collection[Any]]) -> None:
+        bound = self._settings.stall_timeout
+        for worker in list(self.workers.values()):
+            in_tool = worker.open_tools and len(trees.get(worker.name, ())) > 1
+            if bound and worker.is_in_turn and not in_tool and worker.silence > bound:
+                worker.fail_turn(
+                    TaskTimeout(
+                        f"worker {worker.name} (pid {worker.pid}) said nothing for {bound:g} s "
+                        "(setting stall_timeout), so its task was stopped; try again"
+                    )
+                )
+
+    def _tell_waiting_callers(self) -> None:
+        now = _now()
+        for ticket, caller in self._callers.items():
+            if ticket in self._listeners and not caller.done():
+                self._listeners[ticket](self._queued(ticket, now))
+
+    def _queued(self, ticket: Ticket, now: float) -> Queued:
+        return Queued(
+            agent=ticket.ref.name,
+            position=self.core.position(ticket),
+            waited=now - ticket.since,
+            paused=max(0.0, self.core.paused_until - now),
+        )
 
     async def _wait_until_empty(self, timeout: float) -> None:
         self._emptied.clear()
@@ -327,11 +420,7 @@ class Supervisor:
 
 
 def _limits(settings: Settings) -> Limits:
-    return Limits(
-        max_size=settings.max_size,
-        max_workers=settings.max_workers,
-        max_waiting=settings.max_waiting,
-    )
+    return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
 
 
 def _now() -> float:

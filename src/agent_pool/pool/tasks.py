@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agent_pool.claude.events import Said, ToolAnswered, ToolCalled
+from agent_pool.claude.events import Retrying, Said, ToolAnswered, ToolCalled
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import ConfigError
-from agent_pool.pool.result import TaskEvent, TaskResult, Text, ToolOutput, ToolUse
+from agent_pool.pool.result import Retry, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
+
+
+TurnEvent = Said | ToolCalled | ToolAnswered | Retrying
 
 
 def check_task(task: str) -> None:
@@ -30,7 +33,7 @@ def check_task(task: str) -> None:
         ) from None
 
 
-def to_public(event: Said | ToolCalled | ToolAnswered) -> TaskEvent:
+def to_public(event: TurnEvent) -> TaskEvent:
     """A worker's event as callers see it."""
     match event:
         case Said(text):
@@ -39,6 +42,8 @@ def to_public(event: Said | ToolCalled | ToolAnswered) -> TaskEvent:
             return ToolUse(id, name, given)
         case ToolAnswered(id, text, is_error):
             return ToolOutput(id, text, is_error)
+        case Retrying(status, error, attempt, delay):
+            return Retry(status, error, attempt, delay)
 
 
 def make_result(
