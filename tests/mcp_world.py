@@ -28,6 +28,7 @@ class World(Project):
         super().__init__(root)
         self.mark = uuid.uuid4().hex
         self.env = self.environment(api.url, **{MARK: self.mark})
+        self.env["AGENT_POOL_RESET"] = "clear"  # without a probe of the binary, which takes a second
         self.agent("reviewer", "You are the reviewer.", description="Reviews code.")
 
     @property
@@ -53,7 +54,7 @@ class World(Project):
             *self.command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=None,
+            stderr=asyncio.subprocess.DEVNULL,
             env=self.env,
             cwd=self.root,
         )

@@ -78,7 +78,7 @@ class WorkerError(AgentPoolError):
     """A Claude Code process misbehaved.
 
     Attributes:
-        worker: the worker's id, e.g. ``code-reviewer-3``; empty before there was one.
+        worker: the worker's id, e.g. ``worker-3``; empty before there was one.
         pid: its process id, None when it never started.
         stderr_tail: the last lines that it wrote to stderr.
     """

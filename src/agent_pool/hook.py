@@ -66,8 +66,8 @@ def refusal(call: dict[str, Any], environ: Mapping[str, str], server: str) -> st
     tool = f"mcp__{server}__invoke"
     return (
         f'The agent "{name}" runs in agent-pool, not in the {call["tool_name"]} tool. Call '
-        f'{tool} with agent="{name}" and the whole prompt as task. If you have no tool of that '
-        f"name, ask the user to look at the MCP server {server} in /mcp."
+        f'{tool} with agent="{name}" and the whole prompt as task. If there is no tool of that '
+        "name, its MCP server is not connected: ask the user to look at /mcp."
     )
 
 

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,49 +11,7 @@ from agent_pool.agents import Agent, Broken, Catalog
 from agent_pool.agents import files as agent_files
 from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.settings import Settings
-
-
-class House:
-    """A project, a home and folders to search, all temporary."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.project = root / "project"
-        self.home = root / "home"
-        self.project.mkdir()
-
-    def catalog(self, **fields: Any) -> Catalog:
-        return Catalog(
-            Settings(project_dir=self.project, **fields), {"CLAUDE_CONFIG_DIR": str(self.home)}
-        )
-
-    def write(self, path: str, text: str) -> Path:
-        found = self.root / path
-        found.parent.mkdir(parents=True, exist_ok=True)
-        found.write_text(text, encoding="utf-8")
-        return found
-
-    def agent(self, path: str, front: str = "", body: str = "body") -> Path:
-        """Write ``PATH.md`` into the project's folder, or into another when it has a slash."""
-        folder = (
-            "" if path.startswith(("project/", "home/", "more/")) else "project/.claude/agents/"
-        )
-        return self.write(f"{folder}{path}.md", f"---\n{front}\n---\n{body}\n")
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
-
-
-def refusal(catalog: Catalog, name: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        catalog.find(name)
-    return str(caught.value)
-
-
-def names(catalog: Catalog) -> list[str]:
-    return [one.name for one in catalog.scan()]
+from agents.house import House, names, refusal
 
 
 def test_an_agent_is_found_by_its_name_or_by_its_file(house: House) -> None:
@@ -160,7 +116,7 @@ def test_a_missing_skill_or_expertise_names_agent_line_folders_and_closest(
     path = house.agent("a", f"description: x\n{key}: pyhton")
     said = refusal(house.catalog(), "a")
     kind = "skill" if key == "skills" else "expertise"
-    assert said.startswith(f"{path}:3: {key}: no {kind} is called 'pyhton'; did you mean python?")
+    assert said.startswith(f"{path}:3: {key}: no {kind} is called 'pyhton' (did you mean python?)")
     assert str(house.home / key / "pyhton") in said
     assert str(house.project / ".claude" / key / "pyhton") in said
 
@@ -178,7 +134,7 @@ def test_an_unknown_agent_is_told_the_closest_names_and_the_folders(house: House
     with pytest.raises(AgentNotFound) as caught:
         catalog.find("code-revewer")
     assert str(caught.value) == (
-        "no agent is called 'code-revewer'; did you mean code-reviewer?; looked in "
+        "no agent is called 'code-revewer' (did you mean code-reviewer?); looked in "
         f"{house.project}/.claude/agents, {house.home}/agents (missing)"
     )
 
@@ -340,131 +296,6 @@ def test_scanning_twice_gives_the_same(house: House) -> None:
     catalog = house.catalog()
     assert catalog.scan() == catalog.scan() == house.catalog().scan()
     assert names(catalog) == ["a", "b", "c"]
-
-
-def test_an_edit_takes_effect_at_the_next_find(house: House) -> None:
-    catalog = house.catalog()
-    house.write("home/expertise/law.md", "first law")
-    for body in ("one", "two", "six"):
-        house.agent("a", "expertise: law", body)
-        assert catalog.find("a").prompt.endswith(body)
-    for law in ("law 1", "law 2"):
-        house.write("home/expertise/law.md", law)
-        assert law in catalog.find("a").prompt
-
-
-def test_an_agent_that_comes_goes_or_is_shadowed_is_noticed(house: House) -> None:
-    catalog = house.catalog()
-    refusal(catalog, "a")
-    house.agent("home/agents/a", "", "home")
-    assert catalog.find("a").prompt == "home"
-    path = house.agent("a", "", "project")
-    assert catalog.find("a").prompt == "project"
-    path.unlink()
-    assert catalog.find("a").prompt == "home"
-
-
-def test_a_skill_in_an_earlier_folder_takes_over(house: House) -> None:
-    house.write("home/expertise/law.md", "home law")
-    house.agent("a", "expertise: law")
-    catalog = house.catalog()
-    assert "home law" in catalog.find("a").prompt
-    house.write("project/.claude/expertise/law.md", "project law")
-    assert "project law" in catalog.find("a").prompt
-
-
-def age(folder: Path) -> None:
-    """Make every file look as if it had been written long ago."""
-    for path in folder.rglob("*"):
-        os.utime(path, (1, 1))
-
-
-def test_an_unchanged_agent_is_neither_read_nor_parsed_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    house.write("home/expertise/law.md", "law")
-    house.agent("a", "expertise: law")
-    # The times of change cannot be set back, so the clock is set forward.
-    now = agent_files.time.time_ns()
-    monkeypatch.setattr(agent_files.time, "time_ns", lambda: now + 10**10)
-    catalog = house.catalog()
-    first = catalog.find("a")
-
-    def unexpected(*_: object) -> int:
-        raise AssertionError("opened again")
-
-    monkeypatch.setattr(os, "open", unexpected)
-    assert catalog.find("a") is first
-    assert catalog.scan() == [first]
-    assert catalog.find("a") is first
-
-
-def test_what_was_written_a_moment_ago_is_read_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = house.agent("a", "", "one")
-    status = path.stat()
-    catalog = house.catalog()
-    monkeypatch.setattr(agent_files, "signature_of", lambda _: (status.st_mtime_ns, 0, 0, 0))
-    assert catalog.find("a").prompt == "one"
-    house.agent("a", "", "two")
-    assert catalog.find("a").prompt == "two"
-
-
-def test_removed_files_are_forgotten(house: House) -> None:
-    catalog = house.catalog()
-    for number in range(5):
-        path = house.agent(f"a{number}")
-        catalog.scan()
-        path.unlink()
-    catalog.scan()
-    assert catalog._parsed._made == {}
-    assert catalog._composed == {}
-
-
-def test_the_stamp_stays_while_nothing_changes(house: House) -> None:
-    house.agent("a")
-    catalog = house.catalog()
-    stamp = catalog.stamp()
-    catalog.find("a")
-    assert catalog.stamp() == stamp == house.catalog().stamp()
-    assert hash(stamp) == hash(catalog.stamp())
-
-
-def test_the_stamp_changes_with_every_relevant_file(house: House) -> None:
-    catalog = house.catalog()
-    stamps = {catalog.stamp()}
-    changes = [
-        lambda: house.agent("a"),
-        lambda: house.agent("a", "", "longer body"),
-        lambda: house.agent("sub/b"),
-        lambda: house.agent("home/agents/c"),
-        lambda: house.write("home/skills/python/SKILL.md", "x"),
-        lambda: house.write("home/skills/python/SKILL.md", "xy"),
-        lambda: house.write("project/.claude/expertise/law.md", "x"),
-        lambda: (house.project / ".claude" / "agents" / "a.md").unlink(),
-        lambda: (house.home / "skills" / "python" / "SKILL.md").unlink(),
-    ]
-    for number, change in enumerate(changes, start=2):
-        change()
-        stamps.add(catalog.stamp())
-        assert len(stamps) == number
-
-
-@pytest.mark.parametrize("replaced", [False, True])
-def test_an_edit_within_one_tick_of_the_clock_is_noticed(house: House, replaced: bool) -> None:
-    catalog = house.catalog()
-    path = house.agent("a", "", "one")
-    os.utime(path, ns=(1, 1))
-    stamp = catalog.stamp()
-    if replaced:
-        other = house.agent("more/a", "", "two")
-        other.replace(path)
-    else:
-        house.agent("a", "", "three")
-    os.utime(path, ns=(1, 1))
-    assert catalog.stamp() != stamp
-    assert catalog.find("a").prompt == ("two" if replaced else "three")
 
 
 def test_a_folder_of_far_too_many_files_is_refused_as_a_whole(

@@ -85,9 +85,9 @@ def test_a_missing_text_names_the_closest_and_where_it_was_looked_for(tmp_path: 
     with pytest.raises(ConfigError) as caught:
         Skills(folders, tmp_path).text("pyton")
     assert str(caught.value) == (
-        "no skill is called 'pyton'; did you mean python?; looked at"
+        "no skill is called 'pyton' (did you mean python?); looked at"
         f" {folders[0]}/pyton/SKILL.md, {folders[1]}/pyton/SKILL.md"
-    ).replace("?;", "?;")
+    )
 
 
 def test_an_edited_text_is_read_again(tmp_path: Path) -> None:

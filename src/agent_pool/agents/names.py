@@ -25,6 +25,6 @@ def check_name(name: str) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean a, b?`` with the closest known names, or nothing."""
+    """`` (did you mean a, b?)`` with the closest known names, or nothing."""
     close = difflib.get_close_matches(name, sorted(set(known)), n=3)
-    return f"; did you mean {', '.join(close)}?" if close else ""
+    return f" (did you mean {', '.join(close)}?)" if close else ""

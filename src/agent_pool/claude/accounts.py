@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-Frame = Mapping[str, Any]
+from agent_pool.claude.frames import Frame, number_of
 
 _NAMES = {
     "input_tokens": "inputTokens",
@@ -51,16 +49,11 @@ def running_account(frame: Frame) -> Account:
     models = frame.get("modelUsage")
     entries = models.values() if isinstance(models, dict) else ()
     usage = sum((_usage(entry) for entry in entries if isinstance(entry, dict)), Usage())
-    cost = frame.get("total_cost_usd")
-    return Account(usage, float(cost) if isinstance(cost, int | float) else 0.0)
+    return Account(usage, number_of(frame, "total_cost_usd"))
 
 
 def _usage(entry: Frame) -> Usage:
-    return Usage(**{ours: _count(entry.get(theirs)) for ours, theirs in _NAMES.items()})
-
-
-def _count(value: object) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+    return Usage(**{ours: int(number_of(entry, theirs)) for ours, theirs in _NAMES.items()})
 
 
 def _values(usage: Usage) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from typing import Final
 
 from agent_pool.agents import Agent
 from agent_pool.claude.binary import parse_version
-from agent_pool.claude.session import SURVIVING_TOOLS
+from agent_pool.claude.states import SURVIVING_TOOLS
 from agent_pool.errors import ConfigError
 from agent_pool.settings import ENV_PREFIX, Settings
 

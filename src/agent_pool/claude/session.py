@@ -1,8 +1,7 @@
 """One conversation with a Claude Code process, without any IO.
 
 A session is fed the bytes that the process writes and answers with events; it is asked for the
-bytes to send and refuses what its state does not allow. Everything about the order of things lives
-in `TRANSITIONS`; nothing else decides it.
+bytes to send and refuses what its state does not allow; the order of things stands in `states`.
 
 Two rules keep tasks apart. A prompt is stamped with a uuid, and only a result that carries the
 stamp ends its turn; versions that do not stamp get strict alternation instead. And whatever
@@ -12,9 +11,7 @@ another task, because replacing it is always correct.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import Any, Final
 
 from agent_pool.claude.events import (
@@ -24,87 +21,18 @@ from agent_pool.claude.events import (
     Initialized,
     InitializeFailed,
     ResetFailed,
-    Retrying,
     Said,
     ToolAnswered,
     ToolCalled,
     TurnEnded,
     WasReset,
 )
+from agent_pool.claude.frames import Frame, blocks_of, flat_text, retrying, stamps_of, text_of
 from agent_pool.claude.framing import LineBuffer, decode, encode
+from agent_pool.claude.states import SURVIVING_TOOLS, TRANSITIONS, State, Step
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
 
-Frame = Mapping[str, Any]
-
-SURVIVING_TOOLS: Final = frozenset(
-    {
-        "CronCreate",
-        "CronDelete",
-        "EnterPlanMode",
-        "EnterWorktree",
-        "ExitPlanMode",
-        "ExitWorktree",
-        "Monitor",
-        "ProposeGoal",
-        "PushNotification",
-        "RemoteTrigger",
-        "RunWorkflow",
-        "ScheduleWakeup",
-        "SendMessage",
-        "SetGoal",
-        "TeamCreate",
-        "TeamDelete",
-        "Workflow",
-    }
-)
-"""Tools whose effect a reset does not undo: whoever used one is not used again."""
-
-
 SELF_STARTED: Final = "a turn started by itself"
-
-
-class State(StrEnum):
-    """Where the conversation stands."""
-
-    STARTING = "starting"
-    """Spawned; `initialize` is not answered yet."""
-    READY = "ready"
-    """Nothing is remembered: a task may be given."""
-    IN_TURN = "in_turn"
-    """Exactly one prompt is outstanding."""
-    INTERRUPTING = "interrupting"
-    """As IN_TURN, and the CLI was asked to end it."""
-    USED = "used"
-    """The turn has ended and its context is still there."""
-    RESETTING = "resetting"
-    """`/clear` is outstanding."""
-    CLOSED = "closed"
-    """The process has ended."""
-    BROKEN = "broken"
-    """The process broke the protocol; nothing more is believed."""
-
-
-class Step(StrEnum):
-    """What moves a session from one state to the next."""
-
-    INITIALIZED = "initialized"
-    PROMPT = "prompt"
-    INTERRUPT = "interrupt"
-    RESULT = "result"
-    CLEAR = "clear"
-    RESET = "reset"
-
-
-TRANSITIONS: Final[Mapping[State, Mapping[Step, State]]] = {
-    State.STARTING: {Step.INITIALIZED: State.READY},
-    State.READY: {Step.PROMPT: State.IN_TURN},
-    State.IN_TURN: {Step.RESULT: State.USED, Step.INTERRUPT: State.INTERRUPTING},
-    State.INTERRUPTING: {Step.RESULT: State.USED},
-    State.USED: {Step.PROMPT: State.IN_TURN, Step.CLEAR: State.RESETTING},
-    State.RESETTING: {Step.RESET: State.READY},
-    State.CLOSED: {},
-    State.BROKEN: {},
-}
 
 
 class Session:
@@ -271,12 +199,12 @@ class Session:
         elif subtype == "background_tasks_changed":
             self._on_background_tasks(frame)
         elif subtype == "api_retry":
-            emit(_retrying(frame))
+            emit(retrying(frame))
 
     def _on_turn_begins(self, frame: Frame) -> None:
-        self.version = _text(frame, "claude_code_version") or self.version
-        self.session_id = _text(frame, "session_id") or self.session_id
-        stamps = _stamps(frame)
+        self.version = text_of(frame, "claude_code_version") or self.version
+        self.session_id = text_of(frame, "session_id") or self.session_id
+        stamps = stamps_of(frame)
         self._stamps_seen |= bool(stamps)
         self._foreign_turn = self._stamps_seen and self._stamp not in stamps
         if self._foreign_turn:
@@ -306,7 +234,7 @@ class Session:
     def _on_assistant(self, frame: Frame, emit: Callable[[Event], None]) -> None:
         if not self._stamp and frame.get("parent_tool_use_id") is None:
             self.taint(SELF_STARTED)
-        for block in _blocks(frame):
+        for block in blocks_of(frame):
             kind = block.get("type")
             if kind == "tool_use":
                 self._on_tool_use(block, emit, frame)
@@ -323,12 +251,12 @@ class Session:
             emit(ToolCalled(str(block.get("id", "")), name, arguments))
 
     def _on_user(self, frame: Frame, emit: Callable[[Event], None]) -> None:
-        for block in _blocks(frame):
+        for block in blocks_of(frame):
             if block.get("type") == "tool_result" and self._is_told(frame):
                 emit(
                     ToolAnswered(
                         str(block.get("tool_use_id", "")),
-                        _flat_text(block.get("content")),
+                        flat_text(block.get("content")),
                         block.get("is_error") is True,
                     )
                 )
@@ -339,7 +267,7 @@ class Session:
         return in_turn and not self._foreign_turn and frame.get("parent_tool_use_id") is None
 
     def _on_result(self, frame: Frame, emit: Callable[[Event], None]) -> None:
-        stamps = _stamps(frame)
+        stamps = stamps_of(frame)
         self._stamps_seen |= bool(stamps)
         if not self._answers_ours(stamps):
             self.strays += 1
@@ -348,7 +276,7 @@ class Session:
             self._on_reset_result(frame, emit)
         else:
             self._stamp = ""
-            self.session_id = _text(frame, "session_id") or self.session_id
+            self.session_id = text_of(frame, "session_id") or self.session_id
             self._step(Step.RESULT)
             emit(TurnEnded(frame))
 
@@ -361,7 +289,7 @@ class Session:
 
     def _on_reset_result(self, frame: Frame, emit: Callable[[Event], None]) -> None:
         self._stamp = ""
-        self.session_id = _text(frame, "session_id") or self.session_id
+        self.session_id = text_of(frame, "session_id") or self.session_id
         why = self._why_not_reset(frame)
         if why:
             self.taint(why)
@@ -398,7 +326,7 @@ class Session:
             self.state = State.BROKEN
             emit(InitializeFailed(error))
         else:
-            self.version = _text(response, "claude_code_version") or self.version
+            self.version = text_of(response, "claude_code_version") or self.version
             self._step(Step.INITIALIZED)
             emit(Initialized(response))
 
@@ -416,46 +344,3 @@ class Session:
         "control_response": _on_control_response,
         "control_request": _on_control_request,
     }
-
-
-def _text(frame: Frame, name: str) -> str:
-    value = frame.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _retrying(frame: Frame) -> Retrying:
-    return Retrying(
-        status=int(_number(frame, "error_status")),
-        error=_text(frame, "error"),
-        attempt=int(_number(frame, "attempt")),
-        delay=_number(frame, "retry_delay_ms") / 1000,
-    )
-
-
-def _number(frame: Frame, name: str) -> float:
-    value = frame.get(name)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
-
-
-def _stamps(frame: Frame) -> list[str]:
-    many = frame.get("user_message_uuids")
-    stamps = [stamp for stamp in many if isinstance(stamp, str)] if isinstance(many, list) else []
-    one = frame.get("user_message_uuid")
-    return [*stamps, one] if isinstance(one, str) else stamps
-
-
-def _blocks(frame: Frame) -> list[dict[str, Any]]:
-    message = frame.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    return [b for b in content if isinstance(b, dict)] if isinstance(content, list) else []
-
-
-def _flat_text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    texts = (block.get("text") for block in content if isinstance(block, dict))
-    return "\n".join(text for text in texts if isinstance(text, str))

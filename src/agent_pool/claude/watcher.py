@@ -3,9 +3,9 @@
     python -I -S watcher.py COOKIE
 
 Its standard input is one end of a pipe whose other end only the pool holds. The pipe's end means
-that the pool is gone, however it went, unless it said goodbye before; then every process that bears the pool's cookie in its
-environment is killed, until none has been found for a while: a process between fork and exec does
-not bear it yet.
+that the pool is gone, however it went, unless it said goodbye before. Then every process that bears
+the pool's cookie in its environment is killed, until none has been found for a while: a process
+between fork and exec does not bear it yet.
 """
 
 import os

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent_pool.claude import tree
+from agent_pool.claude import endings, tree
 from agent_pool.claude.accounts import Account, running_account
 from agent_pool.claude.events import (
     ControlAsked,
@@ -31,18 +31,12 @@ from agent_pool.claude.events import (
 )
 from agent_pool.claude.launch import Launch
 from agent_pool.claude.process import ChildProcess
-from agent_pool.claude.session import Session, State
-from agent_pool.errors import AgentPoolError, RemoteProtocolError, SpawnError, WorkerDied
+from agent_pool.claude.session import Session
+from agent_pool.claude.states import State
+from agent_pool.errors import AgentPoolError, RemoteProtocolError
 from agent_pool.settings import Settings
 
 Listener = Callable[[Said | ToolCalled | ToolAnswered | Retrying], None]
-
-ADVICE = {
-    "cannot be used with root": "run as another user, or set IS_SANDBOX=1 inside a sandbox",
-    "requires --verbose": "this CLI is not supported; update Claude Code",
-    "unknown option": "this CLI is too old for the options of agent-pool; update Claude Code",
-    "ENOSPC": "the disk is full; make room",
-}
 
 
 class Worker:
@@ -52,6 +46,7 @@ class Worker:
         name: the worker's id, in every error and log line.
         launch: how it is started.
         settings: the bounds of its waits.
+        agent: the agent's name, for people; empty for a spare.
         cookie: marks its processes, see `tree`.
         run_dir: a private folder for its prompt file.
         on_gone: called once when the process has ended.
@@ -73,12 +68,14 @@ class Worker:
         launch: Launch,
         settings: Settings,
         *,
+        agent: str = "",
         cookie: str,
         run_dir: Path,
         on_gone: Callable[[], None] = lambda: None,
         on_taint: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
+        self.agent = agent
         self.launch = launch
         self.cookie = cookie
         self.started_at = time.monotonic()
@@ -104,6 +101,11 @@ class Worker:
         self._reset_over = asyncio.Event()
 
     # What it is
+
+    @property
+    def who(self) -> endings.Who:
+        """What messages call it."""
+        return endings.Who(self.name, self.agent, self.pid)
 
     @property
     def pid(self) -> int | None:
@@ -173,7 +175,7 @@ class Worker:
             fields["systemPrompt"] = [prompt]
         if not self.is_gone:
             self._send(self._session.initialize(_new_id(), fields))
-        await self._within(self._ready, self._settings.start_timeout, "got ready")
+        await self._until_ready(self._settings.start_timeout)
 
     async def turn(self, text: str, listener: Listener | None = None) -> Mapping[str, Any]:
         """Give it a task and wait for the frame that answers it.
@@ -197,7 +199,7 @@ class Worker:
         finally:
             self._listener = None
         if not self._turn_frame:
-            raise self._fault or self._death()
+            raise self._fault or endings.during_task(self.who, self._returncode(), self._stderr())
         return self._turn_frame
 
     async def settle(self) -> bool:
@@ -244,11 +246,7 @@ class Worker:
 
     def condemn(self, why: str) -> None:
         """Let a task that runs on it fail with `why` when it is stopped."""
-        self._fault = self._fault or WorkerDied(
-            f"worker {self.name} (pid {self.pid}) was stopped during the task: {why}",
-            worker=self.name,
-            pid=self.pid,
-        )
+        self._fault = self._fault or endings.condemned(self.who, why)
 
     def fail_turn(self, error: AgentPoolError) -> None:
         """Let the caller of `turn` have this error now; the turn itself is ended by `settle`."""
@@ -285,20 +283,14 @@ class Worker:
         path.write_text(self.launch.prompt, encoding="utf-8")
         return [f"--system-prompt-file={path}"]
 
-    async def _within(self, event: asyncio.Event, timeout: float, what: str) -> None:
+    async def _until_ready(self, timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
-                await event.wait()
+                await self._ready.wait()
         except TimeoutError:
-            self._fault = SpawnError(
-                f"worker {self.name} has not {what} within {timeout:g} s (setting start_timeout)",
-                worker=self.name,
-                pid=self.pid,
-                stderr_tail=self._stderr(),
-                is_fatal=False,
-            )
+            self._fault = endings.not_ready(self.who, timeout, self._stderr())
         if self._session.state is not State.READY:
-            raise self._fault or self._start_failure()
+            raise self._fault or endings.before_ready(self.who, self._returncode(), self._stderr())
 
     async def _sweep(self) -> None:
         """End the processes that the task left behind, daemonised ones included."""
@@ -320,7 +312,7 @@ class Worker:
             for event in self._session.receive(data):
                 self._dispatch(event)
         except RemoteProtocolError as error:
-            self._fault = RemoteProtocolError(f"worker {self.name} (pid {self.pid}): {error}")
+            self._fault = RemoteProtocolError(f"{self.who}: {error}")
             self._wake()
         if len(self.taints) > tainted or self._session.state is State.BROKEN:
             self._on_taint()
@@ -342,11 +334,7 @@ class Worker:
                 self.signed_in_by = account if isinstance(account, dict) else {}
                 self._ready.set()
             case InitializeFailed(error):
-                self._fault = SpawnError(
-                    f"worker {self.name} refused to initialise: {error}",
-                    worker=self.name,
-                    pid=self.pid,
-                )
+                self._fault = endings.refused(self.who, error)
                 self._ready.set()
             case ControlAsked(request_id, request):
                 self._refuse(request_id, str(request.get("subtype")))
@@ -383,32 +371,8 @@ class Worker:
     def _stderr(self) -> str:
         return self._process.stderr_tail if self._process else ""
 
-    def _ending(self) -> str:
-        code = self._process.returncode if self._process else None
-        if code is None or code >= 0:
-            return f"exit code {code}"
-        return f"signal {-code}"
-
-    def _start_failure(self) -> SpawnError:
-        stderr = self._stderr()
-        advice = next((a for said, a in ADVICE.items() if said in stderr), None)
-        return SpawnError(
-            f"worker {self.name} ended with {self._ending()} before it was ready: "
-            + (advice or "see what it said, or run `agent-pool doctor`"),
-            worker=self.name,
-            pid=self.pid,
-            stderr_tail=stderr,
-            is_fatal=advice is not None,
-        )
-
-    def _death(self) -> WorkerDied:
-        return WorkerDied(
-            f"worker {self.name} (pid {self.pid}) ended with {self._ending()} during the task; "
-            "the pool replaces it, try again",
-            worker=self.name,
-            pid=self.pid,
-            stderr_tail=self._stderr(),
-        )
+    def _returncode(self) -> int | None:
+        return self._process.returncode if self._process else None
 
 
 def _new_id() -> str:

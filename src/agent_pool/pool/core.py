@@ -16,7 +16,7 @@ be clean; nobody waits while a fitting worker is idle; every caller is served or
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from agent_pool.errors import PoolClosed, TooManyRequests
@@ -39,6 +39,7 @@ from agent_pool.pool.policy import (
     has_idled_out,
     retire_reason,
 )
+from agent_pool.pool.queues import Queues
 from agent_pool.pool.roster import Roster
 
 Actions = list[Action]
@@ -55,7 +56,7 @@ class PoolCore:
     def __init__(self, limits: Limits, chance: Callable[[], float] = lambda: 0.0) -> None:
         self.is_closed = False
         self._roster = Roster(limits, chance)
-        self._queues: dict[str, deque[Ticket]] = {}
+        self._queues = Queues()
         self._failures: Counter[str] = Counter()
         self._retry_at: dict[str, float] = {}
         self._spare_flags = ""
@@ -80,12 +81,11 @@ class PoolCore:
     @property
     def waiting(self) -> int:
         """How many callers wait."""
-        return sum(map(len, self._queues.values()))
+        return len(self._queues)
 
     def position(self, ticket: Ticket) -> int:
         """How many callers, this one included, wait for the agent up to this one."""
-        queue = self._queues.get(ticket.ref.name, ())
-        return sum(other.number <= ticket.number for other in queue)
+        return self._queues.position(ticket)
 
     # Stimuli from callers
 
@@ -105,13 +105,13 @@ class PoolCore:
             )
         self._tickets += 1
         ticket = Ticket(self._tickets, ref, now)
-        self._queues.setdefault(ref.name, deque()).append(ticket)
+        self._queues.append(ticket)
         return ticket, self._balance(now)
 
     def abandon(self, ticket: Ticket, now: float) -> Actions:
         """The caller waits no longer; its ticket may have been granted meanwhile."""
         if ticket.state is TicketState.WAITING:
-            self._queues[ticket.ref.name].remove(ticket)
+            self._queues.remove(ticket)
         elif ticket.state is TicketState.GRANTED:
             self._unused(ticket.worker, now)
         ticket.state = TicketState.GONE
@@ -229,7 +229,7 @@ class PoolCore:
             over = [r for r in self._roster.living() if r.rss > self.limits.max_rss_hard]
             out += [self._roster.stop(record, Reason.MAX_RSS) for record in over]
         if self.limits.max_total_rss is not None:
-            out += self._shed(self.limits.max_total_rss)
+            out += self._roster.shed(self.limits.max_total_rss)
         return [*out, *self._balance(now)]
 
     # Stimuli from outside
@@ -259,7 +259,7 @@ class PoolCore:
         self.is_closed = True
         self._roster.warm.clear()
         out: Actions = []
-        for agent in list(self._queues):
+        for agent in self._queues.agents():
             out += self._refuse_all(agent, Reason.CLOSED)
         leased = (WorkerState.LEASED,)
         out += [
@@ -305,9 +305,11 @@ class PoolCore:
     def _serve(self, now: float, out: Actions) -> None:
         if now < self.paused_until:
             return
-        for agent, queue in self._queues.items():
-            while queue and (record := self._roster.idle_worker(agent)) is not None:
-                ticket = queue.popleft()
+        for agent in self._queues.agents():
+            while (record := self._roster.idle_worker(agent)) is not None:
+                ticket = self._queues.pop(agent)
+                if ticket is None:
+                    break
                 ticket.state, ticket.worker = TicketState.GRANTED, record.name
                 self._roster.move(record, WorkerState.LEASED, now)
                 if record.flags in self._roster.no_reset:
@@ -331,11 +333,12 @@ class PoolCore:
         if self._roster.starting() >= self.limits.spawn_concurrency:
             return None
         needy = []
-        for agent, queue in self._queues.items():
+        for agent in self._queues.agents():
             count = self._roster.count(agent) + rooms[agent]
-            lacks = len(queue) > self._roster.coming(agent) + rooms[agent]
-            if lacks and count < self.limits.max_size and self._may_start(agent, now):
-                needy.append((count, queue[0].number, agent))
+            coming = self._roster.coming(agent) + rooms[agent]
+            lacks = self._queues.length(agent) > coming and count < self.limits.max_size
+            if lacks and self._may_start(agent, now):
+                needy.append((count, self._queues.head(agent), agent))
         return min(needy)[2] if needy else None
 
     def _may_start(self, agent: str, now: float) -> bool:
@@ -418,12 +421,11 @@ class PoolCore:
         """Whether an agent without any worker has waited longer than this one's next caller."""
         if self._roster.has_room() or self._roster.in_state(WorkerState.STOPPING):
             return False
-        own = self._queues.get(record.agent)
-        next_own = own[0].number if own else self._tickets + 1
         return any(
-            queue[0].number < next_own and not self._roster.count(agent)
-            for agent, queue in self._queues.items()
-            if queue and self._roster.victim(agent) is None
+            self._queues.head(agent) < self._queues.head(record.agent)
+            and not self._roster.count(agent)
+            and self._roster.victim(agent) is None
+            for agent in self._queues.agents()
         )
 
     # Changes
@@ -437,21 +439,12 @@ class PoolCore:
         if record is not None and record.state is WorkerState.LEASED:
             self._roster.move(record, WorkerState.IDLE, now)
 
-    def _shed(self, most: int) -> Actions:
-        """Stop idle workers, the least recently used first, until the rest fits."""
-        out: Actions = []
-        total = sum(r.rss for r in self._roster.living())
-        for record in sorted(self._roster.in_state(WorkerState.IDLE), key=lambda r: r.since):
-            if total > most:
-                total -= record.rss
-                out.append(self._roster.stop(record, Reason.MAX_TOTAL_RSS))
-        return out
-
     def _refuse_all(self, agent: str, reason: Reason) -> list[Refuse]:
-        tickets = self._queues.pop(agent, deque())
-        for ticket in tickets:
+        refused = []
+        while (ticket := self._queues.pop(agent)) is not None:
             ticket.state = TicketState.REFUSED
-        return [Refuse(ticket, reason) for ticket in tickets]
+            refused.append(Refuse(ticket, reason))
+        return refused
 
     def _refuse_if_closed(self) -> None:
         if self.is_closed:

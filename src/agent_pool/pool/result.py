@@ -130,7 +130,7 @@ class WorkerInfo:
     """One worker as it is now.
 
     Attributes:
-        worker: its id, e.g. ``code-reviewer-1``.
+        worker: its id, e.g. ``worker-1``.
         agent: the agent's name; empty for a spare that is no agent yet.
         description: the agent's description.
         state: ``starting``, ``idle``, ``leased``, ``resetting`` or ``stopping``.

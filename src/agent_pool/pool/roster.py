@@ -35,7 +35,7 @@ class Roster:
         self.no_reset: set[str] = set()
         self.retired: Counter[Reason] = Counter()
         self._chance = chance
-        self._numbers: Counter[str] = Counter()
+        self._spawned = 0
 
     # Questions
 
@@ -113,13 +113,12 @@ class Roster:
 
     def spawn(self, ref: AgentRef | None, flags: str, now: float) -> tuple[Record, Spawn]:
         """A new worker, blank if `ref` is None."""
-        label = ref.name if ref else "spare"
-        self._numbers[label] += 1
+        self._spawned += 1
         limits = self.limits
         lifetime = shortened(limits.max_lifetime, limits.max_lifetime_jitter, self._chance())
         record = Record(
-            name=f"{label}-{self._numbers[label]}",
-            number=self._numbers.total(),
+            name=f"worker-{self._spawned}",
+            number=self._spawned,
             ref=ref,
             flags=flags,
             state=WorkerState.STARTING,
@@ -144,6 +143,16 @@ class Roster:
         record.is_parked = False
         self.retired[reason] += 1
         return Stop(record.name, reason)
+
+    def shed(self, most: int) -> list[Stop]:
+        """Stop idle workers, the least recently used first, until the rest has `most` bytes."""
+        out = []
+        total = sum(r.rss for r in self.living())
+        for record in sorted(self.in_state(WorkerState.IDLE), key=lambda r: r.since):
+            if total > most:
+                total -= record.rss
+                out.append(self.stop(record, Reason.MAX_TOTAL_RSS))
+        return out
 
     @staticmethod
     def move(record: Record, state: WorkerState, now: float) -> None:

@@ -45,6 +45,7 @@ from agent_pool.pool.actions import (
     Stop,
     Ticket,
 )
+from agent_pool.pool.callers import Callers
 from agent_pool.pool.core import PoolCore
 from agent_pool.pool.policy import Limits
 from agent_pool.pool.result import Queued
@@ -75,8 +76,7 @@ class Supervisor:
         self._settings = settings
         self._verdicts = verdicts
         self._blank: dict[str, Launch] = {}
-        self._callers: dict[Ticket, asyncio.Future[str]] = {}
-        self._listeners: dict[Ticket, Callable[[Queued], None]] = {}
+        self._callers = Callers()
         self._start_errors: dict[str, AgentPoolError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -152,13 +152,11 @@ class Supervisor:
             PoolTimeout, TooManyRequests, PoolClosed, SpawnError: see `AgentPool.invoke`.
         """
         ticket, actions = self.core.request(ref, _now())
-        granted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._callers[ticket] = granted
-        self._listeners[ticket] = on_queued
+        granted = self._callers.add(ticket, on_queued)
         try:
             self._perform(actions)
             if not granted.done():
-                on_queued(self._queued(ticket, _now()))
+                on_queued(self._queued(ticket))
             async with asyncio.timeout(self._settings.acquire_timeout) as bound:
                 return self.workers[await granted]
         except BaseException:
@@ -167,7 +165,7 @@ class Supervisor:
                 raise self._no_worker(ref) from None
             raise
         finally:
-            del self._callers[ticket], self._listeners[ticket]
+            self._callers.remove(ticket)
 
     def give_back(self, worker: Worker) -> None:
         """End a lease; the worker is reset or replaced."""
@@ -196,7 +194,7 @@ class Supervisor:
         elif event.status in SIGNED_OUT and event.attempt >= 2:
             worker.fail_turn(
                 TaskFailed(
-                    f"worker {worker.name}: the API refuses the sign-in with {event.status} "
+                    f"{worker.who}: the API refuses the sign-in with {event.status} "
                     f"({event.error}); sign in again with `claude`, or correct ANTHROPIC_API_KEY"
                 )
             )
@@ -236,22 +234,20 @@ class Supervisor:
         for action in actions:
             match action:
                 case Spawn(name, ref, flags):
-                    self._create(name, self.definitions[ref][1] if ref else self._blank[flags])
+                    self._create(name, ref, flags)
                     self._occupy(name, self._start(name, ref), "start")
                 case Adopt(name, ref):
                     self._occupy(name, self._adopt(name, ref), "adopt")
                 case Reset(name):
                     self._occupy(name, self._reset(name), "reset")
                 case Stop(name, reason):
-                    log.info("worker %s is stopped: %s", name, reason)
+                    log.info("%s is stopped: %s", self.workers[name].who, reason)
                     self.workers[name].condemn(self._explain(name, reason))
                     self._own(self._stop(name), f"stop {name}")
                 case Grant(ticket, name):
-                    if (caller := self._waiting_caller(ticket)) is not None:
-                        caller.set_result(name)
+                    self._callers.grant(ticket, name)
                 case Refuse(ticket, reason):
-                    if (caller := self._waiting_caller(ticket)) is not None:
-                        caller.set_exception(self._refusal(ticket, reason))
+                    self._callers.refuse(ticket, self._refusal(ticket, reason))
 
     def _explain(self, name: str, reason: Reason) -> str:
         if reason is Reason.MAX_RSS:
@@ -262,22 +258,19 @@ class Supervisor:
             )
         return f"the pool retired it ({reason})"
 
-    def _waiting_caller(self, ticket: Ticket) -> asyncio.Future[str] | None:
-        caller = self._callers.get(ticket)
-        return None if caller is None or caller.done() else caller
-
     def _refusal(self, ticket: Ticket, reason: Reason) -> AgentPoolError:
         if reason is Reason.START_FAILED and (error := self._start_errors.get(ticket.ref.name)):
             return error
         return PoolClosed(f"the pool was closed while a task of {ticket.ref.name!r} waited")
 
-    def _create(self, name: str, launch: Launch) -> None:
+    def _create(self, name: str, ref: AgentRef | None, flags: str) -> None:
         assert self._run_dir is not None, "open() comes before the first request"
         self._watcher.start()
         self.workers[name] = Worker(
             name,
-            launch,
+            self.definitions[ref][1] if ref else self._blank[flags],
             self._settings,
+            agent=ref.name if ref else "",
             cookie=f"{self._cookie}/{name}",
             run_dir=self._run_dir,
             on_gone=lambda: self._perform(self.core.unfit(name, Reason.DIED, _now())),
@@ -289,8 +282,9 @@ class Supervisor:
         await self._until_started(name, worker.start() if ref else worker.spawn())
 
     async def _adopt(self, name: str, ref: AgentRef) -> None:
-        prompt = self.definitions[ref][1].prompt
-        await self._until_started(name, self.workers[name].initialize(prompt))
+        worker = self.workers[name]
+        worker.agent = ref.name
+        await self._until_started(name, worker.initialize(self.definitions[ref][1].prompt))
 
     async def _until_started(self, name: str, starting: Coroutine[Any, Any, None]) -> None:
         try:
@@ -305,7 +299,7 @@ class Supervisor:
         if not isinstance(error, AgentPoolError):
             log.error("worker %s could not be started, by a bug", name, exc_info=error)
             error = SpawnError(f"worker {name} could not be started: {error!r}", worker=name)
-        log.warning("worker %s could not be started: %s", name, error)
+        log.warning("%s", error)
         self._start_errors[self.core.workers[name].agent] = error
         fatal = isinstance(error, SpawnError) and error.is_fatal
         self._perform(self.core.start_failed(name, fatal, _now()))
@@ -331,7 +325,7 @@ class Supervisor:
     def _say_why(self, worker: Worker) -> None:
         if not worker.is_clean and not worker.is_gone:
             why = "; ".join(worker.taints) or f"it is {worker.session.state}"
-            log.warning("worker %s is replaced: %s", worker.name, why)
+            log.warning("%s is replaced: %s", worker.who, why)
 
     async def _stop(self, name: str) -> None:
         worker = self.workers[name]
@@ -376,7 +370,7 @@ class Supervisor:
                 self._perform(self.core.sampled(sizes, _now()))
                 self._end_stalled_turns(trees)
             self._perform(self.core.tick(_now()))
-            self._tell_waiting_callers()
+            self._callers.tell(self._queued)
 
     def census(self) -> dict[str, list[Any]]:
         """The living processes of each worker; some milliseconds, so call it off the loop."""
@@ -390,18 +384,13 @@ class Supervisor:
             if bound and worker.is_in_turn and not in_tool and worker.silence > bound:
                 worker.fail_turn(
                     TaskTimeout(
-                        f"worker {worker.name} (pid {worker.pid}) said nothing for {bound:g} s "
+                        f"{worker.who} said nothing for {bound:g} s "
                         "(setting stall_timeout), so its task was stopped; try again"
                     )
                 )
 
-    def _tell_waiting_callers(self) -> None:
+    def _queued(self, ticket: Ticket) -> Queued:
         now = _now()
-        for ticket, caller in self._callers.items():
-            if ticket in self._listeners and not caller.done():
-                self._listeners[ticket](self._queued(ticket, now))
-
-    def _queued(self, ticket: Ticket, now: float) -> Queued:
         return Queued(
             agent=ticket.ref.name,
             position=self.core.position(ticket),

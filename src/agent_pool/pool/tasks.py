@@ -10,7 +10,6 @@ from agent_pool.claude.worker import Worker
 from agent_pool.errors import ConfigError
 from agent_pool.pool.result import Retry, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
 
-
 TurnEvent = Said | ToolCalled | ToolAnswered | Retrying
 
 

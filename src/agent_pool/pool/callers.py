@@ -1,0 +1,47 @@
+"""Those who wait for a worker: a future each, and somebody to tell how the queue moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from agent_pool.errors import AgentPoolError
+from agent_pool.pool.actions import Ticket
+from agent_pool.pool.result import Queued
+
+
+class Callers:
+    """The waiting callers, by their tickets."""
+
+    def __init__(self) -> None:
+        self._futures: dict[Ticket, asyncio.Future[str]] = {}
+        self._listeners: dict[Ticket, Callable[[Queued], None]] = {}
+
+    def add(self, ticket: Ticket, on_queued: Callable[[Queued], None]) -> asyncio.Future[str]:
+        """What the caller waits for: a worker's name."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._futures[ticket] = future
+        self._listeners[ticket] = on_queued
+        return future
+
+    def remove(self, ticket: Ticket) -> None:
+        """The caller waits no longer, for whatever reason."""
+        del self._futures[ticket], self._listeners[ticket]
+
+    def grant(self, ticket: Ticket, worker: str) -> None:
+        """Give a caller its worker; one that has left meanwhile abandons it itself."""
+        future = self._futures.get(ticket)
+        if future is not None and not future.done():
+            future.set_result(worker)
+
+    def refuse(self, ticket: Ticket, error: AgentPoolError) -> None:
+        """Tell a caller that it gets none."""
+        future = self._futures.get(ticket)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def tell(self, describe: Callable[[Ticket], Queued]) -> None:
+        """Tell everybody who still waits where they stand."""
+        for ticket, future in self._futures.items():
+            if not future.done():
+                self._listeners[ticket](describe(ticket))

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent_pool.agents import Agent, Broken
+from agent_pool.agents.definition import Definition
+from agent_pool.agents.fields import CACHE_TTLS, EFFORTS, FIELDS, MEMORY_SCOPES, PERMISSION_MODES
+from agents.definitions import FULL, agent, fault, field_fault, load
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_every_field_is_read(tmp_path: Path) -> None:
+    hooks = {
+        "PreToolUse": [{"hooks": [{"command": "./check.sh", "type": "command"}], "matcher": "Bash"}]
+    }
+    assert agent(tmp_path, FULL, "You review.") == Agent(
+        name="code-reviewer",
+        description="Reviews code",
+        prompt="You review.",
+        path=tmp_path / "reviewer.md",
+        skills=("python", "testing"),
+        expertise=("security",),
+        tools=("Read", "Grep"),
+        disallowed_tools=("Bash(rm *)", "WebFetch"),
+        model="opus",
+        effort="high",
+        permission_mode="acceptEdits",
+        max_turns=12,
+        mcp_servers=('"github"', '{"browser":{"args":["-y","playwright"],"command":"npx"}}'),
+        hooks=json.dumps(hooks, separators=(",", ":")),
+        memory="project",
+        background=True,
+        isolation="worktree",
+        color="blue",
+        initial_prompt="Begin.",
+        omit_claude_md=True,
+        cache_ttl="1h",
+        extra={"team": ("a", {"b": "c"})},
+    )
+
+
+def test_a_name_is_the_files_where_the_frontmatter_has_none(tmp_path: Path) -> None:
+    assert agent(tmp_path, "description: x").name == "reviewer"
+    assert agent(tmp_path, "name:\ndescription: x").name == "reviewer"
+    assert agent(tmp_path, "name: other").name == "other"
+
+
+def test_an_agent_with_no_fields_has_the_defaults(tmp_path: Path) -> None:
+    assert agent(tmp_path) == Agent(
+        name="reviewer", description="", prompt="body", path=tmp_path / "reviewer.md"
+    )
+
+
+def test_a_key_without_a_value_is_as_good_as_absent(tmp_path: Path) -> None:
+    empty = "\n".join(f"{key}:" for key in FIELDS if key != "tools")
+    assert agent(tmp_path, empty) == agent(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["[python, testing]", "python, testing", "\n  - python\n  - testing", "'python,testing,'"],
+)
+@pytest.mark.parametrize("key", ["skills", "expertise"])
+def test_names_are_a_list_or_have_commas_between(written: str, key: str, tmp_path: Path) -> None:
+    assert getattr(agent(tmp_path, f"{key}: {written}"), key) == ("python", "testing")
+
+
+def test_one_name_is_a_single_string_blanks_and_all(tmp_path: Path) -> None:
+    assert agent(tmp_path, "skills: api design").skills == ("api design",)
+
+
+def test_names_given_twice_count_once(tmp_path: Path) -> None:
+    found = agent(tmp_path, "skills: [b, a, b]\ntools: Read, Grep, Read")
+    assert (found.skills, found.tools) == (("b", "a"), ("Read", "Grep"))
+
+
+@pytest.mark.parametrize(
+    ("written", "tools"),
+    [
+        ("Read, Grep", ("Read", "Grep")),
+        ("Read Grep", ("Read", "Grep")),
+        ("[Read, Grep]", ("Read", "Grep")),
+        ("['Read, Grep', Edit]", ("Read", "Grep", "Edit")),
+        ("|\n  Read\n  Grep", ("Read", "Grep")),
+        ("Agent(worker, scout), Bash(git log:*)", ("Agent(worker, scout)", "Bash(git log:*)")),
+        ("mcp__github, mcp__*__get", ("mcp__github", "mcp__*__get")),
+        ("[]", ()),
+        ("''", ()),
+        ("'*'", None),
+    ],
+)
+def test_tools_are_apart_by_commas_or_blanks(
+    written: str, tools: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    assert agent(tmp_path, f"tools: {written}").tools == tools
+    if tools is not None:
+        assert agent(tmp_path, f"disallowedTools: {written}").disallowed_tools == tools
+
+
+def test_a_list_of_tools_that_was_left_empty_is_not_taken_for_all_tools(tmp_path: Path) -> None:
+    assert ":3: tools: empty" in field_fault(tmp_path, "tools:")
+
+
+@pytest.mark.parametrize("level", [*EFFORTS, "HIGH", "8192"])
+def test_an_effort_is_a_level_or_a_whole_number(level: str, tmp_path: Path) -> None:
+    assert agent(tmp_path, f"effort: {level}").effort == level.lower()
+
+
+@pytest.mark.parametrize(
+    ("written", "mode"), [*((mode, mode) for mode in PERMISSION_MODES), ("manual", "default")]
+)
+def test_each_permission_mode_is_known(written: str, mode: str, tmp_path: Path) -> None:
+    assert agent(tmp_path, f"permissionMode: {written}").permission_mode == mode
+
+
+@pytest.mark.parametrize("scope", MEMORY_SCOPES)
+def test_each_memory_scope_is_known(scope: str, tmp_path: Path) -> None:
+    assert agent(tmp_path, f"memory: {scope}").memory == scope
+
+
+@pytest.mark.parametrize("ttl", CACHE_TTLS)
+def test_each_cache_ttl_is_known_and_other_experiments_are_kept(ttl: str, tmp_path: Path) -> None:
+    found = agent(tmp_path, f"experimental: {{cacheTtl: {ttl}, other: [1]}}")
+    assert (found.cache_ttl, found.extra) == (ttl, {"experimental": {"other": (1,)}})
+
+
+@pytest.mark.parametrize("model", ["inherit", "Inherit", "''"])
+def test_an_inherited_model_is_none(model: str, tmp_path: Path) -> None:
+    assert agent(tmp_path, f"model: {model}").model is None
+
+
+@pytest.mark.parametrize("turns", ["7", "'7'"])
+def test_max_turns_are_a_whole_number(turns: str, tmp_path: Path) -> None:
+    assert agent(tmp_path, f"maxTurns: {turns}").max_turns == 7
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("true", True), ("'true'", True), ("false", False), ("'false'", False)]
+)
+def test_flags_are_true_or_false(written: str, value: bool, tmp_path: Path) -> None:
+    found = agent(tmp_path, f"background: {written}\nomitClaudeMd: {written}")
+    assert (found.background, found.omit_claude_md) == (value, value)
+
+
+@pytest.mark.parametrize(
+    ("written", "servers"),
+    [
+        ("github", ['"github"']),
+        ("github, jira", ['"github"', '"jira"']),
+        ("[github, jira, github]", ['"github"', '"jira"']),
+        ("[{a: {command: x}}]", ['{"a":{"command":"x"}}']),
+        ("{a: {command: x}, b: {type: http, url: y}}", None),
+        ("[{a: {command: x}, b: {type: http, url: y}}]", None),
+    ],
+)
+def test_mcp_servers_are_names_or_definitions(
+    written: str, servers: list[str] | None, tmp_path: Path
+) -> None:
+    both = ['{"a":{"command":"x"}}', '{"b":{"type":"http","url":"y"}}']
+    assert list(agent(tmp_path, f"mcpServers: {written}").mcp_servers) == (servers or both)
+
+
+def test_a_description_shows_the_line_breaks_that_claude_code_writes(tmp_path: Path) -> None:
+    written = r"description: Use this agent when: x\n\nExample: y"
+    assert agent(tmp_path, written).description == "Use this agent when: x\n\nExample: y"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "name: 5",
+        "name: [a]",
+        "name: ''",
+        "name: ../a",
+        "name: a/b",
+        "name: 'a:b'",
+        "name: -a",
+        'name: "a\\0b"',
+        "description: 5",
+        "description: [a]",
+        "skills: 5",
+        "skills: [a, 5]",
+        "skills: {a: b}",
+        "skills: [../a]",
+        "skills: [/etc/passwd]",
+        "expertise: ..",
+        'expertise: "a\\0b"',
+        "tools: 5",
+        "tools: {a: b}",
+        "tools: [Read, 5]",
+        "tools: [Read, [Grep]]",
+        "tools: Read:, Grep",
+        "tools: '[Read'",
+        "tools: Bash(git log",
+        'tools: "Bash(a\\0b)"',
+        "disallowedTools: true",
+        "model: 5",
+        "model: --dangerous",
+        "effort: ultra",
+        "effort: true",
+        "effort: 1.5",
+        "permissionMode: ask",
+        "permissionMode: Plan",
+        "permissionMode: [plan]",
+        "maxTurns: 0",
+        "maxTurns: -1",
+        "maxTurns: 1.5",
+        "maxTurns: true",
+        "maxTurns: many",
+        "mcpServers: 5",
+        "mcpServers: [5]",
+        "mcpServers: ''",
+        "mcpServers: [{a: x}]",
+        "mcpServers: [{a: {}}]",
+        "mcpServers: [{name: a, command: x}]",
+        "mcpServers: [{a: {command: x, type: telepathy}}]",
+        "hooks: x",
+        "hooks: []",
+        "hooks: {PreToolUse: x}",
+        "hooks: {PreToolUse: [x]}",
+        "hooks: {PreToolUse: [{matcher: Bash}]}",
+        "hooks: {PreToolUse: [{hooks: [{command: x}]}]}",
+        "memory: global",
+        "background: 1",
+        "background: yes",
+        "isolation: container",
+        "color: 5",
+        "initialPrompt: [a]",
+        "omitClaudeMd: maybe",
+        "experimental: x",
+        "experimental: {cacheTtl: 2h}",
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_an_error_with_file_line_and_field(
+    line: str, tmp_path: Path
+) -> None:
+    front = line if line.startswith("name") else f"name: reviewer\n{line}"
+    at = 2 if line.startswith("name") else 3
+    said = fault(tmp_path, f"---\n{front}\n---\nbody\n")
+    assert said.startswith(f"{tmp_path}/reviewer.md:{at}: {line.split(':')[0]}: ")
+
+
+def test_an_error_says_what_was_expected_and_what_was_found(tmp_path: Path) -> None:
+    said = field_fault(tmp_path, "permissionMode: ask")
+    expected = "default or acceptEdits or auto or dontAsk or bypassPermissions or plan"
+    assert said.endswith(f'permissionMode: expected {expected}, found "ask"')
+
+
+def test_what_was_found_is_not_shown_at_length(tmp_path: Path) -> None:
+    assert len(field_fault(tmp_path, f"maxTurns: {'x' * 5000}")) < 300
+
+
+def test_the_documentation_has_a_row_for_every_field() -> None:
+    text = (REPOSITORY / "docs" / "agents.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| `")]
+    assert [f"`{key}`" for key in FIELDS] == [row for row in rows if row.strip("`") in FIELDS]
+
+
+@given(
+    key=st.sampled_from(sorted(FIELDS)),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+        max_leaves=6,
+    ),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_of_any_field_is_an_agent_or_an_error_of_its_line(
+    key: str, value: object, tmp_path: Path
+) -> None:
+    # JSON is YAML, but for what JSON cannot say and what YAML must not hold.
+    found = load(tmp_path, f"---\n{key}: {json.dumps(value)}\n---\nbody\n")
+    assert isinstance(found, Definition | Broken)
+    if isinstance(found, Broken):
+        assert str(found.error).startswith(f"{tmp_path}/reviewer.md:2: ")
+    else:
+        hash(found.agent)
+        assert len(found.agent.fingerprint) == 16
