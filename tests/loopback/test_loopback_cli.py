@@ -35,6 +35,7 @@ async def claude(
     finally:
         if process.returncode is None:
             process.kill()
+            await process.communicate()
     return [json.loads(line) for line in out.splitlines()]
 
 
@@ -133,7 +134,8 @@ def test_a_prompt_hooks_question_is_a_side_request(tmp_path: Path) -> None:
 
 def test_a_failure_reaches_the_user_as_the_apis_own_would(tmp_path: Path) -> None:
     async def main() -> None:
-        failure = Failure(401, message="invalid x-api-key")
+        final = {"x-should-retry": "false"}
+        failure = Failure(401, message="invalid x-api-key", headers=final)
         async with LoopbackAPI(lambda _: failure) as api:
             result = (await claude(api, tmp_path, "hello"))[-1]
             assert result["is_error"]
@@ -151,7 +153,7 @@ def test_a_busy_api_is_asked_again(tmp_path: Path) -> None:
         async with LoopbackAPI(script) as api:
             result = (await claude(api, tmp_path, "hello"))[-1]
             assert result["result"] == "at last"
-            assert [each.headers["x-stainless-retry-count"] for each in api.requests]
+            assert [each.completed for each in api.requests] == [True, True]
 
     run(main())
 
@@ -159,12 +161,15 @@ def test_a_busy_api_is_asked_again(tmp_path: Path) -> None:
 def test_a_script_that_is_wrong_is_not_asked_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI(lambda request: str(request.body["no such key"])) as api:
-            result = (await claude(api, tmp_path, "hello"))[-1]
-            assert "the loopback script raised KeyError" in result["result"]
-            assert len(api.requests) == 1
+            frames.extend(await claude(api, tmp_path, "hello"))
+            requests.extend(api.requests)
 
-    with pytest.raises(KeyError):
+    frames: list[dict[str, Any]] = []
+    requests: list[Request] = []
+    with pytest.raises(KeyError, match="no such key"):
         run(main())
+    assert "the loopback script raised KeyError" in frames[-1]["result"]
+    assert len(requests) == 1
 
 
 def test_the_cli_that_is_stopped_is_a_client_that_left(tmp_path: Path) -> None:
@@ -178,5 +183,7 @@ def test_the_cli_that_is_stopped_is_a_client_that_left(tmp_path: Path) -> None:
             await api.wait_until(lambda: len(api.requests) == 1, BOUND)
             asking.cancel()
             await api.wait_until(lambda: api.requests[0].disconnected, TIMEOUT)
+            await asyncio.wait([asking], timeout=TIMEOUT)
+            assert asking.cancelled()
 
     run(main())

@@ -244,7 +244,7 @@ def test_an_answer_that_is_none_is_the_scripts_error(answer: Any) -> None:
     with pytest.raises(ConfigError, match="is no content of a reply"):
         serve()
     (response,) = responses
-    assert (response.status, response.headers["x-should-retry"]) == (400, "false")
+    assert (response.status, response.headers["x-should-retry"]) == (500, "false")
     assert "is no content of a reply" in response.json["error"]["message"]
 
 

@@ -125,7 +125,9 @@ json_values = st.recursive(
 )
 bodies = st.fixed_dictionaries(
     {"model": st.just("m") | json_values},
-    optional=dict.fromkeys(("messages", "system", "tools", "stream", "max_tokens", "cache_control"), json_values),
+    optional=dict.fromkeys(
+        ("messages", "system", "tools", "stream", "max_tokens", "cache_control"), json_values
+    ),
 )
 message_lists = st.lists(
     st.fixed_dictionaries({"role": st.just("user"), "content": json_values}), max_size=3

@@ -245,7 +245,7 @@ def test_an_error_in_the_script_comes_out_at_the_end() -> None:
     with pytest.raises(AssertionError, match="not the expected task"):
         serve()
     refused, answered = responses
-    assert refused.status == 400
+    assert refused.status == 500
     assert "AssertionError: not the expected task" in refused.json["error"]["message"]
     assert answered.text == "fine"
 

@@ -30,7 +30,7 @@ class LoopbackAPI:
 
     Args:
         script: what the model says; sync or async, called once per request. An exception in it
-            gives the client a 400 that is not retried, and is raised again when the server ends.
+            gives the client a 500 that is not retried, and is raised again when the server ends.
         port: 0 takes any free one; a taken one raises ConfigError on entering.
         cache: the prompt cache; None makes one with the models' own minimum lengths.
         keep_requests: how many requests `requests`, `other_requests` and `books.lines` keep.

@@ -18,6 +18,7 @@ from agent_pool.loopback.request import Request
 from agent_pool.loopback.scripts import Script
 
 JSON = {"content-type": "application/json"}
+FINAL = {"x-should-retry": "false"}  # or Claude Code would ask ten times
 EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
@@ -85,7 +86,7 @@ class Exchange:
         except Exception as error:  # a test's own assertion, most often
             self._blame(error)
             said = f"the loopback script raised {type(error).__name__}: {error}"
-            return Failure(400, message=said, headers={"x-should-retry": "false"})
+            return Failure(500, message=said, headers=FINAL)
 
     def _blame(self, error: BaseException) -> None:
         self._record.script_error = self._record.script_error or error

@@ -1,13 +1,7 @@
 """Who gets which worker, and when one must go: the pool's brain, without any IO.
 
 Stimuli are methods; each takes the time as `now`, changes the state in one go and returns the
-actions that its shell must perform. Waiting callers meet workers in one place, `_balance`:
-
-1. stop idle workers that must not or need not stay;
-2. serve waiting callers with idle workers, first come first served within an agent;
-3. start workers for those still waiting, fairly between agents, making room if need be;
-4. start replacements for workers that are to retire, before they go;
-5. keep what was asked to be warm, and spares.
+actions that its shell must perform. Waiting callers meet workers in one place, `Balance`.
 
 Promises, checked by a rule machine in the tests: never more workers than `max_workers`, plus one
 while a replacement comes; a worker has one lease at the most; none is granted unless it is known to
@@ -23,7 +17,6 @@ from agent_pool.errors import PoolClosed, TooManyRequests
 from agent_pool.pool.actions import (
     Action,
     AgentRef,
-    Grant,
     Reason,
     Refuse,
     Reset,
@@ -31,12 +24,12 @@ from agent_pool.pool.actions import (
     TicketState,
     WorkerState,
 )
+from agent_pool.pool.balance import Balance
 from agent_pool.pool.policy import (
     START_ATTEMPTS,
     Limits,
     Record,
     backoff,
-    has_idled_out,
     retire_reason,
 )
 from agent_pool.pool.queues import Queues
@@ -58,15 +51,18 @@ class PoolCore:
         self._roster = Roster(limits, chance)
         self._queues = Queues()
         self._failures: Counter[str] = Counter()
-        self._retry_at: dict[str, float] = {}
-        self._spare_flags = ""
+        self._balancing = Balance(self._roster, self._queues)
         self._tickets = 0
-        self.paused_until = float("-inf")
 
     @property
     def limits(self) -> Limits:
         """The numbers that it obeys now."""
         return self._roster.limits
+
+    @property
+    def paused_until(self) -> float:
+        """No worker is given out before this time."""
+        return self._balancing.paused_until
 
     @property
     def workers(self) -> Mapping[str, Record]:
@@ -129,7 +125,7 @@ class PoolCore:
             return self._balance(now)
         record.tasks += 1
         record.retiring = record.retiring or retire_reason(record, self.limits, now)
-        reason = self._reason_not_to_reset(record)
+        reason = Reason.CLOSED if self.is_closed else self._balancing.reason_not_to_reset(record)
         if reason is not None:
             return [self._roster.stop(record, reason), *self._balance(now)]
         self._roster.move(record, WorkerState.RESETTING, now)
@@ -145,7 +141,7 @@ class PoolCore:
     def retire(self, agent: str, now: float) -> Actions:
         """Stop all workers of an agent, and forget that it was to be kept warm."""
         self._roster.warm.pop(agent, None)
-        self._retry_at.pop(agent, None)
+        self._balancing.retry_at.pop(agent, None)
         self._failures.pop(agent, None)
         stops = [
             self._roster.stop(r, Reason.ASKED) for r in self._roster.living() if r.agent == agent
@@ -161,7 +157,7 @@ class PoolCore:
             record.is_parked = record.ref is None
             self._roster.move(record, WorkerState.IDLE, now)
             self._failures.pop(record.agent, None)
-            self._retry_at.pop(record.agent, None)
+            self._balancing.retry_at.pop(record.agent, None)
         return self._balance(now)
 
     def start_failed(self, worker: str, fatal: bool, now: float) -> Actions:
@@ -171,11 +167,11 @@ class PoolCore:
             return self._balance(now)
         out: Actions = [self._roster.stop(record, Reason.START_FAILED)]
         if record.ref is None:
-            self._spare_flags = ""
+            self._balancing.spare_flags = ""
             return [*out, *self._balance(now)]
         agent = record.agent
         self._failures[agent] += 1
-        self._retry_at[agent] = now + backoff(self._failures[agent])
+        self._balancing.retry_at[agent] = now + backoff(self._failures[agent])
         if fatal or self._failures[agent] >= START_ATTEMPTS:
             self._roster.warm.pop(agent, None)
             out += self._refuse_all(agent, Reason.START_FAILED)
@@ -240,7 +236,7 @@ class PoolCore:
 
     def pause(self, until: float, now: float) -> Actions:
         """Give out no worker before `until`: the API refuses work for now."""
-        self.paused_until = max(self.paused_until, until)
+        self._balancing.paused_until = max(self.paused_until, until)
         return self._balance(now)
 
     def resize(self, limits: Limits, now: float) -> Actions:
@@ -269,170 +265,14 @@ class PoolCore:
         ]
         return out
 
-    # Where waiting callers meet workers
+    # Inside
 
     def _balance(self, now: float) -> Actions:
-        out: Actions = []
-        if not self.is_closed:
-            self._stop_unwanted(now, out)
-            self._serve(now, out)
-            self._start_for_waiting(now, out)
-            self._start_replacement(now, out)
-            self._keep_warm(now, out)
-            self._keep_spares(now, out)
-        return out
-
-    def _stop_unwanted(self, now: float, out: Actions) -> None:
-        for record in self._roster.in_state(WorkerState.IDLE):
-            record.retiring = record.retiring or retire_reason(record, self.limits, now)
-            reason = self._reason_to_stop(record, now)
-            if reason is not None:
-                out.append(self._roster.stop(record, reason))
-
-    def _reason_to_stop(self, record: Record, now: float) -> Reason | None:
-        if record.unfit:
-            return record.unfit
-        if record.ref is not None and not self._roster.is_current(record):
-            return Reason.EDITED
-        if record.retiring and (record.ref is None or self._roster.has_relief(record)):
-            return record.retiring
-        if has_idled_out(record, self.limits, now) and not self._roster.is_kept_warm(record):
-            if record.ref is None:
-                self._spare_flags = ""  # nobody has needed it: no other is to take its place
-            return Reason.MAX_IDLE
-        return None
-
-    def _serve(self, now: float, out: Actions) -> None:
-        if now < self.paused_until:
-            return
-        for agent in self._queues.agents():
-            while (record := self._roster.idle_worker(agent)) is not None:
-                ticket = self._queues.pop(agent)
-                if ticket is None:
-                    break
-                ticket.state, ticket.worker = TicketState.GRANTED, record.name
-                self._roster.move(record, WorkerState.LEASED, now)
-                if record.flags in self._roster.no_reset:
-                    record.retiring = Reason.NO_RESET
-                out.append(Grant(ticket, record.name))
-
-    def _start_for_waiting(self, now: float, out: Actions) -> None:
-        promised = len(self._roster.in_state(WorkerState.STOPPING))
-        rooms: Counter[str] = Counter()  # workers that will start once there is room for them
-        while (agent := self._neediest(rooms, now)) is not None:
-            if self._start(self._roster.refs[agent], now, out):
-                continue
-            rooms[agent] += 1
-            if promised > 0:
-                promised -= 1
-            elif (victim := self._roster.victim(agent)) is not None:
-                out.append(self._roster.stop(victim, Reason.ROOM))
-
-    def _neediest(self, rooms: Counter[str], now: float) -> str | None:
-        """The agent whose callers lack workers most: fewest workers, then longest waiting."""
-        if self._roster.starting() >= self.limits.spawn_concurrency:
-            return None
-        needy = []
-        for agent in self._queues.agents():
-            count = self._roster.count(agent) + rooms[agent]
-            coming = self._roster.coming(agent) + rooms[agent]
-            lacks = self._queues.length(agent) > coming and count < self.limits.max_size
-            if lacks and self._may_start(agent, now):
-                needy.append((count, self._queues.head(agent), agent))
-        return min(needy)[2] if needy else None
-
-    def _may_start(self, agent: str, now: float) -> bool:
-        return now >= self._retry_at.get(agent, now)
-
-    def _start(self, ref: AgentRef, now: float, out: Actions) -> bool:
-        """Start a worker, from a spare if there is one; False if there is no room."""
-        spare = self._roster.parked_spare(ref.flags)
-        if spare is not None:
-            out.append(self._roster.adopt(spare, ref, now))
-        elif self._roster.has_room():
-            out.append(self._roster.spawn(ref, ref.flags, now)[1])
-        else:
-            return False
-        return True
-
-    def _start_replacement(self, now: float, out: Actions) -> None:
-        """One at a time, and even one above the limits: the old one goes when it is ready."""
-        starting = self._roster.in_state(WorkerState.STARTING)
-        full = len(self._roster.workers) > self.limits.max_workers
-        if full or any(record.replaces for record in starting):
-            return
-        for record in self._roster.living():
-            ref = record.ref
-            if ref is not None and self._wants_replacement(record, now):
-                spare = self._roster.parked_spare(ref.flags)
-                if spare is not None:
-                    spare.replaces = record.name
-                    out.append(self._roster.adopt(spare, ref, now))
-                else:
-                    successor, action = self._roster.spawn(ref, ref.flags, now)
-                    successor.replaces = record.name
-                    out.append(action)
-                return
-
-    def _wants_replacement(self, record: Record, now: float) -> bool:
-        return (
-            record.retiring is not None
-            and self._roster.is_current(record)
-            and self._may_start(record.agent, now)
-            and not self._roster.has_relief(record)
-            and not self._roster.is_replaced(record)
-        )
-
-    def _keep_warm(self, now: float, out: Actions) -> None:
-        for agent, wanted in self._roster.warm.items():
-            while (
-                self._roster.count(agent) < min(wanted, self.limits.max_size)
-                and self._may_start(agent, now)
-                and self._roster.starting() < self.limits.spawn_concurrency
-                and self._start(self._roster.refs[agent], now, out)
-            ):
-                pass
-
-    def _keep_spares(self, now: float, out: Actions) -> None:
-        have = sum(r.ref is None for r in self._roster.living())
-        while (
-            self._spare_flags
-            and have < self.limits.spares
-            and self._roster.has_room()
-            and self._roster.starting() < self.limits.spawn_concurrency
-        ):
-            out.append(self._roster.spawn(None, self._spare_flags, now)[1])
-            have += 1
-
-    def _reason_not_to_reset(self, record: Record) -> Reason | None:
-        if self.is_closed:
-            return Reason.CLOSED
-        if record.unfit:
-            return record.unfit
-        if record.flags in self._roster.no_reset:
-            return Reason.NO_RESET
-        if not self._roster.is_current(record):
-            return Reason.EDITED
-        if record.retiring and self._roster.has_relief(record):
-            return record.retiring
-        return Reason.ROOM if self._must_yield(record) else None
-
-    def _must_yield(self, record: Record) -> bool:
-        """Whether an agent without any worker has waited longer than this one's next caller."""
-        if self._roster.has_room() or self._roster.in_state(WorkerState.STOPPING):
-            return False
-        return any(
-            self._queues.head(agent) < self._queues.head(record.agent)
-            and not self._roster.count(agent)
-            and self._roster.victim(agent) is None
-            for agent in self._queues.agents()
-        )
-
-    # Changes
+        return [] if self.is_closed else self._balancing.run(now)
 
     def _know(self, ref: AgentRef) -> None:
         self._roster.refs[ref.name] = ref
-        self._spare_flags = ref.flags
+        self._balancing.spare_flags = ref.flags
 
     def _unused(self, worker: str, now: float) -> None:
         record = self.workers.get(worker)
