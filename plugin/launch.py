@@ -206,11 +206,13 @@ def tell(what: str) -> None:
 
 
 def complaint(log: Path) -> str:
-    """What was wrong, in the words of the tool that failed: its last line that says "error"."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in lines if "error:" in line.lower()]
-    return (errors or lines or ["it said nothing"])[-1]
+    """What was wrong, in the words of the tool that failed."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    for said in ("ERROR:", "error:"):  # pip's own, which are the last of many; uv's and ours
+        _, found, after = text.rpartition(said)
+        if found:
+            return after.split("\n")[0].strip()
+    return text.strip().rpartition("\n")[2] or "it said nothing"
 
 
 def install() -> None:

@@ -28,7 +28,9 @@ class World(Project):
         super().__init__(root)
         self.mark = uuid.uuid4().hex
         self.env = self.environment(api.url, **{MARK: self.mark})
-        self.env["AGENT_POOL_RESET"] = "clear"  # without a probe of the binary, which takes a second
+        self.env["AGENT_POOL_RESET"] = (
+            "clear"  # without a probe of the binary, which takes a second
+        )
         self.agent("reviewer", "You are the reviewer.", description="Reviews code.")
 
     @property
@@ -75,10 +77,20 @@ class World(Project):
         except psutil.Error:
             return False
 
-    async def all_gone(self, processes: list[psutil.Process]) -> bool:
-        """Whether these end within ten seconds, and no other of this world is left then."""
-        _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=10)
-        return not alive and not self.processes()
+    async def until_gone(self, processes: list[psutil.Process]) -> None:
+        """Wait until none of these lives, nor any other of this world, for ten seconds."""
+        for _ in range(500):
+            if not any(map(_lives, processes)) and not self.processes():
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"still alive: {self.processes()}")
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class RawServer:
@@ -95,6 +107,15 @@ class RawServer:
     def call(self, name: str, **arguments: str) -> None:
         """Say hello and call a tool; the call has the id 2."""
         self.send(*opening(name, **arguments))
+
+    def kill_watcher(self) -> None:
+        """Leave the server to itself: its watcher would clean up after it."""
+        (watcher,) = [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if any(part.endswith("watcher.py") for part in child.cmdline())
+        ]
+        watcher.kill()
 
     async def answer(self, number: int) -> dict[str, Any]:
         """The response with this id; whatever else is on stdout must be JSON-RPC too."""

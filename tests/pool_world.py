@@ -25,10 +25,10 @@ MARK = "TEST_MARK"
 BOUND = 15.0
 """Seconds for anything to happen that must."""
 
-PLAIN: dict[str, Any] = {"reset": "clear", "spares": 0}
+PLAIN: dict[str, Any] = {"reset": "clear", "spares": 0, "close_timeout": 5}
 """Settings without which there would be processes that a test has to tell apart from its own."""
 
-HASTY: dict[str, Any] = {**PLAIN, "stop_grace": 0.3, "kill_grace": 0.3, "interrupt_timeout": 0.5}
+HASTY: dict[str, Any] = {**PLAIN, "stop_grace": 0.3, "kill_grace": 0.3, "interrupt_timeout": 1}
 """The same, and those that never answer are not waited for."""
 
 

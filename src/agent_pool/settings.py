@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -72,6 +72,13 @@ def _bytes(value: object) -> object:
 Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Permission = Literal[
+    "plan", "dontAsk", "default", "ask", "acceptEdits", "auto", "bypassPermissions"
+]
+PERMISSIONS: tuple[str, ...] = get_args(Permission)
+"""What an agent may do without being asked, from least to most. With `default` and `ask` a request
+is put to a person where that is possible, and denied where not."""
+Inherited = Annotated[tuple[Literal["skills", "mcp"], ...], BeforeValidator(_words)]
 Jitter = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -140,6 +147,14 @@ class Settings(BaseModel):
         (), description="variables that workers get although they belong to the parent session"
     )
     env_block: Words = Field((), description="variables that workers never get; `*` is allowed")
+    inherit: Inherited = Field(
+        (), description="ambient things that agents get besides what they name: skills, mcp"
+    )
+    permission_ceiling: Permission = Field(
+        "bypassPermissions",
+        description="no agent may do more than this without being asked: plan, dontAsk, default, "
+        "ask, acceptEdits, auto, bypassPermissions",
+    )
     allow_nested: bool = Field(False, description="whether an agent may run a pool of its own")
 
     # How long

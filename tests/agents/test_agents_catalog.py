@@ -150,7 +150,7 @@ def test_without_any_agent_the_error_says_where_to_put_one(house: House) -> None
 def test_a_name_that_could_leave_its_folder_is_no_agent(name: str, house: House) -> None:
     house.agent("a")
     house.write("project/.claude/a.md", "---\nname: outside\n---\n")
-    with pytest.raises(AgentNotFound):
+    with pytest.raises(AgentNotFound, match="no agent can be called that"):
         house.catalog().find(name)
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from agent_pool.agents import files as agent_files
+from agent_pool.agents.files import signature_of
+from agent_pool.errors import ConfigError
 from agents.house import House, refusal
 
 
@@ -39,14 +42,58 @@ def test_a_skill_in_an_earlier_folder_takes_over(house: House) -> None:
     assert "project law" in catalog.find("a").prompt
 
 
+@pytest.fixture
+def much_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files look as if written long ago: their times cannot be set back, so the clock is ahead."""
+    ahead = agent_files.time.time_ns() + 10**12
+    monkeypatch.setattr(agent_files.time, "time_ns", lambda: ahead)
+
+
+@pytest.mark.usefixtures("much_later")
+def test_a_file_that_has_long_been_known_is_read_again_once_it_changes(house: House) -> None:
+    house.write("home/expertise/law.md", "law")
+    skill = house.write("home/skills/pdf/SKILL.md", "pdf")
+    catalog = house.catalog()
+    prompts = []
+    for change in (
+        lambda: house.agent("a", "expertise: law\nskills: pdf"),
+        lambda: house.agent("a", "expertise: law\nskills: pdf", "new body"),
+        lambda: house.write("home/expertise/law.md", "new law"),
+        lambda: skill.write_text("new pdf"),
+        lambda: skill.with_name("run.py").touch(),
+    ):
+        change()
+        prompts.append(catalog.find("a").prompt)
+        assert catalog.find("a").prompt == prompts[-1]
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_times_size_and_inode_each_tell_an_edited_file_apart() -> None:
+    fields = {"st_mtime_ns": 1, "st_ctime_ns": 2, "st_size": 3, "st_ino": 4}
+    changed = [{**fields, field: 9} for field in fields]
+    signatures = {signature_of(SimpleNamespace(**status)) for status in (fields, *changed)}  # type: ignore[arg-type]
+    assert len(signatures) == 5
+
+
+@pytest.mark.usefixtures("much_later")
+def test_the_error_of_a_broken_definition_is_a_new_one_each_time(house: House) -> None:
+    house.agent("a", "maxTurns: many")
+    catalog = house.catalog()
+    caught = []
+    for _ in range(2):
+        with pytest.raises(ConfigError) as found:
+            catalog.find("a")
+        caught.append(found.value)
+    assert caught[0] is not caught[1]
+    assert str(caught[0]) == str(caught[1])
+
+
+@pytest.mark.usefixtures("much_later")
 def test_an_unchanged_agent_is_neither_read_nor_parsed_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.write("home/expertise/law.md", "law")
     house.agent("a", "expertise: law")
-    # The times of change cannot be set back, so the clock is set forward.
-    now = agent_files.time.time_ns()
-    monkeypatch.setattr(agent_files.time, "time_ns", lambda: now + 10**10)
     catalog = house.catalog()
     first = catalog.find("a")
 

@@ -94,6 +94,10 @@ def test_anchors_aliases_and_merge_keys_are_followed() -> None:
     assert values(block) == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 2}, "b": 1, "c": 3}
 
 
+def test_an_anchor_given_twice_is_its_latter_value_without_a_warning() -> None:
+    assert values("a: &x 1\nb: &x 2\nc: *x\n") == {"a": 1, "b": 2, "c": 2}
+
+
 def test_what_is_no_number_of_json_is_text() -> None:
     huge = "9" * 5000
     assert values(f"a: .inf\nb: .nan\nc: 1e999\nd: {huge}\ne: 0x{'f' * 5000}\n") == {

@@ -46,14 +46,19 @@ def test_an_empty_answer_says_that_it_is_empty() -> None:
 
 @pytest.mark.parametrize(
     ("subtype", "advice"),
-    [("error_max_turns", "smaller task"), ("error_during_execution", "agent-pool doctor")],
+    [
+        ("success", "failed: API Error"),
+        ("error_max_turns", "smaller task"),
+        ("error_during_execution", "agent-pool doctor"),
+    ],
 )
 def test_an_error_that_the_agent_reports_is_a_tool_error_with_advice(
     subtype: str, advice: str
 ) -> None:
     answer = task_answer(a_result("API Error: 529", is_error=True, subtype=subtype))
     assert answer.is_error is True
-    assert text_of(answer).startswith(f"reviewer failed ({subtype}): API Error: 529\n")
+    how = "" if subtype == "success" else f" ({subtype})"
+    assert text_of(answer).startswith(f"reviewer failed{how}: API Error: 529\n")
     assert advice in text_of(answer)
     assert answer.meta is not None
     assert answer.meta[RESULT_KEY]["worker"] == "reviewer-1"
@@ -95,8 +100,11 @@ def test_the_workers_are_a_json_array_with_an_object_a_line() -> None:
             "cache_read_tokens": 4,
         },
         "cost_usd": 0.5,
+        "note": "",
     }
     assert second["description"] == "prüft"
+    (spare,) = json.loads(text_of(worker_rows([a_worker(agent="", description="")])))
+    assert (spare["name"], spare["description"]) == ("", "(a spare, no agent yet)")
     assert text_of(worker_rows([])) == "[]"
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool import Queued, Started, TaskEvent, Text, ToolOutput, ToolUse
+from agent_pool import Queued, Retry, Started, TaskEvent, Text, ToolOutput, ToolUse
 from agent_pool.mcp.progress import WIDTH, Progress, narrate
 from mcp_fakes import a_result
 from support import run
@@ -15,7 +15,9 @@ from support import run
     ("event", "line"),
     [
         (Queued("reviewer", 3), "reviewer waits for a worker, place 3 in the queue"),
-        (Started("reviewer", "reviewer-1", 4711, 0.0), "reviewer-1 has the task"),
+        (Queued("reviewer", 1, paused=29.6), "reviewer waits 30 s: the API has refused work"),
+        (Started("reviewer", "worker-1", 4711, 0.0), "reviewer has begun, on worker-1"),
+        (Retry(529, "overloaded", 2, 4.2), "the API refused (HTTP 529); trying again in 4 s"),
         (Text("I will look\n\nat it."), "I will look at it."),
         (ToolUse("1", "Bash", {"command": "npm test", "description": "Run"}), "Bash: npm test"),
         (ToolUse("1", "Read", {"file_path": "src/x.py", "limit": 3}), "Read: src/x.py"),

@@ -106,8 +106,10 @@ class World(RuleBasedStateMachine):
             assert len(self.waiting) >= self.core.limits.max_waiting
             return
         self.known[agent] = ref
+        full = len(self.waiting) >= self.core.limits.max_waiting
         self.waiting.append(ticket)
         self.perform(actions)
+        assert not (full and ticket in self.waiting)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -335,7 +337,7 @@ class World(RuleBasedStateMachine):
     def the_books_agree(self) -> None:
         if not hasattr(self, "core"):
             return
-        assert self.core.waiting == len(self.waiting) <= self.core.limits.max_waiting or self.resized
+        assert self.core.waiting == len(self.waiting)
         assert set(self.core.workers) == set(self.processes)
         for name, process in self.processes.items():
             assert self.agent_of(name) == self.core.workers[name].agent
@@ -354,34 +356,48 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "core"):
             return
-        self.run_the_world(lambda: bool(self.waiting))
-        assert self.waiting == []
+        self.come_to_rest()
+        self.serve_everybody()
         self.perform(self.core.close(self.now))
-        self.run_the_world(lambda: bool(self.processes))
+        for name in self.those_doing("leased"):
+            self.give_back_one(name)
+        for name in self.stopping():
+            self.be_one_gone(name)
         assert self.processes == {}
 
-    def run_the_world(self, unfinished: Any) -> None:
-        """Let everything that was begun come to its end, until nothing is left to wait for."""
+    def come_to_rest(self) -> None:
+        """With time and leases held still, starting and stopping must come to an end."""
+        for _ in range(30):
+            if not (self.those_doing("starting") or self.those_doing("resetting")):
+                if not self.stopping():
+                    return
+            self.finish_what_was_begun()
+        raise AssertionError("workers are started and stopped without end")
+
+    def serve_everybody(self) -> None:
+        """With time going on and leases ending, nobody is left waiting."""
         for _ in range(60):
-            if not unfinished():
+            if not self.waiting:
                 return
             self.now += PAST_BACKOFF
             self.perform(self.core.tick(self.now))
             for name in self.those_doing("leased"):
                 self.give_back_one(name)
-            for name in self.those_doing("resetting"):
-                self.end_one_reset(name, clean=True)
-            for name in self.those_doing("starting"):
-                if self.starts_fail:
-                    self.fail_one(name, fatal=False)
-                else:
-                    self.get_one_ready(name)
-            for name in self.stopping():
-                self.be_one_gone(name)
+            self.finish_what_was_begun()
+        raise AssertionError(f"these wait for ever: {self.waiting}")
+
+    def finish_what_was_begun(self) -> None:
+        for name in self.those_doing("resetting"):
+            self.end_one_reset(name, clean=True)
+        for name in self.those_doing("starting"):
+            if self.starts_fail:
+                self.fail_one(name, fatal=False)
+            else:
+                self.get_one_ready(name)
+        for name in self.stopping():
+            self.be_one_gone(name)
 
     # Looking
-
-    resized = True
 
     def ref(self, agent: str) -> AgentRef:
         return AgentRef(agent, f"v{self.versions[agent]}", FLAGS[agent])

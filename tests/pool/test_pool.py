@@ -48,7 +48,7 @@ def test_an_answer_comes_back_with_what_it_took(world: PoolWorld) -> None:
                 ),
                 cost_usd=result.cost_usd,
                 session_id=request.session_id,
-                worker="tester-1",
+                worker="worker-1",
                 pid=result.pid,
             )
             assert result.cost_usd > 0
@@ -93,7 +93,7 @@ def test_map_returns_results_and_errors_in_the_order_of_its_calls(world: PoolWor
         async with world.real(script, max_size=2) as (pool, api):
             calls = [("tester", "a"), ("nobody", "b"), ("tester", "c"), ("tester", " ")]
             mapped = asyncio.create_task(pool.map(calls))
-            await api.wait_until(lambda: len(script.began) == 2)
+            await until(lambda: len(script.began) == 2)
             script.let_go("c")
             script.let_go("a")
             first, second, third, fourth = await mapped
@@ -151,7 +151,7 @@ def test_leaving_a_stream_ends_its_task_and_frees_the_worker(world: PoolWorld) -
             stream = pool.stream("tester", "left")
             async for event in stream:
                 if isinstance(event, Started):
-                    await api.wait_until(lambda: script.began == ["left"])
+                    await until(lambda: script.began == ["left"])
                     break
             await stream.aclose()
             await api.wait_until(lambda: api.requests[0].disconnected)
@@ -218,9 +218,9 @@ def test_list_shows_the_workers_as_they_are(world: PoolWorld) -> None:
         async with world.real(script) as (pool, api):
             assert await pool.list() == []
             running = asyncio.create_task(pool.invoke("tester", "one"))
-            await api.wait_until(lambda: script.began == ["one"])
+            await until(lambda: script.began == ["one"])
             (busy,) = await pool.list()
-            assert (busy.worker, busy.agent, busy.state) == ("tester-1", "tester", "leased")
+            assert (busy.worker, busy.agent, busy.state) == ("worker-1", "tester", "leased")
             assert busy.tasks == 0
             script.let_go()
             result = await running
@@ -265,18 +265,21 @@ def test_an_agent_can_be_reset_by_the_name_of_its_file_too(world: PoolWorld) -> 
 
 
 def test_a_worker_is_not_harmed_by_one_whose_name_its_own_begins_with(world: PoolWorld) -> None:
-    world.agent("tester-1")
+    world.agent("other")
 
     async def main() -> None:
         async with world.faulty() as pool:
-            bystander = await pool.warmup("tester-1")
-            assert bystander.worker == "tester-1-1"
-            assert (await pool.invoke("tester", "one")).worker == "tester-1"
+            first = await pool.invoke("tester", "one")
+            bystander = await pool.warmup("other")
+            while bystander.worker != f"{first.worker}0":
+                await pool.reset("other")
+                bystander = await pool.warmup("other")
+            assert (await pool.invoke("tester", "two")).pid == first.pid
             await until_idle(pool)
             assert await pool.reset("tester") == 1
             assert bystander.pid is not None
             assert is_alive(bystander.pid)
-            assert (await pool.invoke("tester-1", "two")).pid == bystander.pid
+            assert (await pool.invoke("other", "three")).pid == bystander.pid
 
     run(main())
 
@@ -304,7 +307,7 @@ def test_an_agent_edited_during_its_task_finishes_it_and_serves_no_other(world: 
         script = Held()
         async with world.real(script) as (pool, api):
             running = asyncio.create_task(pool.invoke("tester", "one"))
-            await api.wait_until(lambda: script.began == ["one"])
+            await until(lambda: script.began == ["one"])
             world.agent("tester", "You were edited.")
             script.let_go("two")
             new = await pool.invoke("tester", "two")
@@ -376,13 +379,27 @@ def test_what_is_no_name_is_refused(world: PoolWorld) -> None:
 
 
 def test_any_text_reaches_the_model_as_it_is(world: PoolWorld) -> None:
-    tasks = ["/clear", "/cost now", "--help", "@README.md", "a\u2028b\u0085c\x1bd\0e", "x" * 3_000_000]
+    odd = "a\u2028b\u0085c\x1bd\0e \U0001f600"
+    tasks = ["/clear", "/cost now", "--help", "@README.md", odd, "x" * 1_000_000]
 
     async def main() -> None:
         async with world.real(lambda request: "seen") as (pool, api):
             for task in tasks:
                 assert (await pool.invoke("tester", task)).text == "seen"
             assert [request.last_user_text.lstrip() for request in api.requests] == tasks
+
+    run(main())
+
+
+def test_a_task_too_long_for_the_model_is_an_error_and_the_worker_goes_on(
+    world: PoolWorld,
+) -> None:
+    async def main() -> None:
+        async with world.real(say_task) as (pool, _):
+            long = await pool.invoke("tester", "x" * 3_000_000)
+            assert (long.text, long.is_error) == ("Prompt is too long", True)
+            short = await pool.invoke("tester", "short")
+            assert (short.text, short.pid) == ("echo: short", long.pid)
 
     run(main())
 
@@ -419,8 +436,8 @@ def test_a_listener_that_fails_is_reported_and_harms_no_task(
             assert result.text == "echo: one"
             assert (await pool.invoke("tester", "two")).pid == result.pid
         failures = [record for record in caplog.records if record.levelno == logging.ERROR]
-        told = [str(record.exc_info[1]) for record in failures if record.exc_info]
-        assert told == [f"no {name}, please" for name in ("Queued", "Started", "Text")]
+        told = {str(record.exc_info[1]) for record in failures if record.exc_info}
+        assert told == {f"no {name}, please" for name in ("Queued", "Started", "Text")}
         caplog.clear()
 
     run(main())

@@ -11,7 +11,15 @@ from typing import Any, Final
 from agent_pool.agents.names import check_name
 
 EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
-PERMISSION_MODES: Final = ("default", "acceptEdits", "auto", "dontAsk", "bypassPermissions", "plan")
+PERMISSION_MODES: Final = (
+    "default",
+    "acceptEdits",
+    "auto",
+    "dontAsk",
+    "bypassPermissions",
+    "plan",
+    "ask",  # of this package: `default`, with the request put to a person
+)
 MEMORY_SCOPES: Final = ("user", "project", "local")
 ISOLATIONS: Final = ("worktree", "remote")
 CACHE_TTLS: Final = ("5m", "1h")
@@ -104,7 +112,7 @@ def _model(value: Any) -> str | None:
 
 def _effort(value: Any) -> str:
     level = str(value).strip().lower()
-    if isinstance(value, bool) or not (level in EFFORTS or re.fullmatch(r"[0-9]{1,9}", level)):
+    if level not in EFFORTS and not re.fullmatch(r"[0-9]{1,9}", level):
         raise _expected(f"{', '.join(EFFORTS)} or a whole number", value)
     return level
 
@@ -115,7 +123,7 @@ def _permission_mode(value: Any) -> str:
 
 def _max_turns(value: Any) -> int:
     digits = str(value).strip()
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}", digits) or int(digits) == 0:
+    if not re.fullmatch(r"[0-9]{1,9}", digits) or int(digits) == 0:
         raise _expected("a whole number above 0", value)
     return int(digits)
 

@@ -10,25 +10,30 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
 from agent_pool.agents import Agent
+from agent_pool.claude.arguments import agent_arguments
 from agent_pool.claude.binary import parse_version
-from agent_pool.claude.states import SURVIVING_TOOLS
+from agent_pool.claude.servers import Servers
 from agent_pool.errors import ConfigError
 from agent_pool.settings import ENV_PREFIX, Settings
 
 PROMPT_BY_INITIALIZE: Final = (2, 1, 119)
 """From here on `initialize` takes the system prompt; 2.0.77 ignored it there."""
 
-NOT_OFFERED: Final = tuple(
-    sorted(SURVIVING_TOOLS | {"CronList", "ListAgents", "AskUserQuestion", "ReportFindings"})
+BASE_ARGUMENTS: Final = (
+    "-p",
+    "--input-format=stream-json",
+    "--output-format=stream-json",
+    "--verbose",
+    "--strict-mcp-config",
+    "--no-session-persistence",
 )
-"""Tools of an interactive or self-waking session, kept from agents that do not name them."""
 
 DEPTH: Final = "AGENT_POOL_DEPTH"
 
@@ -60,7 +65,10 @@ class Launch:
         argv: the command, without what names a single worker.
         env: the whole environment of the process, without the worker's cookie.
         cwd: the folder that it works in.
+        servers: the configuration of its MCP servers as JSON, empty if it has none; may hold
+            secrets, so it goes into a private file and never on the command line.
         prompt: the agent's system prompt.
+        schema: the JSON schema of its answers, as JSON; empty for plain text.
         prompt_by_initialize: whether `initialize` carries the prompt; otherwise a file does.
         version: of the CLI.
     """
@@ -68,14 +76,16 @@ class Launch:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    servers: str
     prompt: str
     prompt_by_initialize: bool
     version: str
+    schema: str = ""
 
     @property
     def fingerprint(self) -> str:
         """Equal for launches whose processes differ by nothing but the system prompt."""
-        parts = [self.argv, sorted(self.env.items()), str(self.cwd), self.version]
+        parts = [self.argv, sorted(self.env.items()), str(self.cwd), self.servers, self.version]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def shown_env(self) -> dict[str, str]:
@@ -88,49 +98,33 @@ class Launch:
 def build_launch(
     cli: Path, version: str, agent: Agent, settings: Settings, environ: Mapping[str, str]
 ) -> Launch:
-    """How a worker for `agent` is started with this binary."""
+    """How a worker for `agent` is started with this binary.
+
+    Raises:
+        ConfigError: the agent names an MCP server that is configured nowhere.
+    """
     return Launch(
-        argv=(str(cli), *_base_arguments(), *_agent_arguments(agent)),
-        env=worker_environment(environ, settings, agent.tools or ()),
+        argv=(str(cli), *BASE_ARGUMENTS, *agent_arguments(agent, settings)),
+        env=worker_environment(environ, settings, agent),
         cwd=settings.project_dir,
+        servers=Servers(settings, environ).config_for(agent),
         prompt=agent.prompt,
         prompt_by_initialize=parse_version(version) >= PROMPT_BY_INITIALIZE,
         version=version,
     )
 
 
-def _base_arguments() -> list[str]:
-    return [
-        "-p",
-        "--input-format=stream-json",
-        "--output-format=stream-json",
-        "--verbose",
-        "--dangerously-skip-permissions",
-        "--strict-mcp-config",
-        "--no-session-persistence",
-    ]
-
-
-def _agent_arguments(agent: Agent) -> list[str]:
-    named = set(agent.tools or ())
-    refused = [*agent.disallowed_tools, *(tool for tool in NOT_OFFERED if tool not in named)]
-    arguments = [f"--disallowedTools={','.join(refused)}"]
-    if agent.tools is not None:
-        arguments.append(f"--tools={','.join(agent.tools)}")
-    if agent.model is not None and agent.model != "inherit":
-        arguments.append(f"--model={agent.model}")
-    return arguments
-
-
 def worker_environment(
-    environ: Mapping[str, str], settings: Settings, named_tools: Collection[str] = ()
+    environ: Mapping[str, str], settings: Settings, agent: Agent | None = None
 ) -> dict[str, str]:
     """What a worker inherits: everything but the parent session's and the pool's own variables,
     and what the settings `env_passthrough` and `env_block` say otherwise."""
     env = {name: value for name, value in environ.items() if _is_passed(name, settings)}
     own = dict(WORKER_VARIABLES)
-    if "CronCreate" in named_tools:
+    if agent is not None and "CronCreate" in (agent.tools or ()):
         del own["CLAUDE_CODE_DISABLE_CRON"]
+    if agent is not None and agent.omit_claude_md:
+        own["CLAUDE_CODE_DISABLE_CLAUDE_MDS"] = "1"
     return {**env, **own, DEPTH: str(depth(environ) + 1)}
 
 

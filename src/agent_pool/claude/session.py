@@ -133,7 +133,7 @@ class Session:
         Raises:
             RemoteProtocolError: the bytes are no conversation; the session is BROKEN from now on.
         """
-        if self.state in (State.CLOSED, State.BROKEN):
+        if self.is_over:
             return []
         try:
             events: list[Event] = []
@@ -155,6 +155,11 @@ class Session:
             self.taints.append(why)
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing can be said any more."""
+        return self.state in (State.CLOSED, State.BROKEN)
+
+    @property
     def is_clean(self) -> bool:
         """Whether a task may be given to this session now."""
         return self.state is State.READY and not self.taints and not self.background
@@ -168,7 +173,7 @@ class Session:
             raise LocalProtocolError(f"no {step} in state {self.state}") from None
 
     def _refuse_if_over(self) -> None:
-        if self.state in (State.CLOSED, State.BROKEN):
+        if self.is_over:
             raise LocalProtocolError(f"nothing can be sent in state {self.state}")
 
     def _user_frame(self, stamp: str, text: str) -> bytes:

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 
 COOKIE = "AGENT_POOL_COOKIE"
+SERVER_MARK = "AGENT_POOL_SERVER"
+"""In the environment of a worker's own MCP servers: they outlive its tasks."""
 _HAS_PROC = Path("/proc/self/environ").exists()
 
 
@@ -127,20 +129,29 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def is_server(process: psutil.Process) -> bool:
+    """Whether it is, or was started by, an MCP server that its worker was given."""
+    return bool(_variable(process.pid, SERVER_MARK))
+
+
 def _cookie_of(pid: int) -> str:
+    return _variable(pid, COOKIE)
+
+
+def _variable(pid: int, name: str) -> str:
     if not _HAS_PROC:
-        return _cookie_by_psutil(pid)
+        return _variable_by_psutil(pid, name)
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return ""
-    _, found, rest = (b"\0" + environ).partition(f"\0{COOKIE}=".encode())
+    _, found, rest = (b"\0" + environ).partition(f"\0{name}=".encode())
     return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else ""
 
 
-def _cookie_by_psutil(pid: int) -> str:
+def _variable_by_psutil(pid: int, name: str) -> str:
     try:
-        return str(psutil.Process(pid).environ().get(COOKIE, ""))
+        return str(psutil.Process(pid).environ().get(name, ""))
     except (psutil.Error, OSError):
         return ""
 

@@ -209,6 +209,6 @@ def _canary_worker(launch: Launch, settings: Settings, folder: Path, url: str) -
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": "offline",
     }
-    canary = replace(launch, env=env, cwd=folder, prompt="You keep words.")
+    canary = replace(launch, env=env, cwd=folder, servers="", prompt="You keep words.")
     cookie = f"canary/{secrets.token_hex(8)}"
     return Worker("canary", canary, settings, cookie=cookie, run_dir=folder)

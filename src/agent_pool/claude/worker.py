@@ -7,6 +7,7 @@ joins them and bounds every wait. It decides nothing about who is served: that i
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 import uuid
@@ -31,6 +32,7 @@ from agent_pool.claude.events import (
 )
 from agent_pool.claude.launch import Launch
 from agent_pool.claude.process import ChildProcess
+from agent_pool.claude.questions import Asker, Questions
 from agent_pool.claude.session import Session
 from agent_pool.claude.states import State
 from agent_pool.errors import AgentPoolError, RemoteProtocolError
@@ -94,6 +96,7 @@ class Worker:
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
         self._listener: Listener | None = None
+        self._questions = Questions()
         self._turn_frame: Mapping[str, Any] = {}
         self.removed = asyncio.Event()
         self._ready = asyncio.Event()
@@ -128,6 +131,11 @@ class Worker:
         return self._session.state is State.IN_TURN and not self._turn_over.is_set()
 
     @property
+    def is_asking(self) -> bool:
+        """Whether it waits for somebody's permission."""
+        return self._questions.are_open
+
+    @property
     def silence(self) -> float:
         """Seconds since it last wrote anything."""
         return time.monotonic() - self.last_heard
@@ -155,30 +163,37 @@ class Worker:
             SpawnError: it did not get ready; the message holds what it said and what to do.
         """
         await self.spawn()
-        await self.initialize(self.launch.prompt)
+        await self.initialize(self.launch)
 
     async def spawn(self) -> None:
         """Start the process; it is no agent yet."""
         env = {**self.launch.env, tree.COOKIE: self.cookie}
         self._process = await ChildProcess.spawn(
-            [*self.launch.argv, *self._prompt_arguments()],
+            [*self.launch.argv, *self._file_arguments()],
             env=env,
             cwd=self.launch.cwd,
             on_data=self._receive,
             on_exit=self._exited,
         )
 
-    async def initialize(self, prompt: str) -> None:
-        """Make the started process the agent with this system prompt."""
+    async def initialize(self, launch: Launch) -> None:
+        """Make the started process the agent of this launch, whose flags must be its own."""
+        self.launch = launch
         fields: dict[str, Any] = {}
-        if self.launch.prompt_by_initialize:
-            fields["systemPrompt"] = [prompt]
+        if launch.prompt_by_initialize:
+            fields["systemPrompt"] = [launch.prompt]
+        if launch.schema:
+            fields["jsonSchema"] = json.loads(launch.schema)
         if not self.is_gone:
             self._send(self._session.initialize(_new_id(), fields))
         await self._until_ready(self._settings.start_timeout)
 
-    async def turn(self, text: str, listener: Listener | None = None) -> Mapping[str, Any]:
+    async def turn(
+        self, text: str, listener: Listener | None = None, asker: Asker | None = None
+    ) -> Mapping[str, Any]:
         """Give it a task and wait for the frame that answers it.
+
+        `asker` decides what the agent asks permission for; without one all of it is denied.
 
         The wait is bounded by the caller. A caller that leaves early leaves the turn running;
         `settle` then ends it.
@@ -193,11 +208,13 @@ class Worker:
         self.open_tools.clear()
         self.last_heard = time.monotonic()
         self._listener = listener
+        self._questions.asker = asker
         self._send(self._session.prompt(_new_id(), text))
         try:
             await self._turn_over.wait()
         finally:
             self._listener = None
+            self._questions.withdraw()
         if not self._turn_frame:
             raise self._fault or endings.during_task(self.who, self._returncode(), self._stderr())
         return self._turn_frame
@@ -276,12 +293,20 @@ class Worker:
 
     # Inside
 
-    def _prompt_arguments(self) -> list[str]:
-        if self.launch.prompt_by_initialize:
-            return []
-        path = self._run_dir / f"{self.name}.prompt.md"
-        path.write_text(self.launch.prompt, encoding="utf-8")
-        return [f"--system-prompt-file={path}"]
+    def _file_arguments(self) -> list[str]:
+        """What is too long or too secret for the command line goes into private files."""
+        arguments = []
+        if not self.launch.prompt_by_initialize:
+            arguments.append(f"--system-prompt-file={self._write('prompt.md', self.launch.prompt)}")
+        if self.launch.servers:
+            arguments.append(f"--mcp-config={self._write('mcp.json', self.launch.servers)}")
+        return arguments
+
+    def _write(self, kind: str, content: str) -> Path:
+        path = self._run_dir / f"{self.name}.{kind}"
+        path.touch(mode=0o600)
+        path.write_text(content, encoding="utf-8")
+        return path
 
     async def _until_ready(self, timeout: float) -> None:
         try:
@@ -294,12 +319,15 @@ class Worker:
 
     async def _sweep(self) -> None:
         """End the processes that the task left behind, daemonised ones included."""
-        left = [p for p in await asyncio.to_thread(self.processes) if p.pid != self.pid]
+        left = await asyncio.to_thread(self._left_behind)
         if left:
             tree.kill(left)
             alive = await asyncio.to_thread(tree.wait_gone, left, self._settings.kill_grace)
             if alive:
                 self._session.taint(f"{len(alive)} processes of its task could not be ended")
+
+    def _left_behind(self) -> list[Any]:
+        return [p for p in self.processes() if p.pid != self.pid and not tree.is_server(p)]
 
     def _send(self, data: bytes) -> None:
         if self._process is not None:
@@ -337,7 +365,7 @@ class Worker:
                 self._fault = endings.refused(self.who, error)
                 self._ready.set()
             case ControlAsked(request_id, request):
-                self._refuse(request_id, str(request.get("subtype")))
+                self._answer(request_id, request)
             case _:
                 pass
 
@@ -356,8 +384,16 @@ class Worker:
         self._running = total
         self.account += self.last_turn
 
-    def _refuse(self, request_id: str, subtype: str) -> None:
-        self._send(self._session.answer_control(request_id, f"agent-pool cannot answer {subtype}"))
+    def _answer(self, request_id: str, request: Mapping[str, Any]) -> None:
+        subtype = str(request.get("subtype"))
+        if subtype == "can_use_tool":
+            self._questions.ask(request, lambda reply: self._reply(request_id, reply))
+        else:
+            self._reply(request_id, f"agent-pool cannot answer {subtype}")
+
+    def _reply(self, request_id: str, reply: Mapping[str, Any] | str) -> None:
+        if not self._session.is_over:
+            self._send(self._session.answer_control(request_id, reply))
 
     def _exited(self) -> None:
         self._session.receive_eof()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TextIO, cast
 
 import click
 
@@ -84,7 +85,27 @@ def cli(ctx: click.Context, project: Path | None) -> None:
 
 def main() -> None:
     """The console script; ends in SystemExit."""
-    for stream in (sys.stdout, sys.stderr):
-        # What an agent writes must not end the program, whatever the terminal's encoding.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    cli.main(prog_name="agent-pool")
+    sys.stdout, sys.stderr = map(_forgiving, (sys.stdout, sys.stderr))
+    try:
+        cli.main(prog_name="agent-pool")
+    finally:
+        _drop_unwritten()
+
+
+def _forgiving(stream: Any) -> TextIO:
+    """The stream, or one that leads nowhere when the program was started without it.
+
+    What an agent writes must not end the program, whatever the terminal's encoding.
+    """
+    if stream is None:
+        return Path(os.devnull).open("w")
+    stream.reconfigure(errors="backslashreplace")
+    return cast(TextIO, stream)
+
+
+def _drop_unwritten() -> None:
+    """Python flushes stdout at its end, and complains when that fails: told once is enough."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -67,7 +67,9 @@ def run(
       agent-pool run code-reviewer 'Review the last commit.'
       git diff | agent-pool run code-reviewer - --timeout 10m
     """
-    pool = AgentPool(settings_of(ctx, project))
+    # For a single task nothing need be kept ready, nor be proven to forget.
+    settings = settings_of(ctx, project, spares=0, prewarm=(), reset="clear")
+    pool = AgentPool(settings)
     try:
         text = read_task(task)
         result = run_async(_run(pool, agent, text, timeout, quiet=quiet, as_json=as_json))

@@ -35,8 +35,9 @@ def task_answer(result: TaskResult) -> CallToolResult:
     text = figures.pop("text")
     figures.pop("is_error")
     if result.is_error:
+        how = "" if result.subtype == "success" else f" ({result.subtype})"
         hint = _HINTS.get(result.subtype, _HINT)
-        text = f"{result.agent} failed ({result.subtype}): {text or 'no reason given'}\n{hint}"
+        text = f"{result.agent} failed{how}: {text or 'no reason given'}\n{hint}"
     text = text or f"({result.agent} finished without saying anything.)"
     return _result(text, {RESULT_KEY: figures}, is_error=result.is_error)
 
@@ -69,7 +70,7 @@ def worker_rows(workers: Sequence[WorkerInfo]) -> CallToolResult:
 def _row(worker: WorkerInfo) -> dict[str, Any]:
     return {
         "name": worker.agent,
-        "description": worker.description,
+        "description": worker.description if worker.agent else "(a spare, no agent yet)",
         "worker": worker.worker,
         "state": worker.state,
         "pid": worker.pid,
@@ -79,6 +80,7 @@ def _row(worker: WorkerInfo) -> dict[str, Any]:
         "uptime_seconds": round(worker.uptime, 1),
         "tokens": asdict(worker.usage),
         "cost_usd": worker.cost_usd,
+        "note": worker.note,
     }
 
 

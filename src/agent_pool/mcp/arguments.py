@@ -56,7 +56,9 @@ class Arguments(BaseModel):
             return f"the argument {name!r} is missing"
         if kind == "extra_forbidden":
             close = difflib.get_close_matches(name, cls.model_fields, n=1)
-            return f"unknown argument {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
+            return f"unknown argument {name!r}" + (
+                f" (did you mean {close[0]!r}?)" if close else ""
+            )
         if kind == "string_pattern_mismatch":
             return f"the argument {name!r} is empty"
         return f"the argument {name!r} must be a string, not {_json_type(value)}"

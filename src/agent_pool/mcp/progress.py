@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agent_pool import Queued, Started, TaskEvent, Text, ToolUse
+from agent_pool import Queued, Retry, Started, TaskEvent, Text, ToolUse
 from agent_pool.mcp.listing import one_line
 
 WIDTH: Final = 120
@@ -25,15 +25,25 @@ def narrate(event: TaskEvent) -> str | None:
     It never holds more of a tool's input than the start of one value.
     """
     match event:
-        case Queued(agent, position):
-            return one_line(f"{agent} waits for a worker, place {position} in the queue", WIDTH)
-        case Started(worker=worker):
-            return one_line(f"{worker} has the task", WIDTH)
+        case Queued():
+            return _queue_line(event)
+        case Started(agent=agent, worker=worker):
+            return one_line(f"{agent} has begun, on {worker}", WIDTH)
+        case Retry(status=status, delay=delay):
+            return f"the API refused (HTTP {status}); trying again in {delay:.0f} s"
         case Text(text) if text.strip():
             return one_line(text, WIDTH)
         case ToolUse():
             return _tool_line(event)
     return None
+
+
+def _queue_line(queued: Queued) -> str:
+    if queued.paused:
+        line = f"{queued.agent} waits {queued.paused:.0f} s: the API has refused work"
+    else:
+        line = f"{queued.agent} waits for a worker, place {queued.position} in the queue"
+    return one_line(line, WIDTH)
 
 
 def _tool_line(call: ToolUse) -> str:

@@ -21,9 +21,10 @@ from agent_pool.claude.verdicts import Verdicts
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import AgentPoolError, PoolClosed, TaskTimeout
 from agent_pool.pool.actions import AgentRef, WorkerState
+from agent_pool.pool.health import OVERLOADED
 from agent_pool.pool.launches import Launches
 from agent_pool.pool.result import Started, TaskEvent, TaskResult, WorkerInfo
-from agent_pool.pool.supervisor import OVERLOADED, Supervisor
+from agent_pool.pool.supervisor import Supervisor
 from agent_pool.pool.tasks import TurnEvent, check_task, make_result, to_public
 from agent_pool.settings import Settings, load_settings
 

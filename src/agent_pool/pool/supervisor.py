@@ -8,13 +8,14 @@ stimulus. So nothing here can be half done when a caller is cancelled.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -30,9 +31,8 @@ from agent_pool.errors import (
     PoolClosed,
     PoolTimeout,
     SpawnError,
-    TaskFailed,
-    TaskTimeout,
 )
+from agent_pool.pool import health
 from agent_pool.pool.actions import (
     Action,
     Adopt,
@@ -54,8 +54,6 @@ from agent_pool.settings import Settings
 
 log = logging.getLogger("agent_pool")
 
-OVERLOADED: Final = (429, 529)
-SIGNED_OUT: Final = (401, 403)
 TICK: Final = 1.0
 """Seconds between two looks at idle times, lifetimes and memory."""
 
@@ -136,9 +134,14 @@ class Supervisor:
     # For callers
 
     def define(self, agent: Agent, launch: Launch) -> AgentRef:
-        """What the core calls this agent; its definition is kept for its workers."""
+        """What the core calls this agent; its definition is kept for its workers.
+
+        An agent that must answer by a schema has workers of its own for each schema.
+        """
         flags = launch.fingerprint
-        ref = AgentRef(agent.name, f"{agent.fingerprint} {flags}", flags)
+        schema = hashlib.sha256(launch.schema.encode()).hexdigest()[:8] if launch.schema else ""
+        name = f"{agent.name} schema {schema}" if schema else agent.name
+        ref = AgentRef(name, f"{agent.fingerprint} {flags}", flags)
         self.definitions[ref] = agent, launch
         self._blank.setdefault(flags, launch)
         if self._settings.reset == "respawn":
@@ -185,19 +188,11 @@ class Supervisor:
         New work waits while the API is overloaded or the account over its rate; a sign-in that was
         refused twice will not get better, so its task fails now.
         """
-        if event.status in OVERLOADED:
-            worker.note = (
-                f"the API answers {event.status} ({event.error}); try {event.attempt + 1} "
-                f"in {event.delay:.0f} s"
-            )
+        if event.status in health.OVERLOADED:
+            worker.note = health.overloaded(event)
             self.pause(event.delay)
-        elif event.status in SIGNED_OUT and event.attempt >= 2:
-            worker.fail_turn(
-                TaskFailed(
-                    f"{worker.who}: the API refuses the sign-in with {event.status} "
-                    f"({event.error}); sign in again with `claude`, or correct ANTHROPIC_API_KEY"
-                )
-            )
+        elif event.status in health.SIGNED_OUT and event.attempt >= 2:
+            worker.fail_turn(health.signed_out(worker, event))
 
     def pause(self, seconds: float) -> None:
         """Give out no worker for a while."""
@@ -205,12 +200,14 @@ class Supervisor:
 
     async def retire(self, agent: str, why: str) -> int:
         """Stop all workers of an agent and wait until they are gone; returns how many."""
-        doomed = [r.name for r in self.core.workers.values() if r.agent == agent]
+        refs = {ref for ref, (known, _) in self.definitions.items() if known.name == agent}
+        doomed = [r.name for r in self.core.workers.values() if r.ref in refs]
         removals = [self.workers[name].removed.wait() for name in doomed]
         for name in doomed:
             self.workers[name].condemn(why)
-        self._start_errors.pop(agent, None)
-        self._perform(self.core.retire(agent, _now()))
+        for name in {ref.name for ref in refs}:
+            self._start_errors.pop(name, None)
+            self._perform(self.core.retire(name, _now()))
         if removals:
             waits = [asyncio.ensure_future(removal) for removal in removals]
             await asyncio.wait(waits, timeout=self.stop_bound)
@@ -284,7 +281,7 @@ class Supervisor:
     async def _adopt(self, name: str, ref: AgentRef) -> None:
         worker = self.workers[name]
         worker.agent = ref.name
-        await self._until_started(name, worker.initialize(self.definitions[ref][1].prompt))
+        await self._until_started(name, worker.initialize(self.definitions[ref][1]))
 
     async def _until_started(self, name: str, starting: Coroutine[Any, Any, None]) -> None:
         try:
@@ -368,7 +365,7 @@ class Supervisor:
                 trees = await asyncio.to_thread(self.census)
                 sizes = {name: tree.rss(processes) for name, processes in trees.items()}
                 self._perform(self.core.sampled(sizes, _now()))
-                self._end_stalled_turns(trees)
+                health.end_stalled_turns(self.workers.values(), trees, self._settings.stall_timeout)
             self._perform(self.core.tick(_now()))
             self._callers.tell(self._queued)
 
@@ -376,18 +373,6 @@ class Supervisor:
         """The living processes of each worker; some milliseconds, so call it off the loop."""
         roots = {name: worker.pid for name, worker in list(self.workers.items()) if worker.pid}
         return tree.census(self._cookie, roots)
-
-    def _end_stalled_turns(self, trees: Mapping[str, Collection[Any]]) -> None:
-        bound = self._settings.stall_timeout
-        for worker in list(self.workers.values()):
-            in_tool = worker.open_tools and len(trees.get(worker.name, ())) > 1
-            if bound and worker.is_in_turn and not in_tool and worker.silence > bound:
-                worker.fail_turn(
-                    TaskTimeout(
-                        f"{worker.who} said nothing for {bound:g} s "
-                        "(setting stall_timeout), so its task was stopped; try again"
-                    )
-                )
 
     def _queued(self, ticket: Ticket) -> Queued:
         now = _now()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -87,4 +86,4 @@ def _print(out: Console, findings: list[Finding]) -> None:
         if finding.advice:
             said.append(f"\n→ {finding.advice}", style="bold")
         table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.about, said)
-    out.print(Padding(table, 0))
+    out.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -16,18 +17,23 @@ from agent_pool.cli.offline import offline_world
 from agent_pool.cli.output import seconds
 
 ABOUT: Final = "Live check"
-TASK: Final = "Say that you are there."
+WORD: Final = "periwinkle"
 ANSWER: Final = "I am here."
 PROBE: Final = {
     ".claude/agents/probe.md": "---\nname: probe\ntools: []\n---\n\nSay what you are told.\n"
 }
-_BOUND: Final = 30.0
+BOUNDS: Final = {
+    "start_timeout": 30.0,
+    "task_timeout": 30.0,
+    "spares": 0,
+    "reset": "clear",  # whether that works is what is looked at
+}
 
 
 async def check_cli(
     settings: Settings, *, quick: bool, environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Finding]:
-    """The binary, its version, its sign-in, and unless `quick` a task that it carries out."""
+    """The binary, its version, its sign-in, and unless `quick` tasks that it carries out."""
     try:
         cli = find_cli(settings, environ)
         version = await cli_version(cli, environ)
@@ -39,7 +45,8 @@ async def check_cli(
     if quick:
         yield Finding(ABOUT, "note", "left out by --quick")
     else:
-        yield await check_live(cli)
+        async for finding in check_live(cli):
+            yield finding
 
 
 def _origin(cli: Path, settings: Settings, environ: Mapping[str, str]) -> str:
@@ -50,17 +57,30 @@ def _origin(cli: Path, settings: Settings, environ: Mapping[str, str]) -> str:
     return "from the package claude-agent-sdk"
 
 
-async def check_live(cli: Path) -> Finding:
-    """One task, carried out by the real CLI with the offline model, in a temporary home."""
+async def check_live(cli: Path) -> AsyncIterator[Finding]:
+    """Two tasks, carried out by the real CLI with the offline model, in a temporary home."""
     began = time.monotonic()
     try:
         async with offline_world(cli, PROBE, lambda _: ANSWER) as world:
-            bounds = {"start_timeout": _BOUND, "task_timeout": _BOUND}
-            async with AgentPool(world.settings, environ=world.environ, **bounds) as pool:
-                result = await pool.invoke("probe", TASK)
+            pool = AgentPool(world.settings, environ=world.environ, **BOUNDS)
+            async with pool:
+                first = await pool.invoke("probe", f"The word is {WORD}.")
+                second = await pool.invoke("probe", "What was the word?")
+            last = world.api.requests[-1]
     except AgentPoolError as error:
-        return Finding(ABOUT, "wrong", str(error), "report it if Claude Code itself works here")
-    if result.is_error or result.text != ANSWER:
-        return Finding(ABOUT, "wrong", f"expected {ANSWER!r}, the CLI answered {result.text!r}")
+        yield Finding(ABOUT, "wrong", str(error), "see docs/troubleshooting.md")
+        return
+    for result in (first, second):
+        if result.is_error or result.text != ANSWER:
+            yield Finding(ABOUT, "wrong", f"expected {ANSWER!r}, not {result.text!r}")
+            return
     took = seconds(time.monotonic() - began)
-    return Finding(ABOUT, "ok", f"a worker started and carried out a task, offline, in {took}")
+    yield Finding(ABOUT, "ok", f"a worker carried out two tasks, offline, in {took}")
+    yield _reuse(reused=first.pid == second.pid, forgot=WORD not in json.dumps(last.body))
+
+
+def _reuse(*, reused: bool, forgot: bool) -> Finding:
+    if reused and forgot:
+        return Finding("Reuse", "ok", "after /clear the CLI has forgotten; workers are reused")
+    said = "/clear does not work in this CLI; each task gets a process of its own"
+    return Finding("Reuse", "warning", said, "update Claude Code to 2.1.131 or newer")

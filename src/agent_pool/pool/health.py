@@ -1,0 +1,48 @@
+"""What is wrong with a running turn, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+from agent_pool.claude.events import Retrying
+from agent_pool.claude.worker import Worker
+from agent_pool.errors import TaskFailed, TaskTimeout
+
+OVERLOADED: Final = (429, 529)
+SIGNED_OUT: Final = (401, 403)
+
+
+def overloaded(event: Retrying) -> str:
+    """What `list` shows of a worker whose requests are refused for now."""
+    return (
+        f"the API answers {event.status} ({event.error}); try {event.attempt + 1} "
+        f"in {event.delay:.0f} s"
+    )
+
+
+def signed_out(worker: Worker, event: Retrying) -> TaskFailed:
+    """The error of a task whose requests will never be accepted."""
+    return TaskFailed(
+        f"{worker.who}: the API refuses the sign-in with {event.status} ({event.error}); "
+        "sign in again with `claude`, or correct ANTHROPIC_API_KEY"
+    )
+
+
+def end_stalled_turns(
+    workers: Iterable[Worker], trees: Mapping[str, Collection[Any]], bound: float | None
+) -> None:
+    """Fail the turns of workers that have said nothing for `bound` seconds.
+
+    Waiting for a tool whose process lives, or for somebody's permission, is no stall.
+    """
+    for worker in list(workers):
+        in_tool = worker.open_tools and len(trees.get(worker.name, ())) > 1
+        waits = in_tool or worker.is_asking
+        if bound and worker.is_in_turn and not waits and worker.silence > bound:
+            worker.fail_turn(
+                TaskTimeout(
+                    f"{worker.who} said nothing for {bound:g} s (setting stall_timeout), so its "
+                    "task was stopped; try again"
+                )
+            )

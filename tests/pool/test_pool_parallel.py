@@ -1,0 +1,227 @@
+"""Many callers and one pool on the real CLI."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pool_world import Held, PoolWorld, is_alive, say_task, until, until_idle
+
+from agent_pool import AgentPool, PoolTimeout, Queued, TaskEvent, TaskResult, TooManyRequests
+from support import run
+
+
+def start(pool: AgentPool, *tasks: str, agent: str = "tester") -> list[asyncio.Task[TaskResult]]:
+    """One caller for each task, in this order."""
+    return [asyncio.create_task(pool.invoke(agent, task)) for task in tasks]
+
+
+async def texts(callers: list[asyncio.Task[TaskResult]]) -> list[str]:
+    """What the callers were told, in their order."""
+    return [result.text for result in await asyncio.gather(*callers)]
+
+
+async def until_waiting(pool: AgentPool, agent: str, task: str) -> asyncio.Task[TaskResult]:
+    """A caller that stands in the queue."""
+    queued = asyncio.Event()
+
+    def listen(event: TaskEvent) -> None:
+        if isinstance(event, Queued):
+            queued.set()
+
+    caller = asyncio.create_task(pool.invoke(agent, task, on_event=listen))
+    await asyncio.wait_for(queued.wait(), 10)
+    return caller
+
+
+def test_eight_tasks_at_once_each_get_their_own_answer(world: PoolWorld) -> None:
+    async def main() -> None:
+        script = Held()
+        async with world.real(script, max_size=4) as (pool, _):
+            tasks = [f"task {number}" for number in range(8)]
+            callers = start(pool, *tasks)
+            await until(lambda: len(script.began) == 4)
+            for task in reversed(tasks):
+                script.let_go(task)
+            assert await texts(callers) == [f"echo: {task}" for task in tasks]
+            assert script.most == 4
+            assert sorted(script.began) == tasks
+
+    run(main())
+
+
+def test_an_agent_has_no_more_workers_than_max_size(world: PoolWorld) -> None:
+    async def main() -> None:
+        script = Held()
+        async with world.real(script, max_size=2) as (pool, _):
+            callers = start(pool, "a", "b", "c")
+            await until(lambda: len(script.began) == 2)
+            workers = await pool.list()
+            assert [worker.state for worker in workers] == ["leased", "leased"]
+            script.let_go()
+            assert await texts(callers) == ["echo: a", "echo: b", "echo: c"]
+            assert script.most == 2
+            assert {worker.pid for worker in await pool.list()} == {w.pid for w in workers}
+
+    run(main())
+
+
+def test_all_agents_together_have_no_more_workers_than_max_workers(world: PoolWorld) -> None:
+    world.agent("other")
+
+    async def main() -> None:
+        script = Held()
+        async with world.real(script, max_workers=2, max_size=2) as (pool, _):
+            callers = [*start(pool, "a", "b"), *start(pool, "c", "d", agent="other")]
+            seen = 0
+            while not all(caller.done() for caller in callers):
+                await until(lambda seen=seen: len(script.began) > seen)
+                seen += 1
+                assert len(await pool.list()) <= 2
+                script.let_go(script.began[seen - 1])
+                if seen == 4:
+                    break
+            assert await texts(callers) == ["echo: a", "echo: b", "echo: c", "echo: d"]
+            assert script.most <= 2
+
+    run(main())
+
+
+def test_an_idle_worker_makes_room_for_another_agent(world: PoolWorld) -> None:
+    world.agent("other")
+
+    async def main() -> None:
+        async with world.real(say_task, max_workers=1) as (pool, _):
+            first = await pool.invoke("tester", "one")
+            second = await pool.invoke("other", "two")
+            assert (first.text, second.text) == ("echo: one", "echo: two")
+            assert not is_alive(first.pid)
+            assert [worker.pid for worker in await pool.list()] == [second.pid]
+
+    run(main())
+
+
+def test_the_agent_that_was_used_least_recently_makes_room(world: PoolWorld) -> None:
+    world.agent("second")
+    world.agent("third")
+
+    async def main() -> None:
+        async with world.faulty(max_workers=2) as pool:
+            await pool.invoke("tester", "one")
+            await until_idle(pool)
+            kept = await pool.invoke("second", "two")
+            await until_idle(pool)
+            third = await pool.invoke("third", "three")
+            await until_idle(pool)
+            assert {worker.pid for worker in await pool.list()} == {kept.pid, third.pid}
+
+    run(main())
+
+
+def test_callers_of_an_agent_are_served_first_come_first_served(world: PoolWorld) -> None:
+    async def main() -> None:
+        async with world.real(say_task, max_size=1) as (pool, api):
+            tasks = [f"task {number}" for number in range(6)]
+            assert await texts(start(pool, *tasks)) == [f"echo: {task}" for task in tasks]
+            assert [request.last_user_text.strip() for request in api.requests] == tasks
+
+    run(main())
+
+
+def test_a_caller_leaving_the_queue_makes_way_for_the_next(world: PoolWorld) -> None:
+    async def main() -> None:
+        script = Held()
+        async with world.real(script, max_size=1) as (pool, _):
+            (first,) = start(pool, "first")
+            await until(lambda: script.began == ["first"])
+            leaving = await until_waiting(pool, "tester", "leaving")
+            last = await until_waiting(pool, "tester", "last")
+            leaving.cancel()
+            script.let_go()
+            assert (await first).text == "echo: first"
+            assert (await last).text == "echo: last"
+            assert leaving.cancelled()
+            assert script.began == ["first", "last"]
+
+    run(main())
+
+
+def test_waiting_callers_are_told_their_place(world: PoolWorld) -> None:
+    async def main() -> None:
+        script = Held()
+        async with world.real(script, max_size=1) as (pool, _):
+            (running,) = start(pool, "running")
+            await until(lambda: script.began == ["running"])
+            told: dict[str, list[int]] = {"a": [], "b": []}
+
+            def listen(task: str, event: TaskEvent) -> None:
+                if isinstance(event, Queued):
+                    told[task].append(event.position)
+
+            callers = [
+                asyncio.create_task(
+                    pool.invoke("tester", task, on_event=lambda event, task=task: listen(task, event))
+                )
+                for task in told
+            ]
+            await until(lambda: all(told.values()))
+            script.let_go()
+            await asyncio.gather(running, *callers)
+            assert told["a"][0] == 1
+            assert told["b"][0] == 2
+            assert told["b"] == sorted(told["b"], reverse=True)
+
+    run(main())
+
+
+def test_more_callers_than_max_waiting_are_refused_at_once(world: PoolWorld) -> None:
+    async def main() -> None:
+        script = Held()
+        async with world.real(script, max_size=1, max_waiting=1) as (pool, _):
+            (running,) = start(pool, "running")
+            await until(lambda: script.began == ["running"])
+            waiting = await until_waiting(pool, "tester", "waiting")
+            with pytest.raises(TooManyRequests, match="max_waiting"):
+                await pool.invoke("tester", "refused")
+            script.let_go()
+            assert await texts([running, waiting]) == ["echo: running", "echo: waiting"]
+            assert script.began == ["running", "waiting"]
+
+    run(main())
+
+
+def test_a_caller_waits_for_acquire_timeout_at_the_most(world: PoolWorld) -> None:
+    async def main() -> None:
+        script = Held()
+        async with world.real(script, max_size=1, acquire_timeout=3) as (pool, _):
+            (running,) = start(pool, "running")
+            await until(lambda: script.began == ["running"])
+            with pytest.raises(PoolTimeout, match=r"1 of at most 1.*raise the limits"):
+                await pool.invoke("tester", "late")
+            script.let_go()
+            assert (await running).text == "echo: running"
+            assert script.began == ["running"]
+
+    run(main())
+
+
+def test_of_many_tasks_on_few_workers_none_is_lost_and_none_crossed(world: PoolWorld) -> None:
+    async def main() -> None:
+        async with world.faulty(max_size=3) as pool:
+            calls = [("tester", f"task {number}") for number in range(60)]
+            results = await pool.map(calls)
+            assert [r.text for r in results if isinstance(r, TaskResult)] == [
+                f"echo: {task}" for _, task in calls
+            ]
+            assert len(await pool.list()) <= 3
+
+    run(main())
+
+
+def test_callers_at_once_ask_a_binary_for_its_version_once(world: PoolWorld) -> None:
+    async def main() -> None:
+        async with world.faulty() as pool:
+            await pool.map([("tester", f"task {number}") for number in range(8)])
+            assert len(world.journal("version")) == 1
+
+    run(main())
