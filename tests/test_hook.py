@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from agent_pool import hook
-from agent_pool.agents import frontmatter
 from agent_pool.agents.catalog import Catalog
 from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.settings import Settings
@@ -185,11 +186,9 @@ def test_agents_are_found_where_the_pool_finds_them(world: World, tmp_path: Path
     own = tmp_path / "own"
     world.define("---\nname: in-own\n---\n", under=own)
     world.define("---\nname: in-config\n---\n", under=tmp_path / "config" / "agents")
-    world.define("---\nname: in-home\n---\n", under=world.home / ".claude" / "agents")
     world.define("---\nname: below\n---\n", "team/below.md")
     config = str(tmp_path / "config")
     assert world.defined("below") == "below"
-    assert world.defined("in-home", CLAUDE_CONFIG_DIR="") is None or "HOME" in os.environ
     assert world.defined("in-config", CLAUDE_CONFIG_DIR=config) == "in-config"
     assert world.defined("in-own", AGENTS_DIR=str(own)) == "in-own"
     assert world.defined("in-own", AGENT_POOL_AGENTS_DIR=str(own)) == "in-own"
@@ -251,15 +250,13 @@ def _is_known(catalog: Catalog, name: str) -> bool:
 @given(
     value=st.text(alphabet="aZ -_.#~é\t", min_size=1, max_size=12),
     quote=st.sampled_from(["", "'", '"']),
-    after=st.sampled_from(["", " ", " # note", "\t# note"]),
+    after=st.sampled_from(["", " ", " # note"]),
 )
 def test_a_name_on_one_line_is_read_as_yaml_reads_it(value: str, quote: str, after: str) -> None:
     line = f"name: {quote}{value}{quote}{after}"
     try:
-        read = frontmatter.parse(line + "\n").values["name"]
-    except ConfigError:
-        assume(False)
-    except ValueError:
+        read = YAML(typ="safe", pure=True).load(line + "\n")["name"]
+    except YAMLError:
         assume(False)
     assume(read is None or isinstance(read, str))
     assert hook._frontmatter_name([line]) == (read or "").strip()
@@ -347,28 +344,16 @@ def test_a_huge_folder_is_not_searched_to_its_end(
     assert "over 2 files; the rest is not looked at" in capfd.readouterr().err
 
 
-def test_it_loads_nothing_that_python_does_not_load_by_itself(world: World) -> None:
+def test_it_imports_no_more_than_python_does_by_itself(world: World) -> None:
     world.define(REVIEWER)
-    loaded = _modules_loaded(str(SCRIPT), json.dumps(world.call("code-reviewer")).encode())
-    bare = _modules_loaded("-c", b"", "pass")
-    assert loaded - bare <= {
-        "__future__",
-        "_json",
-        "_stat",
-        "genericpath",
-        "os",
-        "posixpath",
-        "stat",
-    }
+    data = json.dumps(world.call("code-reviewer")).encode()
+    loaded = _imported("-S", str(SCRIPT), data=data)
+    assert loaded - _imported("-c", "pass") == {"__future__", "_json"}
 
 
-def _modules_loaded(what: str, data: bytes, *more: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-X", "importtime", what, *more],
-        input=data,
-        capture_output=True,
-        timeout=30,
-    )
+def _imported(*arguments: str, data: bytes = b"") -> set[str]:
+    command = [sys.executable, "-I", "-X", "importtime", *arguments]
+    done = subprocess.run(command, input=data, capture_output=True, timeout=30)
     lines = done.stderr.decode().splitlines()
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 

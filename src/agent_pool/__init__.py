@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from agent_pool.errors import WorkerDied as WorkerDied
     from agent_pool.errors import WorkerError as WorkerError
     from agent_pool.pool.pool import AgentPool as AgentPool
+    from agent_pool.pool.result import PermissionRequest as PermissionRequest
     from agent_pool.pool.result import Queued as Queued
     from agent_pool.pool.result import Retry as Retry
     from agent_pool.pool.result import Started as Started
@@ -62,7 +63,8 @@ _HOMES = {
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.result": (
-        "Queued Retry Started TaskEvent TaskResult Text ToolOutput ToolUse WorkerInfo"
+        "PermissionRequest Queued Retry Started TaskEvent TaskResult Text ToolOutput ToolUse"
+        " WorkerInfo"
     ),
     "agent_pool.settings": "Settings load_settings",
 }

@@ -8,7 +8,7 @@ pool's MCP server by. Every other call passes without a word, and so does every 
 goes wrong here; then stderr says what.
 
 It runs before each delegation, so it starts as fast as Python does: it is a script of the standard
-library alone, for Python 3.8 and later, and imports nothing that the interpreter has not loaded.
+library alone, for Python 3.8 and later, and imports what every interpreter imports and no more.
 """
 # pathlib alone would double the time that it takes:
 # ruff: noqa: PTH109, PTH111, PTH118
@@ -135,7 +135,7 @@ def _leads_out(entry: os.DirEntry[str], folder: str) -> bool:
 def _names(path: str, stem: str) -> tuple[str, ...]:
     """What the agent in this file is called; nothing when it defines none."""
     try:
-        text = _head(path).decode("utf-8-sig", "replace")
+        text = _head(path).decode("utf-8", "replace").lstrip("\ufeff")
     except OSError as error:
         _warn(f"{path}: {error.strerror}; its agent passes")
         return ()
@@ -163,8 +163,8 @@ def _frontmatter_name(lines: list[str]) -> str:
     for line in lines:
         if line.rstrip() == "---":
             break
-        key, colon, value = line.partition(":")
-        if colon and key.rstrip().strip("\"'") == "name" and not key[:1].isspace():
+        key, _, value = line.partition(":")
+        if key.rstrip().strip("\"'") == "name" and not value[:1].strip():
             return _scalar(value)
     return ""
 
@@ -177,7 +177,7 @@ def _scalar(value: str) -> str:
         return value[1:end].strip() if end > 0 else ""
     if value.startswith("#") or value in ("~", "null"):
         return ""
-    return value.partition(" #")[0].partition("\t#")[0].strip()
+    return value.partition(" #")[0].strip()
 
 
 def _folded(name: str) -> str:

@@ -119,6 +119,11 @@ class Settings(BaseModel):
     )
     spawn_concurrency: int = Field(2, ge=1, description="processes started at once at the most")
 
+    max_conversations: int = Field(4, ge=1, description="conversations open at the most")
+    conversation_idle: Seconds = Field(
+        600.0, description="a conversation that nobody uses ends after this long"
+    )
+
     # When a worker is replaced
     max_tasks: int | None = Field(200, ge=1, description="tasks of one worker at the most")
     max_tasks_jitter: Jitter = Field(0.1, description="share by which max_tasks is shortened")

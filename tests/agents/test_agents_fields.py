@@ -249,7 +249,7 @@ def test_a_value_of_the_wrong_kind_is_an_error_with_file_line_and_field(
 
 def test_an_error_says_what_was_expected_and_what_was_found(tmp_path: Path) -> None:
     said = field_fault(tmp_path, "memory: global")
-    assert said.endswith(f'memory: expected user or project or local, found "global"')
+    assert said.endswith('memory: expected user or project or local, found "global"')
 
 
 def test_what_was_found_is_not_shown_at_length(tmp_path: Path) -> None:

@@ -309,7 +309,11 @@ class World(RuleBasedStateMachine):
 
     def check_start(self, ref: AgentRef | None, replaces: bool) -> None:
         limits = self.core.limits
-        assert len(self.those_doing("starting")) <= limits.spawn_concurrency + replaces
+        starting = self.those_doing("starting")
+        if replaces:
+            assert sum(bool(self.core.workers[n].replaces) for n in starting) == 1
+        else:
+            assert len(starting) <= limits.spawn_concurrency
         if ref is not None:
             assert ref == self.known[ref.name]
             of_agent = [n for n in self.living() if self.agent_of(n) == ref.name]

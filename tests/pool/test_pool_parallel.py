@@ -192,15 +192,15 @@ def test_more_callers_than_max_waiting_are_refused_at_once(world: PoolWorld) -> 
 
 def test_a_caller_waits_for_acquire_timeout_at_the_most(world: PoolWorld) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script, max_size=1, acquire_timeout=3) as (pool, _):
+        held = {"at": "prompt", "do": "hang", "match": "running"}
+        async with world.faulty(held, max_size=1, acquire_timeout=2) as pool:
             (running,) = start(pool, "running")
-            await until(lambda: script.began == ["running"])
-            with pytest.raises(PoolTimeout, match=r"1 of at most 1.*raise the limits"):
+            await until(lambda: world.journal("prompt") == ["prompt running"])
+            with pytest.raises(PoolTimeout, match=r"within 2 s .* 1 of at most 1.*raise the limits"):
                 await pool.invoke("tester", "late")
-            script.let_go()
-            assert (await running).text == "echo: running"
-            assert script.began == ["running"]
+            running.cancel()
+            assert (await pool.invoke("tester", "next")).text == "echo: next"
+            assert "prompt late" not in world.journal("prompt")
 
     run(main())
 

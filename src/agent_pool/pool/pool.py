@@ -11,21 +11,22 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from agent_pool.agents import Catalog
 from agent_pool.claude import tree
-from agent_pool.claude.events import Retrying
 from agent_pool.claude.launch import Launch, refuse_nesting
 from agent_pool.claude.verdicts import Verdicts
 from agent_pool.claude.worker import Worker
-from agent_pool.errors import AgentPoolError, PoolClosed, TaskTimeout
+from agent_pool.errors import AgentPoolError, ConfigError, PoolClosed
 from agent_pool.pool.actions import AgentRef, WorkerState
-from agent_pool.pool.health import OVERLOADED
+from agent_pool.pool.conversations import Conversations
 from agent_pool.pool.launches import Launches
 from agent_pool.pool.result import Started, TaskEvent, TaskResult, WorkerInfo
+from agent_pool.pool.running import Call, Permit, run, schema_text
 from agent_pool.pool.supervisor import Supervisor
-from agent_pool.pool.tasks import TurnEvent, check_task, make_result, to_public
+from agent_pool.pool.tasks import check_task
 from agent_pool.settings import Settings, load_settings
 
 log = logging.getLogger("agent_pool")
@@ -33,8 +34,6 @@ log = logging.getLogger("agent_pool")
 Workers = list[WorkerInfo]
 Results = list[TaskResult | AgentPoolError]
 
-PAUSE: Final = 5.0
-"""Seconds without new work after the API refused a task for load without saying for how long."""
 _READY: Final = (WorkerState.IDLE, WorkerState.LEASED, WorkerState.RESETTING)
 
 
@@ -66,6 +65,8 @@ class AgentPool:
         self._launches = Launches(self.settings, environ)
         self._verdicts = Verdicts(self.settings, environ)
         self._supervisor = Supervisor(self.settings, self._verdicts)
+        self._conversations = Conversations(self._supervisor, self.settings)
+        self._supervisor.on_tick = self._conversations.expire
         self._prewarming: asyncio.Task[None] | None = None
         self._is_open = False
 
@@ -100,6 +101,7 @@ class AgentPool:
         """
         if self._prewarming is not None:
             self._prewarming.cancel()
+        self._conversations.end_all()
         try:
             await self._supervisor.close()
         finally:
@@ -121,6 +123,9 @@ class AgentPool:
         *,
         timeout: float | None = None,
         on_event: Callable[[TaskEvent], None] | None = None,
+        on_permission: Permit | None = None,
+        conversation: str | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> TaskResult:
         """Give an agent a task and wait for its answer.
 
@@ -130,26 +135,44 @@ class AgentPool:
             timeout: seconds that the task may run; `task_timeout` by default. Time in the queue
                 is bounded by `acquire_timeout` and does not count.
             on_event: called with each event as it comes, the result excepted.
+            on_permission: decides what an agent asks permission for, if its definition or
+                `permission_ceiling` makes it ask; without it all of that is denied.
+            conversation: a name that keeps this task's context for the next call with the same
+                agent and name, until `end_conversation`, `conversation_idle`, or a task of it
+                that does not end well.
+            schema: a JSON schema; the answer is then also a Python object, `structured`.
 
         A caller that is cancelled leaves at once; the pool ends the turn and cleans up.
 
         Raises:
-            AgentNotFound, ConfigError: no such agent, or it or the task is wrong.
+            AgentNotFound, ConfigError: no such agent, or it, the task or the schema is wrong.
             PoolTimeout, TooManyRequests, PoolClosed: no worker could be had.
             SpawnError, WorkerDied: a process could not be started, or ended during the task.
-            TaskTimeout: the task took too long and was stopped.
+            TaskTimeout: the task took too long, or said nothing for too long, and was stopped.
+            TaskFailed: the API refuses the sign-in, or the answer does not fit the schema.
         """
         check_task(task)
-        tell = _guarded(on_event) if on_event else _nothing
-        ref = await self._find(agent)
+        call = Call(
+            agent=agent,
+            task=task,
+            timeout=self.settings.task_timeout if timeout is None else timeout,
+            tell=_guarded(on_event) if on_event else _nothing,
+            permit=on_permission,
+            schema=schema,
+        )
+        ref = await self._find(agent, schema_text(schema))
+        if conversation is not None:
+            return await self._converse(call, ref, conversation)
         asked = _now()
-        worker = await self._supervisor.acquire(ref, tell)
+        worker = await self._supervisor.acquire(ref, call.tell)
         try:
-            waited = _now() - asked
-            tell(Started(agent, worker.name, worker.pid or 0, waited))
-            return await self._run(worker, agent, task, timeout, tell, waited)
+            return await self._run(call, worker, asked)
         finally:
             self._supervisor.give_back(worker)
+
+    def end_conversation(self, agent: str, conversation: str) -> bool:
+        """Forget a conversation, after the task that it runs, if any; whether there was one."""
+        return self._conversations.end(agent, conversation)
 
     async def map(
         self,
@@ -244,42 +267,31 @@ class AgentPool:
 
     # Inside
 
-    async def _find(self, agent: str) -> AgentRef:
+    async def _find(self, agent: str, schema: str = "") -> AgentRef:
         if not self._is_open:
             raise PoolClosed("the pool is not open; use `async with AgentPool() as pool`")
         definition = self.catalog.find(agent)
-        return self._supervisor.define(definition, await self._launches.get(definition))
+        launch = await self._launches.get(definition)
+        if schema and not launch.prompt_by_initialize:
+            raise ConfigError(f"Claude Code {launch.version} cannot answer by a schema; update it")
+        return self._supervisor.define(definition, replace(launch, schema=schema))
 
-    async def _run(
-        self,
-        worker: Worker,
-        agent: str,
-        task: str,
-        timeout: float | None,
-        tell: Callable[[TaskEvent], None],
-        waited: float,
-    ) -> TaskResult:
-        bound = self.settings.task_timeout if timeout is None else timeout
-        began = _now()
+    async def _run(self, call: Call, worker: Worker, asked: float) -> TaskResult:
+        waited = _now() - asked
+        call.tell(Started(call.agent, worker.name, worker.pid or 0, waited))
+        return await run(call, worker, self._supervisor, waited)
 
-        def listen(event: TurnEvent) -> None:
-            if isinstance(event, Retrying):
-                self._supervisor.refused(worker, event)
-            tell(to_public(event))
-
+    async def _converse(self, call: Call, ref: AgentRef, name: str) -> TaskResult:
+        asked = _now()
+        conversation = await self._conversations.take(ref, name, call.tell)
+        assert conversation.worker is not None, "take() brings a worker"
+        intact = False
         try:
-            async with asyncio.timeout(bound):
-                frame = await worker.turn(task, listen)
-        except TimeoutError as error:
-            if isinstance(error, AgentPoolError):
-                raise
-            raise TaskTimeout(
-                f"the task of agent {agent!r} on worker {worker.name} was stopped after "
-                f"{bound:g} s (setting task_timeout); give it more time or a smaller task"
-            ) from None
-        if frame.get("api_error_status") in OVERLOADED:
-            self._supervisor.pause(PAUSE)
-        return make_result(frame, worker, agent, duration=_now() - began, waited=waited)
+            result = await self._run(call, conversation.worker, asked)
+            intact = not result.is_error
+        finally:
+            self._conversations.give_back(name, conversation, intact=intact)
+        return replace(result, conversation=name, place=conversation.tasks)
 
     async def _prewarm(self) -> None:
         for agent in self.settings.prewarm:
@@ -302,7 +314,7 @@ class AgentPool:
         agent = self._supervisor.definitions[record.ref][0] if record.ref else None
         return WorkerInfo(
             worker=worker.name,
-            agent=record.agent,
+            agent=agent.name if agent else "",
             description=agent.description if agent else "",
             state=str(record.state),
             pid=worker.pid,

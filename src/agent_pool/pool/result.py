@@ -27,6 +27,9 @@ class TaskResult:
         session_id: the CLI's id of this conversation.
         worker: the worker's id.
         pid: its process id.
+        structured: the answer as a Python object, where a schema was given; else None.
+        conversation: the name of the conversation that it belongs to, None for none.
+        place: its place in the conversation: 1 for the first task, which begins with nothing.
     """
 
     text: str
@@ -41,6 +44,9 @@ class TaskResult:
     session_id: str
     worker: str
     pid: int
+    structured: Any = None
+    conversation: str | None = None
+    place: int = 1
 
     def raise_for_error(self) -> None:
         """Raise `TaskFailed` if the CLI reported an error."""
@@ -123,6 +129,23 @@ class Retry:
 
 TaskEvent = Queued | Started | Text | ToolUse | ToolOutput | Retry | TaskResult
 """What `AgentPool.stream` yields; the last one is the `TaskResult`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionRequest:
+    """What an agent asks permission for, if its `permissionMode` makes it ask.
+
+    Attributes:
+        agent: the agent's name.
+        tool: the tool that it wants to use.
+        input: with what.
+        description: what the CLI says about it; may be empty.
+    """
+
+    agent: str
+    tool: str
+    input: Mapping[str, Any]
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,12 +65,14 @@ class Supervisor:
         core: who gets which worker; to be asked, not told.
         workers: the processes, by the core's names.
         definitions: what each `AgentRef` stands for.
+        on_tick: called once a second.
     """
 
     def __init__(self, settings: Settings, verdicts: Verdicts) -> None:
         self.core = PoolCore(_limits(settings), random.random)
         self.workers: dict[str, Worker] = {}
         self.definitions: dict[AgentRef, tuple[Agent, Launch]] = {}
+        self.on_tick: Callable[[], None] = lambda: None
         self._settings = settings
         self._verdicts = verdicts
         self._blank: dict[str, Launch] = {}
@@ -368,6 +370,7 @@ class Supervisor:
                 health.end_stalled_turns(self.workers.values(), trees, self._settings.stall_timeout)
             self._perform(self.core.tick(_now()))
             self._callers.tell(self._queued)
+            self.on_tick()
 
     def census(self) -> dict[str, list[Any]]:
         """The living processes of each worker; some milliseconds, so call it off the loop."""

@@ -63,6 +63,7 @@ def make_result(
         session_id=str(frame.get("session_id", "")),
         worker=worker.name,
         pid=worker.pid or 0,
+        structured=frame.get("structured_output"),
     )
 
 

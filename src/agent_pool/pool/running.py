@@ -1,0 +1,125 @@
+"""One task on one worker, within its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agent_pool.claude.events import Retrying
+from agent_pool.claude.worker import Worker
+from agent_pool.errors import AgentPoolError, ConfigError, TaskFailed, TaskTimeout
+from agent_pool.pool.health import OVERLOADED
+from agent_pool.pool.result import PermissionRequest, TaskEvent, TaskResult
+from agent_pool.pool.supervisor import Supervisor
+from agent_pool.pool.tasks import TurnEvent, make_result, to_public
+
+PAUSE: Final = 5.0
+"""Seconds without new work after the API refused a task for load without saying for how long."""
+
+Permit = Callable[[PermissionRequest], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a caller wants: see `AgentPool.invoke`."""
+
+    agent: str
+    task: str
+    timeout: float
+    tell: Callable[[TaskEvent], None]
+    permit: Permit | None = None
+    schema: Mapping[str, Any] | None = None
+
+
+async def run(call: Call, worker: Worker, supervisor: Supervisor, waited: float) -> TaskResult:
+    """Give the task to the worker and wait for its answer.
+
+    Raises:
+        TaskTimeout, TaskFailed, WorkerDied: see `AgentPool.invoke`.
+    """
+    began = time.monotonic()
+
+    def listen(event: TurnEvent) -> None:
+        if isinstance(event, Retrying):
+            supervisor.refused(worker, event)
+        call.tell(to_public(event))
+
+    try:
+        async with asyncio.timeout(call.timeout):
+            frame = await worker.turn(call.task, listen, _asker(call))
+    except TimeoutError as error:
+        if isinstance(error, AgentPoolError):
+            raise
+        raise TaskTimeout(
+            f"the task of agent {call.agent!r} on worker {worker.name} was stopped after "
+            f"{call.timeout:g} s (setting task_timeout); give it more time or a smaller task"
+        ) from None
+    if frame.get("api_error_status") in OVERLOADED:
+        supervisor.pause(PAUSE)
+    duration = time.monotonic() - began
+    result = make_result(frame, worker, call.agent, duration=duration, waited=waited)
+    if call.schema is not None and not result.is_error:
+        _check_against(call.schema, result)
+    return result
+
+
+def _asker(call: Call) -> Callable[[Mapping[str, Any]], Awaitable[bool]] | None:
+    permit = call.permit
+    if permit is None:
+        return None
+
+    async def ask(request: Mapping[str, Any]) -> bool:
+        given = request.get("input")
+        return await permit(
+            PermissionRequest(
+                agent=call.agent,
+                tool=str(request.get("tool_name", "")),
+                input=given if isinstance(given, dict) else {},
+                description=str(request.get("description") or ""),
+            )
+        )
+
+    return ask
+
+
+def schema_text(schema: Mapping[str, Any] | None) -> str:
+    """A JSON schema with one spelling, empty for none.
+
+    Raises:
+        ConfigError: it is no JSON schema.
+    """
+    if schema is None:
+        return ""
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(dict(schema))
+        return json.dumps(schema, sort_keys=True)
+    except (SchemaError, TypeError, ValueError) as error:
+        message = getattr(error, "message", error)
+        raise ConfigError(f"the answer's schema is no JSON schema: {message}") from None
+
+
+def _check_against(schema: Mapping[str, Any], result: TaskResult) -> None:
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import validator_for
+
+    if result.structured is None:
+        raise TaskFailed(
+            f"agent {result.agent!r} on worker {result.worker} answered without the structure that "
+            f"was asked for: {result.text[:200]!r}",
+            result=result,
+        )
+    try:
+        validator_for(schema)(schema).validate(result.structured)
+    except ValidationError as error:
+        raise TaskFailed(
+            f"the answer of agent {result.agent!r} does not fit the schema at "
+            f"{error.json_path}: {error.message}",
+            result=result,
+        ) from None
