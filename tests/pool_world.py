@@ -68,6 +68,10 @@ class PoolWorld(Project):
         """What has happened to the fake's processes so far, as far as it begins with `event`."""
         return [told for _, told in fake_cli.journal(self.fake) if told.startswith(event)]
 
+    def fakes(self) -> list[int]:
+        """The pids of the fake's living processes, bare of an environment as they may be."""
+        return sorted({pid for pid, _ in fake_cli.journal(self.fake) if is_alive(pid)})
+
     def processes(self) -> list[psutil.Process]:
         """The living processes of this world."""
         return [process for process in psutil.process_iter() if self._is_mine(process)]

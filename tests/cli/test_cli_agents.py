@@ -1,0 +1,104 @@
+"""`agent-pool agents` and `agent-pool init`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_world import invoke, tree
+from support import Project
+
+from agent_pool import Catalog, load_settings
+from agent_pool.cli import starter
+
+
+def test_an_agent_is_listed_with_what_it_is_made_of(here: Project) -> None:
+    _expertise(here, "house")
+    path = here.agent("one", description="'Does [it].'", expertise="[house]", tools="[Read]")
+    found = json.loads(invoke("agents", "--json").stdout)
+    assert found == [
+        {
+            "name": "one",
+            "description": "Does [it].",
+            "path": str(path),
+            "skills": [],
+            "expertise": ["house"],
+            "model": None,
+            "tools": ["Read"],
+            "error": None,
+        }
+    ]
+    done = invoke("agents")
+    assert done.stdout.splitlines()[1].split() == [
+        *("one", "Does", "[it].", "house", "Read", ".claude/agents/one.md")
+    ]
+    assert done.stderr.startswith("1 agent in ")
+
+
+def test_no_tools_and_all_tools_are_told_apart(here: Project) -> None:
+    here.agent("all")
+    here.agent("none", tools="[]")
+    shown = {line.split()[0]: line.split()[1] for line in invoke("agents").stdout.splitlines()[1:]}
+    assert shown == {"all": "all", "none": "none"}
+    found = {one["name"]: one["tools"] for one in json.loads(invoke("agents", "--json").stdout)}
+    assert found == {"all": None, "none": []}
+
+
+def test_a_broken_definition_is_listed_with_its_error(here: Project) -> None:
+    path = here.agent("bad", skills="[gone]")
+    done = invoke("agents")
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"bad cannot be used: {path}:3: skills: ")
+    (found,) = json.loads(invoke("agents", "--json").stdout)
+    assert (found["name"], found["path"]) == ("bad", str(path))
+    assert found["error"].startswith(f"{path}:3: skills: ")
+
+
+def test_without_agents_the_way_to_the_first_is_shown(here: Project) -> None:
+    done = invoke("agents")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "agent-pool init" in done.stderr
+    assert invoke("agents", "--json").stdout == "[]\n"
+
+
+def test_init_writes_an_agent_that_can_be_used(here: Project) -> None:
+    done = invoke("init")
+    assert done.exit_code == 0
+    agent = Catalog(load_settings()).find(starter.AGENT)
+    assert agent.prompt.count("# Skill: ") == agent.prompt.count("# Expertise: ") == 1
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["wrote"] * 3
+
+
+def test_init_never_changes_a_file(here: Project) -> None:
+    invoke("init")
+    changed = here.root / ".claude" / "expertise" / f"{starter.EXPERTISE}.md"
+    changed.write_text("Mine.")
+    (here.root / ".claude" / "skills" / starter.SKILL / "SKILL.md").unlink()
+    before = tree(here.root)
+    done = invoke("init")
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["kept", "wrote", "kept"]
+    assert tree(here.root) == {**tree(here.root), **before}
+
+
+def test_init_puts_skills_where_the_settings_say(
+    here: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SKILLS_DIR", str(tmp_path / "skills"))
+    assert invoke("init").exit_code == 0
+    assert (tmp_path / "skills" / starter.SKILL / "SKILL.md").is_file()
+
+
+def test_init_says_what_is_in_its_way(here: Project) -> None:
+    (here.root / ".claude" / "skills").write_text("a file")
+    done = invoke("init")
+    assert done.exit_code == 1
+    assert str(here.root / ".claude" / "skills") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _expertise(project: Project, name: str) -> None:
+    path = project.root / ".claude" / "expertise" / f"{name}.md"
+    path.parent.mkdir()
+    path.write_text("Known.")

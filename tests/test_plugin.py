@@ -1,0 +1,433 @@
+"""The Claude Code plugin: its files, its launcher, and the whole of it in the real CLI."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_pool.loopback import LoopbackAPI, Request, ToolUse, text_of
+from agent_pool.mcp.tools import declare
+from support import Project, real_cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGIN = ROOT / "plugin"
+BOUND = 30.0  # seconds for any one wait
+TOOL = "mcp__plugin_agent-pool_agent-pool__"
+DISCOVER = {"method": "server/discover", "params": {"_meta": {}}}
+
+# A uv that makes an environment at once, whose Python is $STAND_IN, and installs into it once
+# somebody has opened and closed $GATE.
+UV = """#!/bin/sh
+echo "$1 $2" >> "$UV_LOG"
+if [ "$1" = venv ]; then
+    for venv; do :; done
+    mkdir -p "$venv/bin" && ln -s "$STAND_IN" "$venv/bin/python"
+else
+    test -z "$GATE" || cat "$GATE"
+fi
+"""
+
+# Instead of the server: says for each request who it is.
+SERVER = f"""#!{sys.executable}
+import json, os, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    said = {{"method": request["method"], "pid": os.getpid(), "argv": sys.argv[1:]}}
+    print(json.dumps({{"id": request["id"], "result": said}}), flush=True)
+"""
+
+
+def manifest(path: str) -> dict[str, Any]:
+    return dict(json.loads((ROOT / path).read_text(encoding="utf-8")))
+
+
+def copy_of_the_plugin(to: Path) -> Path:
+    for folder in (".claude-plugin", "commands", "hooks", "plugin"):
+        shutil.copytree(ROOT / folder, to / folder)
+    for file in ("pyproject.toml", "src/agent_pool/hook.py"):
+        (to / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, to / file)
+    return to
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+class Launch:
+    """A launcher that runs, seen from Claude Code's end."""
+
+    def __init__(self, process: subprocess.Popen[bytes], stdin: socket.socket | None) -> None:
+        self.process = process
+        self._stdin = stdin
+        self._buffer = b""
+
+    def send(self, message: dict[str, Any], number: int = 0) -> None:
+        data = json.dumps({"jsonrpc": "2.0", "id": number, **message}).encode() + b"\n"
+        if self._stdin is not None:
+            self._stdin.sendall(data)
+        else:
+            assert self.process.stdin is not None
+            self.process.stdin.write(data)
+            self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        while b"\n" not in self._buffer:
+            assert select.select([self.process.stdout], [], [], BOUND)[0], "no answer"
+            data = os.read(self.process.stdout.fileno(), 65536)
+            assert data, "it ended without an answer"
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return dict(json.loads(line))
+
+    def ask(self, message: dict[str, Any], number: int = 0) -> dict[str, Any]:
+        self.send(message, number)
+        return self.answer()
+
+    def close(self) -> int:
+        if self._stdin is not None:
+            self._stdin.close()
+        elif self.process.stdin is not None:
+            self.process.stdin.close()
+        return self.process.wait(BOUND)
+
+
+class Machine:
+    """A copy of the plugin, its data folder, and a uv that waits at a gate."""
+
+    def __init__(self, root: Path) -> None:
+        self.plugin = copy_of_the_plugin(root / "the plugin")
+        self.data = root / "data"
+        self.gate = root / "gate"
+        self.uv_log = root / "uv.log"
+        self.uv = executable(root / "bin" / "uv", UV)
+        os.mkfifo(self.gate)
+        self.environ = {
+            "PATH": f"{self.uv.parent}:/usr/bin:/bin",
+            "HOME": str(root),
+            "CLAUDE_PLUGIN_DATA": str(self.data),
+            "UV_LOG": str(self.uv_log),
+            "GATE": str(self.gate),
+            "STAND_IN": str(executable(root / "server", SERVER)),
+        }
+        self._started: list[Launch] = []
+
+    def start(self, *, pipe: bool = False, **environ: str) -> Launch:
+        ours, theirs = socket.socketpair()
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(self.plugin / "plugin" / "launch.py")],
+            stdin=subprocess.PIPE if pipe else theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**self.environ, **environ},
+        )
+        theirs.close()
+        if pipe:
+            ours.close()
+        self._started.append(Launch(process, None if pipe else ours))
+        return self._started[-1]
+
+    def open_gate(self) -> None:
+        """Let the installation go on; waits until it has come to the gate."""
+        with self.gate.open("wb"):
+            pass
+
+    def wait_for_installer(self) -> None:
+        """Until no installation is under way any more."""
+        with (self.data / "install.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def install(self) -> None:
+        """Have it installed by a first start."""
+        launch = self.start(GATE="")
+        assert launch.ask({"method": "ping"})["result"]["method"] == "ping"
+        launch.close()
+
+    def venvs(self) -> list[Path]:
+        return [path for path in self.data.iterdir() if path.is_dir()]
+
+    def installations(self) -> int:
+        return self.uv_log.read_text().splitlines().count("pip install")
+
+    def end(self) -> None:
+        for launch in self._started:
+            if launch.process.poll() is None:
+                launch.process.kill()
+            launch.close()
+            assert launch.process.stdout is not None
+            assert launch.process.stderr is not None
+            launch.process.stdout.close()
+            launch.process.stderr.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    yield machine
+    machine.end()
+
+
+# The files
+
+
+def test_claude_code_finds_nothing_wrong_with_it(project: Project) -> None:
+    done = subprocess.run(
+        [str(real_cli()), "plugin", "validate", "--strict", str(ROOT)],
+        env=project.environment("http://127.0.0.1:9"),
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_plugin_and_package_have_one_version() -> None:
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert manifest(".claude-plugin/plugin.json")["version"] == package["version"]
+
+
+def test_the_launcher_announces_the_server_s_own_tools() -> None:
+    announced = json.loads((PLUGIN / "tools.json").read_text(encoding="utf-8"))
+    declared = [
+        tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in declare([])
+    ]
+    for tools in (announced, declared):
+        # Here the real one lists the agents, which the launcher does not know.
+        del tools[0]["description"], tools[0]["inputSchema"]["properties"]["agent"]["description"]
+    assert announced == declared
+
+
+def test_the_launcher_is_readable_for_the_oldest_python_that_may_run_it() -> None:
+    ast.parse((PLUGIN / "launch.py").read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+# The launcher
+
+
+def test_while_it_installs_it_names_the_tools_and_then_becomes_the_server(
+    machine: Machine,
+) -> None:
+    launch = machine.start()
+    discovered = launch.ask(DISCOVER, 1)
+    listed = launch.ask({"method": "tools/list"}, 2)
+    launch.send({"method": "tools/call", "params": {"name": "invoke"}}, 3)
+    machine.open_gate()
+    called = launch.answer()
+    assert discovered["id"] == 1
+    assert discovered["result"]["supportedVersions"] == ["2026-07-28"]
+    assert discovered["result"]["capabilities"] == {"tools": {"listChanged": False}}
+    assert listed["id"] == 2
+    names = [tool["name"] for tool in listed["result"]["tools"]]
+    assert names == ["invoke", "warmup", "list", "reset"]
+    server = {"method": "tools/call", "pid": launch.process.pid}
+    assert called == {
+        "id": 3,
+        "result": {**server, "argv": ["-I", "-m", "agent_pool", "serve"]},
+    }
+    assert launch.close() == 0
+
+
+def test_what_is_sent_in_pieces_or_at_once_is_answered_in_order(machine: Machine) -> None:
+    launch = machine.start()
+    message = json.dumps({"jsonrpc": "2.0", "id": "a", **DISCOVER}).encode()
+    assert launch._stdin is not None
+    launch._stdin.sendall(message[:20])
+    launch._stdin.sendall(message[20:] + b"\n" + message.replace(b'"a"', b'"b"') + b"\n")
+    launch.send({"method": "x"}, 3)
+    machine.open_gate()
+    assert [launch.answer()["id"] for _ in range(3)] == ["a", "b", 3]
+
+
+def test_the_second_start_installs_nothing_and_becomes_the_server_at_once(
+    machine: Machine,
+) -> None:
+    machine.install()
+    launch = machine.start()
+    assert launch.ask(DISCOVER)["result"]["pid"] == launch.process.pid
+    assert machine.installations() == 1
+
+
+def test_an_older_client_s_first_request_is_left_for_the_server(machine: Machine) -> None:
+    launch = machine.start()
+    launch.send({"method": "initialize"}, 1)
+    launch.send({"method": "tools/list"}, 2)
+    machine.open_gate()
+    said = [launch.answer()["result"]["method"] for _ in range(2)]
+    assert said == ["initialize", "tools/list"]
+
+
+def test_before_a_pipe_it_waits_and_loses_nothing(machine: Machine) -> None:
+    launch = machine.start(pipe=True)
+    launch.send(DISCOVER)
+    machine.open_gate()
+    assert launch.answer()["result"]["pid"] == launch.process.pid
+
+
+def test_two_sessions_at_once_install_once(machine: Machine) -> None:
+    first, second = machine.start(), machine.start()
+    for launch in (first, second):
+        launch.ask(DISCOVER)
+        launch.send({"method": "tools/call"})
+    machine.open_gate()
+    assert {first.answer()["result"]["pid"], second.answer()["result"]["pid"]} == {
+        first.process.pid,
+        second.process.pid,
+    }
+    assert machine.installations() == 1
+
+
+def test_an_installation_outlives_the_session_that_began_it(machine: Machine) -> None:
+    launch = machine.start()
+    launch.ask(DISCOVER)
+    launch.process.send_signal(signal.SIGTERM)
+    assert launch.close() == -signal.SIGTERM
+    machine.open_gate()
+    machine.wait_for_installer()
+    assert machine.start().ask(DISCOVER)["result"]["method"] == "server/discover"
+    assert machine.installations() == 1
+
+
+def test_it_ends_when_claude_code_leaves_and_the_installation_goes_on(machine: Machine) -> None:
+    launch = machine.start()
+    launch.ask(DISCOVER)
+    assert launch.close() == 1
+    machine.open_gate()
+    machine.wait_for_installer()
+    assert len(list(machine.data.glob("*/complete"))) == 1
+
+
+@pytest.mark.parametrize("what", ["complete", "bin/python"])
+def test_an_environment_that_is_not_whole_is_made_again(machine: Machine, what: str) -> None:
+    machine.install()
+    (venv,) = machine.venvs()
+    (venv / what).unlink()
+    (venv / "rest").touch()
+    machine.install()
+    assert machine.venvs() == [venv]
+    assert not (venv / "rest").exists()
+    assert machine.installations() == 2
+
+
+def test_a_changed_pyproject_gets_an_environment_of_its_own(machine: Machine) -> None:
+    machine.install()
+    with (machine.plugin / "pyproject.toml").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    machine.install()
+    assert len(machine.venvs()) == 2
+
+
+def test_an_environment_that_nobody_used_for_long_is_removed(machine: Machine) -> None:
+    now = time.time()
+    for name, days in (("old", 31), ("recent", 29)):
+        mark = machine.data / name / "complete"
+        mark.parent.mkdir(parents=True)
+        mark.touch()
+        os.utime(mark, (now, now - days * 86400))
+    machine.install()
+    assert not (machine.data / "old").exists()
+    assert (machine.data / "recent").exists()
+
+
+def test_every_request_is_answered_with_what_prevents_the_installation(machine: Machine) -> None:
+    machine.uv.unlink()  # so that it takes venv and pip, which may not ask any index
+    launch = machine.start(PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull, PIP_USER="1")
+    launch.ask(DISCOVER)
+    for number in (1, 2):
+        assert launch.ask({"method": "tools/call"}, number) == {
+            "jsonrpc": "2.0",
+            "id": number,
+            "error": {
+                "code": -32603,
+                "message": "agent-pool cannot start: its installation failed: No matching "
+                f"distribution found for hatchling>=1.26 (see {machine.data / 'install.log'})",
+            },
+        }
+    assert launch.close() == 1
+    assert list(machine.data.glob("*/complete")) == []
+
+
+def test_without_a_place_for_its_data_it_says_so(machine: Machine) -> None:
+    machine.data.write_text("a file")
+    message = machine.start().ask(DISCOVER)["error"]["message"]
+    assert message.startswith("agent-pool cannot start: [Errno ")
+    assert str(machine.data) in message
+
+
+# The whole
+
+
+def results(request: Request) -> str:
+    return "\n".join(text_of(result) for result in request.tool_results)
+
+
+def test_in_claude_code_the_first_session_delegates_to_the_pool_and_natively(
+    project: Project, machine: Machine
+) -> None:
+    project.agent("code-reviewer", "You review.", description="reviews")
+    log = project.home / "hook.log"
+    real = machine.plugin / "src" / "agent_pool" / "hook.py"
+    shutil.move(real, real.with_name("real.py"))
+    real.write_text(
+        f"import os, sys\nopen({str(log)!r}, 'a').write('x')\n"
+        f"os.execv(sys.executable, [sys.executable, '-I', '-S', {str(real.with_name('real.py'))!r},"
+        " *sys.argv[1:]])\n"
+    )
+    python = f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
+    environ = project.environment("", PATH=f"{machine.uv.parent}:{os.environ['PATH']}")
+    environ |= {"UV_LOG": str(machine.uv_log), "GATE": ""}
+    environ["STAND_IN"] = str(executable(project.home / "python", python))
+
+    delegate = {"description": "d", "prompt": "look", "run_in_background": False}
+    steps = [
+        ToolUse("Agent", {**delegate, "subagent_type": "code-reviewer"}),
+        ToolUse(f"{TOOL}invoke", {"agent": "code-reviewer", "task": "look"}),
+        ToolUse("Agent", {**delegate, "subagent_type": "general-purpose"}),
+    ]
+    seen: list[str] = []
+
+    def script(request: Request) -> str | ToolUse:
+        if "You review." in request.system_text:
+            return "the pool's answer"
+        if request.subagent_id or request.is_side:
+            return "the subagent's answer"
+        if request.tool_results:
+            seen.append(results(request))
+        return steps[len(seen)] if len(seen) < len(steps) else "the end"
+
+    with LoopbackAPI(script).in_thread() as api:
+        done = subprocess.run(
+            [
+                *(str(real_cli()), "-p", "go", "--plugin-dir", str(machine.plugin)),
+                "--dangerously-skip-permissions",
+            ],
+            env={**environ, "ANTHROPIC_BASE_URL": api.url},
+            cwd=project.root,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+    assert done.stdout.strip() == "the end", done.stdout + done.stderr
+    denied, invoked, native = seen
+    assert f'Call {TOOL}invoke with agent="code-reviewer" and the whole prompt' in denied
+    assert invoked == "the pool's answer"
+    assert "the subagent's answer" in native
+    assert log.read_text() == "xx"  # once for each delegation
