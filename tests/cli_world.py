@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from click.testing import CliRunner, Result
-from support import Project, real_cli
 
 from agent_pool.cli.app import cli
+from support import Project, real_cli
 
 NOWHERE = "http://127.0.0.1:9"
 """An API that nobody answers at, for commands that ask none."""

@@ -30,7 +30,7 @@ SESSION = "00000000-0000-4000-8000-"
 def install(folder: Path, *acts: dict[str, object], version: str = "2.1.330") -> Path:
     """Make an executable in `folder` that acts so; returns its path."""
     claims = folder / "claims"
-    claims.mkdir(parents=True)
+    claims.mkdir(parents=True, exist_ok=True)
     script = folder / "script.json"
     script.write_text(
         json.dumps(

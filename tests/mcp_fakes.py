@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,6 +69,7 @@ class FakeCatalog:
     def __init__(self) -> None:
         self.found: list[Agent | Broken] = [an_agent()]
         self.version = 1
+        self.looks = 0
         self.error: Exception | None = None
 
     def scan(self) -> list[Agent | Broken]:
@@ -76,7 +78,14 @@ class FakeCatalog:
         return self.found
 
     def stamp(self) -> int:
+        self.looks += 1
         return self.version
+
+    async def looked_at(self, times: int) -> None:
+        """Wait until the stamp has been taken so many times more."""
+        enough = self.looks + times
+        while self.looks < enough:
+            await asyncio.sleep(0)
 
     def change(self, *found: Agent | Broken) -> None:
         self.found = list(found)

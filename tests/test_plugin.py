@@ -169,6 +169,8 @@ class Machine:
         return self.uv_log.read_text().splitlines().count("pip install")
 
     def end(self) -> None:
+        os.close(os.open(self.gate, os.O_RDWR | os.O_NONBLOCK))  # whoever waits there goes on
+        self.gate.unlink()
         for launch in self._started:
             if launch.process.poll() is None:
                 launch.process.kill()

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from agent_pool.errors import TooManyRequests as TooManyRequests
     from agent_pool.errors import WorkerDied as WorkerDied
     from agent_pool.errors import WorkerError as WorkerError
+    from agent_pool.pool.books import AgentStats as AgentStats
+    from agent_pool.pool.books import PoolStats as PoolStats
     from agent_pool.pool.pool import AgentPool as AgentPool
     from agent_pool.pool.result import PermissionRequest as PermissionRequest
     from agent_pool.pool.result import Queued as Queued
@@ -61,6 +63,7 @@ _HOMES = {
         " PoolTimeout ProtocolError RemoteProtocolError SpawnError TaskError TaskFailed"
         " TaskTimeout TooManyRequests WorkerDied WorkerError"
     ),
+    "agent_pool.pool.books": "AgentStats PoolStats",
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.result": (
         "PermissionRequest Queued Retry Started TaskEvent TaskResult Text ToolOutput ToolUse"

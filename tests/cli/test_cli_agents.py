@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_world import invoke, tree
-from support import Project
 
 from agent_pool import Catalog, load_settings
 from agent_pool.cli import starter
+from cli_world import invoke, tree
+from support import Project
 
 
 def test_an_agent_is_listed_with_what_it_is_made_of(here: Project) -> None:

@@ -14,7 +14,16 @@ import psutil
 import pytest
 
 from agent_pool.errors import ConfigError
-from agent_pool.loopback import Cut, Failure, LoopbackAPI, OtherRequest, Request, Text
+from agent_pool.loopback import (
+    Cut,
+    Failure,
+    LoopbackAPI,
+    OtherRequest,
+    PromptCache,
+    Reply,
+    Request,
+    Text,
+)
 from loopback.client import TIMEOUT, Response, ask, body_of, connect, request
 
 
@@ -146,6 +155,36 @@ def test_the_books_name_what_the_replies_said() -> None:
         assert api.books.since(1).requests == 2
 
 
+def test_the_cache_is_read_by_requests_that_follow_a_reply() -> None:
+    system = [{"type": "text", "text": "x" * 200, "cache_control": {"type": "ephemeral"}}]
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def script(request: Request) -> str | Failure:
+            if request.last_user_text == "fail":
+                return Failure(500)
+            if request.last_user_text == "hold":
+                await go.wait()
+            return "fine"
+
+        async with LoopbackAPI(script, cache=PromptCache(minimum=0)) as api:
+
+            async def read_by(task: str) -> int:
+                response = await asyncio.to_thread(ask, api, task, system=system)
+                return int(response.json["usage"]["cache_read_input_tokens"])
+
+            await asyncio.to_thread(ask, api, "fail", system=system)
+            held = asyncio.create_task(read_by("hold"))
+            await api.wait_until(lambda: len(api.requests) == 2)
+            assert await read_by("before any reply") == 0
+            assert await read_by("after a reply") > 50
+            go.set()
+            assert await held == 0
+
+    asyncio.run(main())
+
+
 def test_records_are_bounded_and_totals_are_not() -> None:
     with LoopbackAPI(keep_requests=3).in_thread() as api:
         for number in range(5):
@@ -264,6 +303,21 @@ def test_an_error_in_the_script_does_not_hide_the_tests_own() -> None:
     assert "LookupError('in the script')" in caught.value.__notes__[0]
 
 
+def test_an_answer_that_cannot_be_sent_drops_the_client_and_comes_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def serve() -> None:
+        unsendable: Any = object()
+        with LoopbackAPI(lambda _: Reply("x", stop_reason=unsendable)).in_thread() as api:
+            with pytest.raises(OSError):  # noqa: PT011 - reset or closed, as the system has it
+                ask(api)
+            assert not api.requests[0].completed
+
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        serve()
+    assert caplog.records == []
+
+
 def test_the_script_can_be_replaced_while_serving() -> None:
     with LoopbackAPI().in_thread() as api:
         assert ask(api, "a").text == "echo: a"
@@ -272,11 +326,18 @@ def test_the_script_can_be_replaced_while_serving() -> None:
 
 
 def test_waiting_has_an_end_and_leaves_nothing_behind() -> None:
+    looks = []
+
+    def never() -> bool:
+        looks.append("look")
+        return False
+
     async def main() -> None:
         async with LoopbackAPI() as api:
             with pytest.raises(TimeoutError):
-                await api.wait_until(lambda: len(api.requests) == 1, timeout=0.01)
+                await api.wait_until(never, timeout=0.01)
             await asyncio.to_thread(ask, api)
+            assert looks == ["look"]
             await api.wait_until(lambda: len(api.requests) == 1, timeout=0)
 
     asyncio.run(main())

@@ -267,6 +267,7 @@ def test_each_change_of_the_agent_files_is_announced_once(era: str) -> None:
             for name in ("writer", "reader"):
                 pool.catalog.change(an_agent(name))
                 assert await news.get() == "notifications/tools/list_changed"
+                await pool.catalog.looked_at(3)
                 assert f"- {name}" in ((await tool(client, "invoke")).description or "")
             assert news.empty()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from pool_world import (
     until_idle,
 )
 
-from agent_pool import AgentPoolError, PoolClosed, TaskTimeout, WorkerDied
+from agent_pool import PoolClosed, TaskTimeout, WorkerDied
 from agent_pool.loopback import Request
 from support import run
 
@@ -167,7 +168,27 @@ def test_a_worker_that_is_killed_while_idle_is_replaced_without_anybody_noticing
             doomed = await pool.warmup("tester")
             assert doomed.pid is not None
             os.kill(doomed.pid, signal.SIGKILL)
-            await until(lambda: not psutil.pid_exists(doomed.pid))
+            async with asyncio.timeout(BOUND):
+                while await pool.list():
+                    pass
+            result = await pool.invoke("tester", "next")
+            assert result.text == "echo: next"
+            assert result.pid != doomed.pid
+
+    run(main())
+
+
+def test_a_dead_worker_is_not_given_out_although_a_child_still_holds_its_pipes(
+    world: PoolWorld, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        child = {"at": "initialize", "do": "leave_child", "path": str(tmp_path / "child")}
+        async with world.faulty(child, max_size=1) as pool:
+            doomed = await pool.warmup("tester")
+            assert doomed.pid is not None
+            os.kill(doomed.pid, signal.SIGKILL)
+            await until(lambda: not psutil.pid_exists(doomed.pid or 0))
+            await asyncio.sleep(0)
             result = await pool.invoke("tester", "next")
             assert result.text == "echo: next"
             assert result.pid != doomed.pid
@@ -215,7 +236,7 @@ def test_close_lets_a_running_task_finish_and_refuses_who_waits(world: PoolWorld
             running = asyncio.create_task(pool.invoke("tester", "running"))
             await until(lambda: script.began == ["running"])
             waiting = asyncio.create_task(pool.invoke("tester", "waiting"))
-            await until(lambda: len(asyncio.all_tasks()) and waiting.get_coro().cr_await)  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
             closing = asyncio.create_task(pool.close())
             with pytest.raises(PoolClosed, match="closed while a task of 'tester' waited"):
                 await waiting
@@ -254,25 +275,41 @@ def test_close_leaves_nothing_whatever_the_workers_do(world: PoolWorld) -> None:
     world.agent("idle")
 
     async def main() -> None:
-        files = open_files()
         script = Held()
+        script.let_go("done")
         async with world.real(script, spawn_concurrency=4, close_timeout=0.1) as (pool, _):
-            script.let_go("done")
             await pool.warmup("idle")
             running = asyncio.create_task(pool.invoke("tester", "running"))
             await until(lambda: "running" in script.began)
             starting = asyncio.create_task(pool.warmup("starting"))
-            done = await pool.invoke("tester", "done")
-            assert done.text == "echo: done"
-            await until(lambda: len(world.processes()) >= 4)
+            assert (await pool.invoke("tester", "done")).text == "echo: done"  # is reset now
             await pool.close()
             assert world.processes() == []
-            outcomes = await asyncio.gather(running, starting, return_exceptions=True)
-            assert all(isinstance(outcome, AgentPoolError) for outcome in outcomes[:1])
-        await asyncio.to_thread(lambda: None)
-        tasks = {task.get_name() for task in asyncio.all_tasks()} - {asyncio.current_task().get_name()}  # type: ignore[union-attr]
-        assert [name for name in tasks if name.startswith("agent-pool")] == []
-        assert open_files() <= files + 8
+            for caller, error in ((running, WorkerDied), (starting, PoolClosed)):
+                if not caller.done() or caller.exception():
+                    with pytest.raises(error):
+                        await caller
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert [name for name in names if name.startswith("agent-pool")] == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_close_leaves_nothing_of_a_worker_that_was_just_being_started(
+    world: PoolWorld, steps: int
+) -> None:
+    async def main() -> None:
+        async with world.faulty() as pool:
+            await pool.launch("tester")
+            starting = asyncio.create_task(pool.warmup("tester"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await pool.close()
+            assert world.processes() == []
+            with pytest.raises(PoolClosed):
+                await starting
+        assert world.fakes() == []
 
     run(main())
 
@@ -302,18 +339,22 @@ def test_close_of_a_pool_that_was_never_used_or_opened_is_nothing(world: PoolWor
     assert world.processes() == []
 
 
-def test_a_close_that_is_cancelled_leaves_no_process_all_the_same(world: PoolWorld) -> None:
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_close_that_is_cancelled_leaves_nothing_all_the_same(
+    world: PoolWorld, times: int
+) -> None:
     stubborn = [{"at": "start", "do": "outlive_sigterm"}, {"at": "eof", "do": "deaf"}]
 
     async def main() -> None:
-        pool = world.faulty(*stubborn, stop_grace=60, kill_grace=5)
+        pool = world.faulty(*stubborn, close_timeout=60)
         await pool.open()
         await pool.warmup("tester")
         closing = asyncio.create_task(pool.close())
         await until(lambda: "eof" in world.journal())
-        closing.cancel()
-        await until(lambda: world.processes() == [] or closing.done())
-        closing.cancel()
+        for _ in range(times):
+            closing.cancel()
+            for _ in range(3):
+                await asyncio.sleep(0)
         await asyncio.wait([closing], timeout=BOUND)
         assert closing.cancelled()
         assert world.processes() == []
@@ -413,7 +454,7 @@ def test_a_loop_that_ends_early_leaves_no_process(world: PoolWorld, how: str) ->
 
 
 def test_a_pool_that_nobody_closed_leaves_no_process_when_its_program_ends(
-    world: PoolWorld,
+    world: PoolWorld, tmp_path: Path
 ) -> None:
     code = """
 import asyncio, json, sys, warnings
@@ -425,8 +466,6 @@ async def main():
     print((await pool.warmup("tester")).pid)
 asyncio.run(main())
 """
-    import json
-
     environ = world.environment("http://127.0.0.1:9", **{MARK: world.mark})
     said = subprocess.run(
         [sys.executable, "-c", code, json.dumps(environ)],
@@ -434,7 +473,7 @@ asyncio.run(main())
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "TMPDIR": tempfile.gettempdir()},
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert said.returncode == 0, said.stderr
     worker = int(said.stdout)

@@ -114,6 +114,29 @@ def build_launch(
     )
 
 
+def file_arguments(launch: Launch, stem: Path) -> list[str]:
+    """The options whose values are too long or too secret for the command line.
+
+    Args:
+        launch: how the worker is started.
+        stem: the private files get this path with an ending of their own.
+    """
+    arguments = []
+    if not launch.prompt_by_initialize:
+        path = _write_private(stem.with_suffix(".prompt.md"), launch.prompt)
+        arguments.append(f"--system-prompt-file={path}")
+    if launch.servers:
+        path = _write_private(stem.with_suffix(".mcp.json"), launch.servers)
+        arguments.append(f"--mcp-config={path}")
+    return arguments
+
+
+def _write_private(path: Path, content: str) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
 def worker_environment(
     environ: Mapping[str, str], settings: Settings, agent: Agent | None = None
 ) -> dict[str, str]:

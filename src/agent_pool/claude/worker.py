@@ -30,7 +30,7 @@ from agent_pool.claude.events import (
     TurnEnded,
     WasReset,
 )
-from agent_pool.claude.launch import Launch
+from agent_pool.claude.launch import Launch, file_arguments
 from agent_pool.claude.process import ChildProcess
 from agent_pool.claude.questions import Asker, Questions
 from agent_pool.claude.session import Session
@@ -53,6 +53,7 @@ class Worker:
         run_dir: a private folder for its prompt file.
         on_gone: called once when the process has ended.
         on_taint: called when it became unfit to serve again.
+        on_account: called with what a turn took, whenever one has ended.
 
     Attributes:
         account: what all its turns took together.
@@ -75,6 +76,7 @@ class Worker:
         run_dir: Path,
         on_gone: Callable[[], None] = lambda: None,
         on_taint: Callable[[], None] = lambda: None,
+        on_account: Callable[[Account], None] = lambda account: None,
     ) -> None:
         self.name = name
         self.agent = agent
@@ -92,6 +94,7 @@ class Worker:
         self._run_dir = run_dir
         self._on_gone = on_gone
         self._on_taint = on_taint
+        self._on_account = on_account
         self._session = Session(max_line=settings.max_line)
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
@@ -169,7 +172,7 @@ class Worker:
         """Start the process; it is no agent yet."""
         env = {**self.launch.env, tree.COOKIE: self.cookie}
         self._process = await ChildProcess.spawn(
-            [*self.launch.argv, *self._file_arguments()],
+            [*self.launch.argv, *file_arguments(self.launch, self._run_dir / self.name)],
             env=env,
             cwd=self.launch.cwd,
             on_data=self._receive,
@@ -293,21 +296,6 @@ class Worker:
 
     # Inside
 
-    def _file_arguments(self) -> list[str]:
-        """What is too long or too secret for the command line goes into private files."""
-        arguments = []
-        if not self.launch.prompt_by_initialize:
-            arguments.append(f"--system-prompt-file={self._write('prompt.md', self.launch.prompt)}")
-        if self.launch.servers:
-            arguments.append(f"--mcp-config={self._write('mcp.json', self.launch.servers)}")
-        return arguments
-
-    def _write(self, kind: str, content: str) -> Path:
-        path = self._run_dir / f"{self.name}.{kind}"
-        path.touch(mode=0o600)
-        path.write_text(content, encoding="utf-8")
-        return path
-
     async def _until_ready(self, timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout):
@@ -383,6 +371,7 @@ class Worker:
         self.last_turn = total - self._running
         self._running = total
         self.account += self.last_turn
+        self._on_account(self.last_turn)
 
     def _answer(self, request_id: str, request: Mapping[str, Any]) -> None:
         subtype = str(request.get("subtype"))

@@ -24,12 +24,12 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 
 @click.command(cls=Command)
 @scope_option
-@click.option("--hook/--no-hook", default=True, help="Add the hook, too. Default: --hook.")
+@click.option("--no-hook", is_flag=True, help="Register the server only.")
 @dry_run_option
 @project_option
 @click.pass_context
 def install(
-    ctx: click.Context, scope: Scope, hook: bool, dry_run: bool, project: Path | None
+    ctx: click.Context, scope: Scope, no_hook: bool, dry_run: bool, project: Path | None
 ) -> None:
     """Register the MCP server and the delegation hook with Claude Code.
 
@@ -46,7 +46,7 @@ def install(
       agent-pool install --scope user
     """
     settings = settings_of(ctx, project)
-    steps = Registration(settings.project_dir).add(scope, hook=hook)
+    steps = Registration(settings.project_dir).add(scope, hook=not no_hook)
     perform(steps, settings, dry_run=dry_run)
     if not dry_run and any(not step.note for step in steps):
         click.echo("Start Claude Code anew, or type /mcp in it, to see the server.", err=True)

@@ -264,18 +264,17 @@ class PromptCache:
         return len(self._entries)
 
     def charge(self, prompt: Prompt, now: float) -> Usage:
-        """The prompt's tokens as they would be billed now; refreshes the entries it reads.
+        """The prompt's tokens as they would be billed now; refreshes the entry it reads.
 
         Nothing is written before `commit`. `output_tokens` is left 0.
         """
         hit = self._longest_hit(prompt, now)
-        read = {hit, *(mark.block for mark in prompt.breakpoints if mark.block < hit)}
-        for block in sorted(read - {-1}):
-            self._refresh(prompt.digests[block], now)
+        if hit >= 0:
+            self._refresh(prompt.digests[hit], now)
         return self._bill(prompt, hit)
 
     def commit(self, prompt: Prompt, now: float) -> None:
-        """Write the prompt's breakpoints; `now` is when its request started.
+        """Write the prompt's breakpoints, or renew them; `now` is when its request started.
 
         To be called when the response begins.
         """
@@ -317,9 +316,8 @@ class PromptCache:
         return entry is not None and now < entry[0]
 
     def _refresh(self, key: bytes, now: float) -> None:
-        if self._is_live(key, now):
-            _, ttl = self._entries.pop(key)
-            self._entries[key] = (now + LIFETIME[ttl], ttl)
+        _, ttl = self._entries.pop(key)
+        self._entries[key] = (now + LIFETIME[ttl], ttl)
 
     def _prune(self, now: float) -> None:
         if now >= self._next_sweep:

@@ -48,13 +48,13 @@ class Exchange:
         leaving = asyncio.create_task(_client_left(receive))
         try:
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done() and (error := answering.exception()):
+                self._blame(error)
+                self._abort()
         finally:
             self._request.disconnected = leaving.done() and not self._request.completed
             await _cancel(answering, leaving)
             self._record.changed()
-        if not answering.cancelled() and (error := answering.exception()):
-            self._blame(error)
-            await self._drop()
 
     async def _answer(self, send: Send) -> None:
         outcome = await self._ask()
@@ -64,20 +64,16 @@ class Exchange:
             outcome = _unstreamed(outcome.fault)
         match outcome:
             case Cut():
-                await self._cut()
+                self._cut()
             case Failure():
                 self._request.completed = True
                 await send_failure(send, outcome)
             case Reply():
                 await self._reply(outcome, send)
 
-    async def _cut(self) -> None:
+    def _cut(self) -> None:
         self._request.completed = True
-        await self._drop()
-
-    async def _drop(self) -> None:
         self._abort()
-        await asyncio.sleep(0)  # until the server has noticed that the connection is gone
 
     async def _ask(self) -> Outcome:
         try:
@@ -100,8 +96,9 @@ class Exchange:
         if self._request.stream:
             await self._stream(wire.events(message, reply), reply, send)
         else:
+            body = wire.to_bytes(message)
             self._request.completed = True
-            await send_response(send, 200, JSON, wire.to_bytes(message))
+            await send_response(send, 200, JSON, body)
 
     async def _stream(self, events: Iterator[bytes], reply: Reply, send: Send) -> None:
         await _send_start(send, 200, EVENTS)
@@ -116,7 +113,7 @@ class Exchange:
                 await asyncio.sleep(reply.pace)
             await _send_part(send, part)
         if isinstance(reply.fault, Cut):
-            await self._cut()
+            self._cut()
         else:
             self._request.completed = True
             await _send_part(send, last, more=False)

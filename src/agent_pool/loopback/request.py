@@ -33,8 +33,8 @@ class Request:
         disconnected: the client went away before that.
     """
 
-    body: Mapping[str, Any]
-    headers: Mapping[str, str]
+    body: Mapping[str, Any] = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
     path: str
     index: int
     received_at: float

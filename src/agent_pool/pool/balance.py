@@ -44,8 +44,9 @@ class Balance:
         """All that should happen now; empty if nothing."""
         out: list[Action] = []
         self._stop_unwanted(now, out)
-        self._serve(now, out)
-        self._start_for_waiting(now, out)
+        if now >= self.paused_until:
+            self._serve(now, out)
+            self._start_for_waiting(now, out)
         self._start_replacement(now, out)
         self._keep_warm(now, out)
         self._keep_spares(now, out)
@@ -65,17 +66,14 @@ class Balance:
             return Reason.EDITED
         if record.retiring and (record.ref is None or self._roster.has_relief(record)):
             return record.retiring
-        if has_idled_out(record, self._roster.limits, now) and not self._roster.is_kept_warm(
-            record
-        ):
+        is_needed = self._roster.is_kept_warm(record) or self._queues.length(record.agent)
+        if has_idled_out(record, self._roster.limits, now) and not is_needed:
             if record.ref is None:
                 self.spare_flags = ""  # nobody has needed it: no other is to take its place
             return Reason.MAX_IDLE
         return None
 
     def _serve(self, now: float, out: list[Action]) -> None:
-        if now < self.paused_until:
-            return
         for agent in self._queues.agents():
             while (record := self._roster.idle_worker(agent)) is not None:
                 ticket = self._queues.pop(agent)
@@ -88,16 +86,17 @@ class Balance:
                 out.append(Grant(ticket, record.name))
 
     def _start_for_waiting(self, now: float, out: list[Action]) -> None:
-        promised = len(self._roster.in_state(WorkerState.STOPPING))
+        excess = len(self._roster.workers) - self._roster.limits.max_workers
+        promised = len(self._roster.in_state(WorkerState.STOPPING)) - max(0, excess)
         rooms: Counter[str] = Counter()  # workers that will start once there is room for them
         while (agent := self._neediest(rooms, now)) is not None:
             if self._start(self._roster.refs[agent], now, out):
                 continue
             rooms[agent] += 1
-            if promised > 0:
-                promised -= 1
-            elif (victim := self._roster.victim(agent)) is not None:
+            promised -= 1
+            while promised < 0 and (victim := self._roster.victim(agent)) is not None:
                 out.append(self._roster.stop(victim, Reason.ROOM))
+                promised += 1
 
     def _neediest(self, rooms: Counter[str], now: float) -> str | None:
         """The agent whose callers lack workers most: fewest workers, then longest waiting."""
@@ -129,8 +128,7 @@ class Balance:
     def _start_replacement(self, now: float, out: list[Action]) -> None:
         """One at a time, and even one above the limits: the old one goes when it is ready."""
         starting = self._roster.in_state(WorkerState.STARTING)
-        full = len(self._roster.workers) > self._roster.limits.max_workers
-        if full or any(record.replaces for record in starting):
+        if any(record.replaces for record in starting):
             return
         for record in self._roster.living():
             ref = record.ref
@@ -152,6 +150,17 @@ class Balance:
             and self._may_start(record.agent, now)
             and not self._roster.has_relief(record)
             and not self._roster.is_replaced(record)
+            and self._may_be_replaced(record, now)
+        )
+
+    def _may_be_replaced(self, record: Record, now: float) -> bool:
+        """Whether there is a place for a replacement: one above the limits, none that others
+        wait for."""
+        limits = self._roster.limits
+        return (
+            len(self._roster.workers) <= limits.max_workers
+            and self._roster.count(record.agent) <= limits.max_size
+            and (self._roster.has_room() or self._neediest(Counter(), now) is None)
         )
 
     def _keep_warm(self, now: float, out: list[Action]) -> None:
@@ -175,7 +184,11 @@ class Balance:
             out.append(self._roster.spawn(None, self.spare_flags, now)[1])
             have += 1
 
-    def reason_not_to_reset(self, record: Record) -> Reason | None:
+    def can_serve(self, agent: str, now: float) -> bool:
+        """Whether a caller of this agent would not have to wait."""
+        return now >= self.paused_until and self._roster.idle_worker(agent) is not None
+
+    def reason_not_to_reset(self, record: Record, now: float) -> Reason | None:
         """Why a worker that was given back should go instead of being reset, if it should."""
         if record.unfit:
             return record.unfit
@@ -183,7 +196,10 @@ class Balance:
             return Reason.NO_RESET
         if not self._roster.is_current(record):
             return Reason.EDITED
-        if record.retiring and self._roster.has_relief(record):
+        if record.retiring and (
+            self._roster.has_relief(record)
+            or not (self._roster.is_replaced(record) or self._may_be_replaced(record, now))
+        ):
             return record.retiring
         return Reason.ROOM if self._must_yield(record) else None
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from agent_pool.errors import AgentPoolError
-from agent_pool.pool.actions import Ticket
+from agent_pool.errors import AgentPoolError, PoolTimeout
+from agent_pool.pool.actions import AgentRef, Ticket
+from agent_pool.pool.core import PoolCore
 from agent_pool.pool.result import Queued
 
 
@@ -45,3 +46,13 @@ class Callers:
         for ticket, future in self._futures.items():
             if not future.done():
                 self._listeners[ticket](describe(ticket))
+
+
+def no_worker(ref: AgentRef, core: PoolCore, bound: float) -> PoolTimeout:
+    """What a caller is told that has waited long enough."""
+    own = sum(record.agent == ref.name for record in core.workers.values())
+    return PoolTimeout(
+        f"no worker of agent {ref.name!r} within {bound:g} s (setting acquire_timeout): it has "
+        f"{own} of at most {core.limits.max_size}, the pool {len(core.workers)} of at most "
+        f"{core.limits.max_workers}, {core.waiting} callers wait; try later or raise the limits"
+    )

@@ -94,7 +94,7 @@ class PoolCore:
         """
         self._refuse_if_closed()
         self._know(ref)
-        if self.waiting >= self.limits.max_waiting and self._roster.idle_worker(ref.name) is None:
+        if self.waiting >= self.limits.max_waiting and not self._balancing.can_serve(ref.name, now):
             raise TooManyRequests(
                 f"{self.waiting} callers are waiting already (setting max_waiting), so this task "
                 f"for {ref.name!r} was not queued; try again later"
@@ -125,7 +125,9 @@ class PoolCore:
             return self._balance(now)
         record.tasks += 1
         record.retiring = record.retiring or retire_reason(record, self.limits, now)
-        reason = Reason.CLOSED if self.is_closed else self._balancing.reason_not_to_reset(record)
+        reason = (
+            Reason.CLOSED if self.is_closed else self._balancing.reason_not_to_reset(record, now)
+        )
         if reason is not None:
             return [self._roster.stop(record, reason), *self._balance(now)]
         self._roster.move(record, WorkerState.RESETTING, now)
@@ -268,7 +270,10 @@ class PoolCore:
     # Inside
 
     def _balance(self, now: float) -> Actions:
-        return [] if self.is_closed else self._balancing.run(now)
+        if not self.is_closed:
+            return self._balancing.run(now)
+        idle = self._roster.in_state(WorkerState.IDLE)
+        return [self._roster.stop(record, Reason.CLOSED) for record in idle]
 
     def _know(self, ref: AgentRef) -> None:
         self._roster.refs[ref.name] = ref

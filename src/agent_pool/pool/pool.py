@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Self
@@ -21,6 +22,7 @@ from agent_pool.claude.verdicts import Verdicts
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import AgentPoolError, ConfigError, PoolClosed
 from agent_pool.pool.actions import AgentRef, WorkerState
+from agent_pool.pool.books import PoolStats
 from agent_pool.pool.conversations import Conversations
 from agent_pool.pool.launches import Launches
 from agent_pool.pool.result import Started, TaskEvent, TaskResult, WorkerInfo
@@ -69,6 +71,7 @@ class AgentPool:
         self._supervisor.on_tick = self._conversations.expire
         self._prewarming: asyncio.Task[None] | None = None
         self._is_open = False
+        self._opened = _now()
 
     # Life
 
@@ -91,6 +94,7 @@ class AgentPool:
         if not self._is_open:
             refuse_nesting(self._environ, self.settings)
             self._is_open = True
+            self._opened = _now()
             self._supervisor.open()
             self._prewarming = asyncio.create_task(self._prewarm())
 
@@ -245,6 +249,26 @@ class AgentPool:
         """The workers as they are now, their memory measured now."""
         return await self._describe(list(self._supervisor.workers))
 
+    def stats(self) -> PoolStats:
+        """What happened since the pool was opened: tasks, tokens, cost, workers and why they went.
+
+        Costs nothing; memory is in `list`.
+        """
+        core, books = self._supervisor.core, self._supervisor.books
+        now = _now()
+        living = sum(worker.session.strays for worker in self._supervisor.workers.values())
+        return PoolStats(
+            uptime=now - self._opened,
+            waiting=core.waiting,
+            paused=max(0.0, core.paused_until - now),
+            workers=Counter(str(record.state) for record in core.workers.values()),
+            spawned=books.spawned,
+            resets=books.resets,
+            strays=books.strays + living,
+            retired={str(reason): count for reason, count in core.retired.items()},
+            agents=books.agents(),
+        )
+
     async def reset(self, agent: str) -> int:
         """Stop the agent's workers and wait until they are gone; the next task gets a new one.
 
@@ -277,9 +301,21 @@ class AgentPool:
         return self._supervisor.define(definition, replace(launch, schema=schema))
 
     async def _run(self, call: Call, worker: Worker, asked: float) -> TaskResult:
-        waited = _now() - asked
+        began = _now()
+        waited = began - asked
         call.tell(Started(call.agent, worker.name, worker.pid or 0, waited))
-        return await run(call, worker, self._supervisor, waited)
+        failure = "cancelled"
+        try:
+            result = await run(call, worker, self._supervisor, waited)
+            failure = "task_error" if result.is_error else ""
+            return result
+        except AgentPoolError as error:
+            failure = error.code
+            raise
+        finally:
+            self._supervisor.books.task_ended(
+                call.agent, waited=waited, running=_now() - began, failure=failure
+            )
 
     async def _converse(self, call: Call, ref: AgentRef, name: str) -> TaskResult:
         asked = _now()

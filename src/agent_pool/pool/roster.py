@@ -70,7 +70,14 @@ class Roster:
         return len(self.workers) < limits.max_workers
 
     def idle_worker(self, agent: str) -> Record | None:
-        """The idle worker that was used last, so that those of a burst idle out."""
+        """The idle worker that was used last, so that those of a burst idle out.
+
+        None also while `max_size` of the agent's workers are leased: a replacement may stand
+        ready beside them, but is no reason to work on more tasks at once.
+        """
+        leased = sum(r.agent == agent for r in self.in_state(WorkerState.LEASED))
+        if leased >= self.limits.max_size:
+            return None
         ref = self.refs.get(agent)
         idle = [r for r in self.in_state(WorkerState.IDLE) if r.ref == ref and not r.unfit]
         idle = [r for r in idle if r.ref is not None]
@@ -82,10 +89,14 @@ class Roster:
         return next(spares, None)
 
     def has_relief(self, record: Record) -> bool:
-        """Whether another worker of the agent is idle that is not to go itself."""
+        """Whether its replacement is ready, or another one is idle that is not to go itself."""
         return any(
-            r is not record and r.ref == record.ref and r.retiring is None and not r.unfit
-            for r in self.in_state(WorkerState.IDLE)
+            r is not record
+            and r.ref == record.ref
+            and not r.unfit
+            and (r.replaces == record.name or (r.state is WorkerState.IDLE and not r.retiring))
+            for r in self.living()
+            if r.state is not WorkerState.STARTING
         )
 
     def is_kept_warm(self, record: Record) -> bool:
@@ -101,13 +112,16 @@ class Roster:
         return any(other.replaces == record.name for other in self.workers.values())
 
     def victim(self, agent: str) -> Record | None:
-        """Whose idle worker makes room for `agent`: a spare, else the least recently used."""
-        idle = [
-            r
-            for r in self.in_state(WorkerState.IDLE)
-            if r.agent != agent and (r.ref is None or not self.is_kept_warm(r))
-        ]
-        return min(idle, key=lambda r: (r.ref is not None, r.since, r.number), default=None)
+        """Whose idle worker makes room for `agent`: a spare, else the least recently used.
+
+        Those that are kept warm come last: who waits needs a worker more than who might.
+        """
+        idle = [r for r in self.in_state(WorkerState.IDLE) if r.agent != agent]
+        return min(
+            idle,
+            key=lambda r: (r.ref is not None, self.is_kept_warm(r), r.since, r.number),
+            default=None,
+        )
 
     # Changes
 

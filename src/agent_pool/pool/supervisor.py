@@ -29,7 +29,6 @@ from agent_pool.claude.worker import Worker
 from agent_pool.errors import (
     AgentPoolError,
     PoolClosed,
-    PoolTimeout,
     SpawnError,
 )
 from agent_pool.pool import health
@@ -45,7 +44,8 @@ from agent_pool.pool.actions import (
     Stop,
     Ticket,
 )
-from agent_pool.pool.callers import Callers
+from agent_pool.pool.books import Books
+from agent_pool.pool.callers import Callers, no_worker
 from agent_pool.pool.core import PoolCore
 from agent_pool.pool.policy import Limits
 from agent_pool.pool.result import Queued
@@ -65,6 +65,7 @@ class Supervisor:
         core: who gets which worker; to be asked, not told.
         workers: the processes, by the core's names.
         definitions: what each `AgentRef` stands for.
+        books: what everything took.
         on_tick: called once a second.
     """
 
@@ -72,6 +73,7 @@ class Supervisor:
         self.core = PoolCore(_limits(settings), random.random)
         self.workers: dict[str, Worker] = {}
         self.definitions: dict[AgentRef, tuple[Agent, Launch]] = {}
+        self.books = Books()
         self.on_tick: Callable[[], None] = lambda: None
         self._settings = settings
         self._verdicts = verdicts
@@ -167,7 +169,7 @@ class Supervisor:
         except BaseException:
             self._perform(self.core.abandon(ticket, _now()))
             if bound.expired():
-                raise self._no_worker(ref) from None
+                raise no_worker(ref, self.core, self._settings.acquire_timeout) from None
             raise
         finally:
             self._callers.remove(ticket)
@@ -217,16 +219,6 @@ class Supervisor:
                 wait.cancel()
         return len(doomed)
 
-    def _no_worker(self, ref: AgentRef) -> PoolTimeout:
-        settings, core = self._settings, self.core
-        busy = sum(r.agent == ref.name for r in core.workers.values())
-        return PoolTimeout(
-            f"no worker of agent {ref.name!r} within {settings.acquire_timeout:g} s (setting "
-            f"acquire_timeout): it has {busy} of at most {settings.max_size}, the pool "
-            f"{len(core.workers)} of at most {settings.max_workers}, {core.waiting} callers wait; "
-            "try later or raise the limits"
-        )
-
     # Performing what the core says
 
     def _perform(self, actions: Iterable[Action]) -> None:
@@ -265,6 +257,7 @@ class Supervisor:
     def _create(self, name: str, ref: AgentRef | None, flags: str) -> None:
         assert self._run_dir is not None, "open() comes before the first request"
         self._watcher.start()
+        self.books.spawned += 1
         self.workers[name] = Worker(
             name,
             self.definitions[ref][1] if ref else self._blank[flags],
@@ -274,7 +267,12 @@ class Supervisor:
             run_dir=self._run_dir,
             on_gone=lambda: self._perform(self.core.unfit(name, Reason.DIED, _now())),
             on_taint=lambda: self._perform(self.core.unfit(name, Reason.TAINTED, _now())),
+            on_account=lambda account: self.books.turn_ended(self._agent_of(name), account),
         )
+
+    def _agent_of(self, name: str) -> str:
+        ref = self.core.workers[name].ref
+        return self.definitions[ref][0].name if ref else ""
 
     async def _start(self, name: str, ref: AgentRef | None) -> None:
         worker = self.workers[name]
@@ -319,6 +317,7 @@ class Supervisor:
             self._perform(self.core.no_reset(worker.launch.fingerprint, _now()))
             return
         await worker.reset(expects_frame=verdict.announces)
+        self.books.resets += worker.is_clean
         self._say_why(worker)
 
     def _say_why(self, worker: Worker) -> None:
@@ -336,6 +335,7 @@ class Supervisor:
             await worker.stop()
         finally:
             worker.kill()
+            self.books.strays += worker.session.strays
             worker.removed.set()
             del self.workers[name]
             self._perform(self.core.gone(name, _now()))

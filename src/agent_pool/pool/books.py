@@ -1,0 +1,163 @@
+"""The pool's accounts: what every agent's tasks took, and what happened to the workers.
+
+Tokens and cost are booked as turns end, so an interrupted task counts too. A process that is killed
+during a turn reports nothing, and nothing is made up for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Final
+
+from agent_pool.claude.accounts import Account, Usage
+
+NO_USAGE: Final = Usage()
+NO_ACCOUNT: Final = Account()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStats:
+    """What one agent's tasks took so far.
+
+    Attributes:
+        agent: its name.
+        tasks: that were given to it.
+        failed: how many of them did not end well, by the error's code; ``task_error`` where the
+            CLI reported an error instead of an answer, ``cancelled`` where the caller left.
+        running: seconds that its tasks ran.
+        waited: seconds that its tasks waited for a worker.
+        usage: tokens.
+        cost_usd: by the CLI's list prices.
+    """
+
+    agent: str
+    tasks: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    running: float = 0.0
+    waited: float = 0.0
+    usage: Usage = NO_USAGE
+    cost_usd: float = 0.0
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """The share of input tokens that was read from the prompt cache, 0 to 1."""
+        usage = self.usage
+        whole = usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens
+        return usage.cache_read_tokens / whole if whole else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """What happened in a pool since it was opened.
+
+    Attributes:
+        uptime: seconds.
+        waiting: callers that wait now.
+        paused: seconds for which no work is given out, because the API refused some.
+        workers: how many there are, by state.
+        spawned: processes started.
+        resets: `/clear` sent and acknowledged.
+        strays: results that nobody had asked for.
+        retired: workers that went, by reason.
+        agents: the accounts, by agent.
+    """
+
+    uptime: float
+    waiting: int
+    paused: float
+    workers: Mapping[str, int]
+    spawned: int
+    resets: int
+    strays: int
+    retired: Mapping[str, int]
+    agents: tuple[AgentStats, ...]
+
+    @property
+    def total(self) -> AgentStats:
+        """All agents together."""
+        failed: Counter[str] = Counter()
+        for agent in self.agents:
+            failed.update(agent.failed)
+        return AgentStats(
+            agent="",
+            tasks=sum(agent.tasks for agent in self.agents),
+            failed=failed,
+            running=sum(agent.running for agent in self.agents),
+            waited=sum(agent.waited for agent in self.agents),
+            usage=sum((agent.usage for agent in self.agents), Usage()),
+            cost_usd=sum(agent.cost_usd for agent in self.agents),
+        )
+
+
+@dataclass(slots=True)
+class _Page:
+    tasks: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    running: float = 0.0
+    waited: float = 0.0
+    account: Account = NO_ACCOUNT
+
+
+class Books:
+    """Where the pool writes down what happens; only ever added to."""
+
+    def __init__(self) -> None:
+        self.spawned = 0
+        self.resets = 0
+        self.strays = 0
+        self._pages: defaultdict[str, _Page] = defaultdict(_Page)
+
+    def turn_ended(self, agent: str, account: Account) -> None:
+        """A turn has ended, whether anybody waited for it or not."""
+        self._pages[agent].account += account
+
+    def task_ended(self, agent: str, *, waited: float, running: float, failure: str = "") -> None:
+        """A task has ended; `failure` says how, empty if well."""
+        page = self._pages[agent]
+        page.tasks += 1
+        page.waited += waited
+        page.running += running
+        if failure:
+            page.failed[failure] += 1
+
+    def agents(self) -> tuple[AgentStats, ...]:
+        """The accounts by agent, as they are now."""
+        return tuple(
+            AgentStats(
+                agent=name,
+                tasks=page.tasks,
+                failed=dict(page.failed),
+                running=page.running,
+                waited=page.waited,
+                usage=page.account.usage,
+                cost_usd=page.account.cost_usd,
+            )
+            for name, page in sorted(self._pages.items())
+        )
+
+
+def as_json(stats: PoolStats) -> dict[str, object]:
+    """The figures for programs: plain JSON values, the derived ones included."""
+    found = {name.name: getattr(stats, name.name) for name in fields(stats)}
+    return found | {
+        "workers": dict(stats.workers),
+        "retired": dict(stats.retired),
+        "agents": [_agent_as_json(agent) for agent in stats.agents],
+        "total": _agent_as_json(stats.total),
+    }
+
+
+def _agent_as_json(stats: AgentStats) -> dict[str, object]:
+    usage = {name.name: getattr(stats.usage, name.name) for name in fields(stats.usage)}
+    return {
+        "agent": stats.agent,
+        "tasks": stats.tasks,
+        "failed": dict(stats.failed),
+        "running": stats.running,
+        "waited": stats.waited,
+        "usage": usage,
+        "cost_usd": stats.cost_usd,
+        "cache_hit_rate": stats.cache_hit_rate,
+    }
