@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from mcp.client.stdio import stdio_client
 
+from agent_pool.claude import tree
 from agent_pool.loopback import LoopbackAPI
 from mcp import Client, StdioServerParameters
 from support import Project
@@ -50,22 +51,29 @@ class World(Project):
                 yield client
 
     @asynccontextmanager
-    async def server(self, **pipes: Any) -> AsyncIterator[RawServer]:
-        """A server without a client library; killed at the end if it is still there."""
+    async def start(
+        self, *command: str, stdout: int = asyncio.subprocess.PIPE
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A program in the project; at the end whatever is left of this world is killed."""
         process = await asyncio.create_subprocess_exec(
-            *self.command,
+            *command,
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.DEVNULL,
             env=self.env,
             cwd=self.root,
         )
         try:
-            yield RawServer(process)
+            yield process
         finally:
-            if process.returncode is None:
-                process.kill()
+            tree.kill(self.processes())
             await process.wait()
+
+    @asynccontextmanager
+    async def server(self, stdout: int = asyncio.subprocess.PIPE) -> AsyncIterator[RawServer]:
+        """A server that is spoken to without a client library."""
+        async with self.start(*self.command, stdout=stdout) as process:
+            yield RawServer(process)
 
     def processes(self) -> list[psutil.Process]:
         """The living processes of this world."""

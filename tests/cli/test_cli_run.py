@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Self
 
 import pytest
@@ -125,25 +126,7 @@ def test_quiet_prints_the_answer_only(run: Callable[..., Result]) -> None:
 def test_json_is_the_whole_result(run: Callable[..., Result]) -> None:
     done = run("a", "Look.", "--json")
     assert done.exit_code == 0
-    assert json.loads(done.stdout) == {
-        "text": "Fine.",
-        "is_error": False,
-        "subtype": "success",
-        "agent": "a",
-        "duration": 1.5,
-        "waited": 0.1,
-        "turns": 2,
-        "usage": {
-            "input_tokens": 1,
-            "output_tokens": 20,
-            "cache_write_tokens": 300,
-            "cache_read_tokens": 4000,
-        },
-        "cost_usd": 0.0123,
-        "session_id": "s",
-        "worker": "worker-1",
-        "pid": 4711,
-    }
+    assert json.loads(done.stdout) == asdict(result())
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,13 @@ def test_every_use_renews_an_entrys_life() -> None:
     assert ask(cache, request, 897 + 300).cache_read_input_tokens == 0
 
 
+def test_reading_renews_an_entry_that_is_not_marked_any_more() -> None:
+    cache = PromptCache(minimum=0)
+    ask(cache, body(text("x", MARK)), 0)
+    ask(cache, body(text("x"), text("y", MARK)), 299)
+    assert ask(cache, body(text("x", MARK)), 598).cache_creation_input_tokens == 0
+
+
 def test_a_use_renews_the_shorter_prefixes_as_well() -> None:
     cache = PromptCache(minimum=0)
     long = body(text("task", MARK), system=(text("system", MARK),))

@@ -92,6 +92,20 @@ def test_a_paced_text_comes_in_chunks() -> None:
     assert texts == ["abc", "def", "gh"]
 
 
+def test_a_delay_comes_before_the_reply_and_the_pace_before_each_delta(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    slept: list[float] = []
+    monkeypatch.setattr("agent_pool.loopback.exchange.asyncio.sleep", sleep)
+    reply_to(lambda _: Reply("abcdefgh", delay=5, pace=2, chunk=3), stream=True)
+    reply_to(lambda _: Reply("abcdefgh", delay=6, pace=2, chunk=3), stream=False)
+    reply_to(lambda _: Failure(500, delay=7))
+    assert slept == [5, 2, 2, 2, 6, 7]
+
+
 def test_a_text_of_lone_surrogates_survives_both_ways() -> None:
     assert reply_to(lambda request: request.last_user_text, text="\ud800").json["content"] == [
         {"type": "text", "text": "\ud800"}

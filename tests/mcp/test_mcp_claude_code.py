@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ class Cast:
         return "reported"
 
 
-async def claude_code(world: World) -> asyncio.subprocess.Process:
+def claude_code(world: World) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     program, *arguments = world.command
     server = {"command": program, "args": arguments}
-    return await asyncio.create_subprocess_exec(
+    return world.start(
         str(real_cli()),
         "-p",
         "delegate it",
@@ -43,11 +44,6 @@ async def claude_code(world: World) -> asyncio.subprocess.Process:
         json.dumps({"mcpServers": {"agent-pool": server}}),
         "--strict-mcp-config",
         "--dangerously-skip-permissions",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=world.env,
-        cwd=world.root,
     )
 
 
@@ -58,13 +54,13 @@ def test_claude_code_delegates_a_task_and_sees_the_whole_answer(tmp_path: Path) 
         cast = Cast(lambda request: f"{request.last_user_text.strip()}: {long}")
         async with LoopbackAPI(cast) as api:
             world = World(tmp_path, api)
-            caller = await claude_code(world)
-            said, errors = await caller.communicate()
-            assert (said, errors, caller.returncode) == (b"reported\n", b"", 0)
-            (result,) = cast.caller_saw
-            assert not result.get("is_error")
-            assert text_of(result) == f"look at x.py: {long}"
-            await world.until_gone([])
+            async with claude_code(world) as caller:
+                said, _ = await caller.communicate()
+                assert (said, caller.returncode) == (b"reported\n", 0)
+                (result,) = cast.caller_saw
+                assert not result.get("is_error")
+                assert text_of(result) == f"look at x.py: {long}"
+                await world.until_gone([])
 
     run(main())
 
@@ -76,12 +72,13 @@ def test_when_claude_code_is_stopped_nothing_is_left(tmp_path: Path) -> None:
             cast = Cast(lambda request: echo(request) if request.tool_results else hold)
             async with LoopbackAPI(cast) as api:
                 world = World(tmp_path, api)
-                caller = await claude_code(world)
-                held = await line.taken()
-                alive = world.processes()
-                caller.send_signal(signal.SIGTERM)
-                await caller.communicate()
-                assert await held.read() == b""
-                await world.until_gone(alive)
+                async with claude_code(world) as caller:
+                    assert caller.stdin is not None
+                    caller.stdin.close()
+                    held = await line.taken()
+                    alive = world.processes()
+                    caller.send_signal(signal.SIGTERM)
+                    assert await held.read() == b""
+                    await world.until_gone(alive)
 
     run(main())

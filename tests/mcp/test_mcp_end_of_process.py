@@ -1,7 +1,7 @@
 """However the server ends, no process that it started outlives it."""
 
-import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -102,22 +102,14 @@ def test_a_client_that_is_killed_takes_everything_with_it(tmp_path: Path) -> Non
                 world = World(tmp_path, api)
                 call = opening("invoke", agent="reviewer", task="hold the line")
                 lines = "".join(json.dumps({"jsonrpc": "2.0", **one}) + "\n" for one in call)
-                client = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-c",
-                    CLIENT,
-                    json.dumps(world.command),
-                    lines,
-                    env=world.env,
-                    cwd=world.root,
-                    stderr=asyncio.subprocess.DEVNULL,
-                )
-                held = await line.taken()
-                alive = world.processes()
-                client.kill()
-                assert await client.wait() == -signal.SIGKILL
-                assert await held.read() == b""
-                await world.until_gone(alive)
+                command = sys.executable, "-c", CLIENT, json.dumps(world.command), lines
+                async with world.start(*command) as client:
+                    held = await line.taken()
+                    alive = world.processes()
+                    client.kill()
+                    assert await client.wait() == -signal.SIGKILL
+                    assert await held.read() == b""
+                    await world.until_gone(alive)
 
     run(main())
 
@@ -132,5 +124,21 @@ def test_answers_under_way_are_written_before_the_end(tmp_path: Path) -> None:
                 assert answer["result"]["content"] == [{"type": "text", "text": "[]"}]
                 close_stdin(server)
                 assert await server.process.wait() == 0
+
+    run(main())
+
+
+def test_a_client_that_reads_nothing_more_cannot_hold_the_end_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        unread, stdout = os.pipe()
+        async with LoopbackAPI() as api:
+            world = World(tmp_path, api)
+            async with world.server(stdout) as server:
+                server.call("list")
+                server.send(*({"id": n, "method": "tools/list"} for n in range(3, 100)))
+                close_stdin(server)
+                assert await server.process.wait() == 0
+        os.close(unread)
+        os.close(stdout)
 
     run(main())

@@ -120,6 +120,7 @@ def _print(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
         how = "" if result.subtype == "success" else f" ({result.subtype})"
         click.echo(f"{result.agent} reported an error{how}: {result.text}", err=True)
     else:
-        click.echo(printable(result.text) if sys.stdout.isatty() else result.text)
+        # A terminal must not obey what an agent writes; a file gets every byte of it.
+        click.echo(printable(result.text) if sys.stdout.isatty() else result.text, color=True)
     if not quiet:
         console(err=True).print(summary(result), style="dim")

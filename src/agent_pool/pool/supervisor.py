@@ -271,7 +271,7 @@ class Supervisor:
         )
 
     def _agent_of(self, name: str) -> str:
-        ref = self.core.workers[name].ref
+        ref = self.core.workers[name].ref if name in self.core.workers else None
         return self.definitions[ref][0].name if ref else ""
 
     async def _start(self, name: str, ref: AgentRef | None) -> None:

@@ -1,0 +1,160 @@
+"""`agent-pool install` and `uninstall` with the real Claude Code CLI."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agent_pool as package
+from agent_pool.cli.registration import Scope, hook_command
+from cli_world import agent_pool, claude, tree
+from support import Project
+
+SCOPES: tuple[Scope, ...] = ("local", "project", "user")
+HAND_WRITTEN = '{\r\n\t"model": "opus",\r\n\t"hooks": {"Stop": [],  "Odd": 1e3},\n"z": [1 ,2]}'
+SERVERS = '{"mcpServers": {\n    "other": {"command": "x"}\n}}\n'
+
+
+def settings_file(project: Project, scope: Scope) -> Path:
+    if scope == "user":
+        return project.home / ".claude" / "settings.json"
+    name = "settings.local.json" if scope == "local" else "settings.json"
+    return project.root / ".claude" / name
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+
+
+def files(project: Project) -> dict[str, bytes]:
+    """What people write; Claude Code's own state, which it rewrites at every start, is left out."""
+    kept = {"project/" + name: data for name, data in tree(project.root).items()}
+    user = settings_file(project, "user")
+    return {**kept, **({"user": user.read_bytes()} if user.exists() else {})}
+
+
+def states(project: Project, *args: str) -> list[str]:
+    """The first word of what each step reports."""
+    done = agent_pool(project, *args)
+    assert done.returncode == 0, done.stderr
+    return [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_install_adds_uninstall_takes_away_to_the_byte(project: Project, scope: Scope) -> None:
+    project.agent("one")
+    write(settings_file(project, scope), HAND_WRITTEN)
+    write(project.root / ".mcp.json", SERVERS)
+    before = files(project)
+    assert states(project, "install", "--scope", scope) == ["done", "done"]
+    assert "Args: -P -m agent_pool serve" in claude(project, "mcp", "get", "agent-pool")
+    after = files(project)
+    assert states(project, "install", "--scope", scope) == ["unchanged", "unchanged"]
+    assert files(project) == after
+    settings = json.loads(settings_file(project, scope).read_bytes())
+    assert settings == {**json.loads(HAND_WRITTEN), "hooks": _hooks(settings)}
+    assert states(project, "uninstall", "--scope", scope) == ["done", "done"]
+    assert files(project) == before
+    assert "No MCP server named" in claude(project, "mcp", "get", "agent-pool")
+    assert states(project, "uninstall", "--scope", scope) == ["unchanged", "unchanged"]
+
+
+def _hooks(settings: dict[str, Any]) -> dict[str, Any]:
+    ours = [{"matcher": "Agent|Task", "hooks": [{"type": "command", "command": hook_command()}]}]
+    return {**json.loads(HAND_WRITTEN)["hooks"], "PreToolUse": ours}
+
+
+def test_files_that_install_made_are_gone_afterwards(project: Project) -> None:
+    before = sorted(path.name for path in project.root.rglob("*"))
+    assert states(project, "install", "--scope", "project") == ["done", "done"]
+    assert (project.root / ".mcp.json").exists()
+    assert states(project, "uninstall", "--scope", "project") == ["done", "done"]
+    assert sorted(path.name for path in project.root.rglob("*")) == before
+
+
+def test_claude_code_can_start_the_server_that_was_registered(project: Project) -> None:
+    states(project, "install", "--no-hook")
+    assert "Connected" in claude(project, "mcp", "list")
+    assert not settings_file(project, "local").exists()
+
+
+def test_a_dry_run_changes_nothing(project: Project) -> None:
+    before = tree(project.home.parent)
+    assert states(project, "install", "--dry-run") == ["would", "would"]
+    assert tree(project.home.parent) == before
+    states(project, "install")
+    before = tree(project.root)
+    assert states(project, "uninstall", "--dry-run") == ["would", "would"]
+    assert tree(project.root) == before
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", '{"hooks": []}', '{"hooks": {"PreToolUse": {}}}'])
+def test_a_settings_file_that_is_not_understood_is_left_alone(
+    project: Project, broken: str
+) -> None:
+    write(settings_file(project, "local"), broken)
+    before = tree(project.home.parent)
+    done = agent_pool(project, "install")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert str(settings_file(project, "local")) in done.stderr
+    assert tree(project.home.parent) == before
+
+
+def test_another_server_of_that_name_is_left_alone(project: Project) -> None:
+    claude(project, "mcp", "add", "agent-pool", "--", "node", "/somewhere/index.js")
+    done = agent_pool(project, "install")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "node /somewhere/index.js" in done.stderr
+    assert states(project, "uninstall") == ["unchanged", "unchanged"]
+    assert "/somewhere/index.js" in claude(project, "mcp", "get", "agent-pool")
+
+
+def test_entries_of_an_older_python_are_replaced(project: Project) -> None:
+    claude(project, "mcp", "add", "agent-pool", "--", "/old/python", "-m", "agent_pool", "serve")
+    old = {"matcher": "Task", "hooks": [{"type": "command", "command": "x agent_pool/hook.py"}]}
+    write(settings_file(project, "local"), json.dumps({"hooks": {"PreToolUse": [1, old, 2]}}))
+    assert states(project, "install") == ["done", "done", "done"]
+    assert f"Command: {sys.executable}" in claude(project, "mcp", "get", "agent-pool")
+    hooks = json.loads(settings_file(project, "local").read_bytes())["hooks"]["PreToolUse"]
+    assert [*hooks[:2], hooks[2]["hooks"][0]["command"]] == [1, 2, hook_command()]
+
+
+def test_uninstall_says_where_the_server_is_instead(project: Project) -> None:
+    states(project, "install", "--scope", "user", "--no-hook")
+    assert "in scope user: use --scope" in agent_pool(project, "uninstall").stdout
+
+
+def test_a_linked_settings_file_stays_a_link_and_keeps_its_mode(
+    project: Project, tmp_path: Path
+) -> None:
+    real = tmp_path / "dotfiles.json"
+    write(real, "\ufeff{}\n")
+    real.chmod(0o600)
+    settings_file(project, "local").symlink_to(real)
+    states(project, "install")
+    assert settings_file(project, "local").is_symlink()
+    assert (real.stat().st_mode & 0o777, real.read_bytes()[:3]) == (0o600, b"\xef\xbb\xbf")
+    assert list(tmp_path.glob(".dotfiles*")) == []
+    states(project, "uninstall")
+    assert real.read_bytes() == b"\xef\xbb\xbf{}\n"
+
+
+def test_without_a_cli_nothing_is_changed(project: Project) -> None:
+    before = tree(project.home.parent)
+    done = agent_pool(project, "install", CLAUDE_CLI="/nowhere/claude")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert tree(project.home.parent) == before
+
+
+def test_a_hook_whose_file_is_gone_lets_delegations_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(package, "__file__", str(tmp_path / "it's gone" / "__init__.py"))
+    done = subprocess.run(["sh", "-c", hook_command()], capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
