@@ -24,10 +24,14 @@ import signal
 import sys
 from pathlib import Path
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
 SESSION = "00000000-0000-4000-8000-"
 
 
-def install(folder: Path, *acts: dict[str, object], version: str = "2.1.330") -> Path:
+def install(folder: Path, *acts: Mapping[str, object], version: str = "2.1.330") -> Path:
     """Make an executable in `folder` that acts so; returns its path."""
     claims = folder / "claims"
     claims.mkdir(parents=True, exist_ok=True)
@@ -100,6 +104,10 @@ class Acts:
         """Changes of the next frame that answers."""
         self.extra: list[dict[str, object]] = []
         """Frames to be written after the answer."""
+        self.afterwards: Callable[[], object] | None = None
+        """What is done after the answer."""
+        self.conversation = 0
+        """Part of the session id."""
 
     def exit(self, code: int = 1, stderr: str = "") -> bool:
         """End at once."""
@@ -144,7 +152,6 @@ class Acts:
 
     def complain(self, size: int, text: str = "") -> bool:
         """Write this many bytes, then this text, to stderr before the answer."""
-        os.write(2, b"")
         sys.stderr.write("noise " * (size // 6) + text)
         sys.stderr.flush()
         return True
@@ -157,6 +164,21 @@ class Acts:
     def add(self, **frame: object) -> bool:
         """Write this frame after the answer."""
         self.extra.append(frame)
+        return True
+
+    def answer_and_exit(self) -> bool:
+        """Answer, and end at once after it."""
+        self.afterwards = self.exit
+        return True
+
+    def answer_and_read_no_more(self) -> bool:
+        """Answer, and never read again."""
+        self.afterwards = self.deaf
+        return True
+
+    def keep_session(self) -> bool:
+        """Answer as if the conversation were new, with the session id of the old one."""
+        self.conversation -= 1
         return True
 
     def outlive_sigterm(self) -> bool:
@@ -181,7 +203,6 @@ class FakeCLI:
     def __init__(self, script: Script) -> None:
         self._script = script
         self._acts = Acts()
-        self._conversation = 0
         self._held = ""
 
     def serve(self) -> None:
@@ -229,7 +250,7 @@ class FakeCLI:
     def _on_clear(self, stamp: str) -> None:
         if not self._play("clear"):
             return
-        self._conversation += 1
+        self._acts.conversation += 1
         send({"type": "conversation_reset", "user_message_uuid": stamp})
         self._begin(stamp)
         self._result(stamp, result="", local_command="clear")
@@ -267,11 +288,13 @@ class FakeCLI:
         send({name: value for name, value in changed.items() if value is not None})
         for extra in self._acts.extra:
             send(extra)
+        if self._acts.afterwards is not None:
+            self._acts.afterwards()
         self._acts.answer, self._acts.extra = {}, []
 
     @property
     def _session_id(self) -> str:
-        return f"{SESSION}{os.getpid():06}{self._conversation:06}"
+        return f"{SESSION}{os.getpid():06}{self._acts.conversation:06}"
 
 
 def send(frame: dict[str, object]) -> None:

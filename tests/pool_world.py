@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ import fake_cli
 from agent_pool import AgentPool
 from agent_pool.loopback import LoopbackAPI, Reply, Request, ToolUse, text_of
 from support import Project
+
+Act = Mapping[str, object]
+"""What the fake is to do otherwise than the real one, see `fake_cli`."""
 
 MARK = "TEST_MARK"
 BOUND = 15.0
@@ -54,9 +58,7 @@ class PoolWorld(Project):
         environ = self.environment(url, **{MARK: self.mark})
         return AgentPool(environ=environ, **{**PLAIN, **settings})
 
-    def faulty(
-        self, *acts: dict[str, object], version: str = "2.1.330", **settings: Any
-    ) -> AgentPool:
+    def faulty(self, *acts: Act, version: str = "2.1.330", **settings: Any) -> AgentPool:
         """A pool on the fake CLI, which plays these acts; not open yet."""
         launcher = fake_cli.install(self.fake, *acts, version=version)
         environ = self.environment(
@@ -86,7 +88,7 @@ class PoolWorld(Project):
 async def until(condition: Callable[[], object]) -> None:
     """Wait for what no event announces; raises TimeoutError after `BOUND` seconds."""
     async with asyncio.timeout(BOUND):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
 
 
@@ -94,7 +96,7 @@ async def until_idle(pool: AgentPool) -> None:
     """Wait until the pool has done its own work on every worker."""
     async with asyncio.timeout(BOUND):
         while any(worker.state != "idle" for worker in await pool.list()):
-            await asyncio.sleep(0.005)
+            pass
 
 
 def is_alive(pid: int) -> bool:
@@ -103,6 +105,16 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+async def until_gone(processes: list[psutil.Process]) -> None:
+    """Wait until these have ended; raises TimeoutError after `BOUND` seconds."""
+    await until(lambda: not any(is_alive(process.pid) for process in processes))
+
+
+def scratch() -> list[Path]:
+    """What is in the temporary folder."""
+    return list(Path(tempfile.gettempdir()).iterdir())
 
 
 def zombies() -> list[int]:
@@ -169,3 +181,35 @@ class Held:
 def bash(command: str, **more: Any) -> Reply:
     """The model calls the shell."""
     return Reply([ToolUse("Bash", {"command": command, "description": "Tests.", **more})])
+
+
+def shell(path: Path, then: str = "exec sleep 1000") -> str:
+    """A command that writes its pid to `path` and then does not end."""
+    return f"echo $$ > {path}.part && mv {path}.part {path}; {then}"
+
+
+async def pid_in(path: Path) -> int:
+    """The pid that a command writes to `path`."""
+    await until(path.exists)
+    return int(path.read_text())  # noqa: ASYNC240 - a few bytes
+
+
+def shell_first(
+    path: Path, then: str = "exec sleep 1000", word: str = "hang"
+) -> Callable[[Request], Any]:
+    """A script that calls the shell for tasks with `word`, and says other tasks back."""
+
+    def script(request: Request) -> object:
+        wanted = word in request.last_user_text and not request.tool_results
+        return bash(shell(path, then)) if wanted else say_task(request)
+
+    return script
+
+
+async def goes_on(pool: AgentPool, without: int | None = None) -> int:
+    """The next task gets its answer, from another process than `without`; returns its pid."""
+    result = await pool.invoke("tester", "quince")
+    assert result.text == "echo: quince"
+    assert result.pid != without
+    await until_idle(pool)
+    return result.pid

@@ -139,6 +139,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**self.environ, **environ},
+            start_new_session=True,
         )
         theirs.close()
         if pipe:
@@ -300,7 +301,7 @@ def test_two_sessions_at_once_install_once(machine: Machine) -> None:
 def test_an_installation_outlives_the_session_that_began_it(machine: Machine) -> None:
     launch = machine.start()
     launch.ask(DISCOVER)
-    launch.process.send_signal(signal.SIGTERM)
+    os.killpg(launch.process.pid, signal.SIGTERM)  # more than Claude Code does
     assert launch.close() == -signal.SIGTERM
     machine.open_gate()
     machine.wait_for_installer()

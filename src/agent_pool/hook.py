@@ -175,9 +175,8 @@ def _scalar(value: str) -> str:
     if value[:1] in ("'", '"'):
         end = value.find(value[0], 1)
         return value[1:end].strip() if end > 0 else ""
-    if value.startswith("#") or value in ("~", "null"):
-        return ""
-    return value.partition(" #")[0].strip()
+    value = "" if value.startswith("#") else value.partition(" #")[0].strip()
+    return "" if value in ("~", "null", "Null", "NULL") else value
 
 
 def _folded(name: str) -> str:

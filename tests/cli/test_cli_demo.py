@@ -35,7 +35,7 @@ def test_the_demo_plays_offline_measures_both_ways_and_leaves_nothing(
     for number in range(1, IN_A_ROW + 1):
         assert done.stderr.count(Task(number).answer) == (4 if number <= AT_ONCE else 2)
     table = dict(line.split("  ", 1) for line in done.stdout.splitlines() if "  " in line)
-    assert list(table)[0] == "Measured"
+    assert next(iter(table)) == "Measured"
     assert f"{AT_ONCE} tasks at once" in table
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -83,11 +83,11 @@ def test_the_figures_are_there_for_programs(here: Project, monkeypatch: pytest.M
         ("pool", 0.5, 0.06),
         ("claude -p for each", None, 0.6),
     ]
-    assert invoke("demo").stdout.splitlines()[:4] == [
-        "Measured                                 pool  claude -p for each  ",
-        "Ready for a first task                 500 ms                   -  ",
-        "One task, median                        60 ms              600 ms  ",
-        "4 tasks at once                        900 ms               1.2 s  ",
+    assert [line.split("  ")[0] for line in invoke("demo").stdout.splitlines()[:4]] == [
+        "Measured",
+        "Ready for a first task",
+        "One task, median",
+        "4 tasks at once",
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from agent_pool.cli.doctor.checks import check_user
 from agent_pool.cli.doctor.sign_in import check_sign_in
-from cli_world import agent_pool, tree
+from cli_world import NOWHERE, agent_pool, tree
 from support import Project, cli_environment, real_cli
 
 
@@ -144,7 +144,8 @@ def test_a_credentials_file_counts_for_a_cli_without_auth_status(project: Projec
 
 
 def test_what_the_cli_says_of_its_sign_in_counts(project: Project) -> None:
-    environ = cli_environment(project.home, "http://127.0.0.1:9", CLAUDE_CODE_USE_VERTEX="1")
+    environ = cli_environment(project.home, NOWHERE, CLAUDE_CODE_USE_VERTEX="1")
+    del environ["ANTHROPIC_API_KEY"]
     found = asyncio.run(check_sign_in(real_cli(), "2.1.330", project.root, environ))
     assert (found.state, found.said) == ("ok", "third_party, vertex")
 

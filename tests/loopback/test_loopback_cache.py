@@ -304,6 +304,9 @@ def test_a_prefix_below_the_minimum_is_not_cached() -> None:
     ("model", "minimum"),
     [
         ("claude-opus-5-5", 512),
+        ("claude-sonnet-5-5", 512),
+        ("claude-sonnet-5", 1024),
+        ("claude-haiku-5-5", 512),
         ("claude-opus-4-7", 2048),
         ("claude-opus-4-6[1m]", 4096),
         ("claude-opus-4-1-20250805", 1024),

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool.mcp.listing import describe_agents, one_line
+from agent_pool.mcp.listing import describe_agents
 from mcp_fakes import a_broken, an_agent
 
 words = st.text(alphabet="abcdefgh äöü\n", max_size=400)
@@ -63,11 +63,3 @@ def test_every_name_is_there_when_the_names_fit(named: list[str], description: s
     text = describe_agents([an_agent(name, description) for name in named], 2048)
     rows = [line.split(":")[0].rstrip() for line in text.splitlines()[1:]]
     assert [row for row in rows if named] == [f"- {name}" for name in named]
-
-
-@given(words, st.integers(1, 50))
-def test_one_line_is_one_line_of_the_width_at_most(text: str, width: int) -> None:
-    line = one_line(text, width)
-    assert "\n" not in line
-    assert len(line) <= width
-    assert line == one_line(text) or line.endswith("…")

@@ -302,5 +302,6 @@ def test_with_wrong_settings_every_tool_says_what_is_wrong(era: str) -> None:
                 answer = await client.call_tool(name, arguments)
                 assert answer.is_error
                 assert "AGENT_POOL_MAX_SIZE" in text_of(answer)
+                assert "then connect to it again" in text_of(answer)
 
     run(main())

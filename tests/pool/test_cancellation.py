@@ -12,9 +12,9 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import pytest
-from pool_world import PoolWorld, say_task, until_idle
 
 from agent_pool import AgentPool, TaskResult
+from pool_world import PoolWorld, say_task, until_idle
 from support import run
 
 MOST_STEPS = 60
@@ -120,9 +120,7 @@ def test_a_caller_cancelled_while_its_worker_is_spawned_leaves_it_to_the_next(
                 await still_serves(pool)
                 await pool.reset("tester")
 
-            steps = await cancel_everywhere(
-                lambda: pool.invoke("tester", "medlar"), way, afresh
-            )
+            steps = await cancel_everywhere(lambda: pool.invoke("tester", "medlar"), way, afresh)
             assert steps >= 2
 
     run(main())
@@ -192,9 +190,7 @@ def test_a_warmup_cancelled_anywhere_leaves_a_pool_that_serves(world: PoolWorld,
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_reset_cancelled_anywhere_is_carried_out_all_the_same(
-    world: PoolWorld, way: str
-) -> None:
+def test_a_reset_cancelled_anywhere_is_carried_out_all_the_same(world: PoolWorld, way: str) -> None:
     async def main() -> None:
         async with world.faulty(max_size=1) as pool:
             old = await pool.warmup("tester")

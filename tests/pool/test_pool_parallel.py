@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from pool_world import Held, PoolWorld, is_alive, say_task, until, until_idle
 
 from agent_pool import AgentPool, PoolTimeout, Queued, TaskEvent, TaskResult, TooManyRequests
+from pool_world import Held, PoolWorld, is_alive, say_task, until, until_idle
 from support import run
 
 
@@ -160,7 +160,9 @@ def test_waiting_callers_are_told_their_place(world: PoolWorld) -> None:
 
             callers = [
                 asyncio.create_task(
-                    pool.invoke("tester", task, on_event=lambda event, task=task: listen(task, event))
+                    pool.invoke(
+                        "tester", task, on_event=lambda event, task=task: listen(task, event)
+                    )
                 )
                 for task in told
             ]
@@ -196,7 +198,9 @@ def test_a_caller_waits_for_acquire_timeout_at_the_most(world: PoolWorld) -> Non
         async with world.faulty(held, max_size=1, acquire_timeout=2) as pool:
             (running,) = start(pool, "running")
             await until(lambda: world.journal("prompt") == ["prompt running"])
-            with pytest.raises(PoolTimeout, match=r"within 2 s .* 1 of at most 1.*raise the limits"):
+            with pytest.raises(
+                PoolTimeout, match=r"within 2 s .* 1 of at most 1.*raise the limits"
+            ):
                 await pool.invoke("tester", "late")
             running.cancel()
             assert (await pool.invoke("tester", "next")).text == "echo: next"

@@ -38,8 +38,11 @@ DEFAULT_MINIMUM: Final = 1024
 # The first prefix that fits a model's name decides; names that are not listed use the default.
 MINIMUM_BY_MODEL: Final = (
     ("claude-opus-5", 512),
+    ("claude-sonnet-5-5", 512),
+    ("claude-haiku-5-5", 512),
     ("claude-fable-5", 512),
     ("claude-mythos-5", 512),
+    ("claude-mythos-preview", 2048),
     ("claude-opus-4-7", 2048),
     ("claude-opus-4-6", 4096),
     ("claude-opus-4-5", 4096),

@@ -10,6 +10,7 @@ from typing import Any
 from mcp_types import CallToolResult, TextContent
 
 from agent_pool import AgentPoolError, TaskResult, WorkerInfo
+from agent_pool.mcp.text import clean
 
 RESULT_KEY = "agent-pool/result"
 """In `_meta` of `invoke`'s answer: the fields of `TaskResult` but for `text` and `is_error`."""
@@ -97,6 +98,9 @@ def human_bytes(count: int) -> str:
 def _result(
     text: str, meta: dict[str, Any] | None = None, *, is_error: bool = False
 ) -> CallToolResult:
+    figures = clean(json.dumps(meta, ensure_ascii=False))
     return CallToolResult(
-        content=[TextContent(type="text", text=text)], is_error=is_error, _meta=meta
+        content=[TextContent(type="text", text=clean(text))],
+        is_error=is_error,
+        _meta=json.loads(figures),
     )

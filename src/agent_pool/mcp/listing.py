@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from agent_pool import Agent, Broken
+from agent_pool.mcp.text import one_line
 
 NO_AGENTS = (
     "No agent is defined yet. `agent-pool init` writes a first one; any Markdown file with "
@@ -22,21 +23,15 @@ def describe_agents(found: Iterable[Agent | Broken], budget: int) -> str:
     """
     entries = list(found)
     agents = [
-        (item.name, one_line(item.description)) for item in entries if isinstance(item, Agent)
+        (one_line(item.name), one_line(item.description))
+        for item in entries
+        if isinstance(item, Agent)
     ]
     broken = _broken([item.name for item in entries if isinstance(item, Broken)])
     if not agents:
         return NO_AGENTS + broken
     heading = "Agents:\n"
     return heading + _fit(agents, budget - len(heading) - len(broken)) + broken
-
-
-def one_line(text: str, width: int | None = None) -> str:
-    """`text` with every run of white space as one space, cut to `width` characters."""
-    line = " ".join(text.split())
-    if width is None or len(line) <= width:
-        return line
-    return line[: max(width - 1, 0)].rstrip() + "…"
 
 
 def _fit(agents: Sequence[tuple[str, str]], budget: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agent_pool import Queued, Retry, Started, TaskEvent, Text, ToolUse
-from agent_pool.mcp.listing import one_line
+from agent_pool.mcp.text import one_line
 
 WIDTH: Final = 120
 GAP: Final = 0.3  # seconds between two lines at least

@@ -38,27 +38,21 @@ def run(overrides: Mapping[str, Any]) -> NoReturn:
     """Serve until the end of the process; see `agent_pool.mcp.run`."""
     _log_to_stderr(os.environ.get(LOG_LEVEL, "warning"))
     try:
-        asyncio.run(_open_and_serve(overrides))
-    except KeyboardInterrupt:  # it came before our own handlers were there, so before any worker
+        asyncio.run(serve(_make_pool(overrides)))
+    except KeyboardInterrupt:  # before our own handlers were there, so before any worker
         os._exit(128 + signal.SIGINT)
     raise AssertionError("unreachable: serve() ends the process")
 
 
-async def _open_and_serve(overrides: Mapping[str, Any]) -> None:
-    await serve(await _open(overrides))
-
-
-async def _open(overrides: Mapping[str, Any]) -> Pool:
+def _make_pool(overrides: Mapping[str, Any]) -> AgentPool | UnusablePool:
     try:
-        pool = AgentPool(**overrides)
-        await pool.open()
+        return AgentPool(**overrides)
     except AgentPoolError as error:
         return UnusablePool(error)
-    return pool
 
 
-async def serve(pool: Pool) -> NoReturn:
-    """Serve an open pool on stdin and stdout; ends the process with every worker killed."""
+async def serve(pool: AgentPool | UnusablePool) -> NoReturn:
+    """Open the pool and serve it on stdin and stdout; ends the process, every worker killed."""
     loop = asyncio.get_running_loop()
 
     def leave(status: int) -> NoReturn:
@@ -76,13 +70,21 @@ async def serve(pool: Pool) -> NoReturn:
     for number in SIGNALS:
         loop.add_signal_handler(number, leave, 128 + number)
     try:
-        await _converse(build_server(pool), client_left, leave)
+        await _converse(build_server(await _opened(pool)), client_left, leave)
     except* (BrokenPipeError, anyio.BrokenResourceError):
         logger.info("the client closed our stdout")
     except* Exception:
         logger.exception("bug: the server failed")
         leave(1)
     leave(0)
+
+
+async def _opened(pool: AgentPool | UnusablePool) -> Pool:
+    try:
+        await pool.open()
+    except AgentPoolError as error:
+        return UnusablePool(error)
+    return pool
 
 
 async def _converse(

@@ -17,6 +17,7 @@ from agent_pool.mcp import answers
 from agent_pool.mcp.arguments import Arguments, Invoke, Nothing, OneAgent
 from agent_pool.mcp.listing import describe_agents
 from agent_pool.mcp.progress import Progress, narrate
+from agent_pool.mcp.text import one_line
 
 DESCRIPTION_LIMIT: Final = 2048  # characters; clients may cut what is longer
 RESULT_LIMIT: Final = 500_000  # characters that Claude Code hands to the model, not to a file
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 Report = Callable[[int, str], Awaitable[None]]
 """Passes one line of progress to the client, with a number that grows."""
-
 
 Found = Sequence[Agent | Broken] | Exception
 """The definitions in their order, or what keeps them from being read."""
@@ -84,10 +84,10 @@ def declare(found: Found) -> list[Tool]:
         Tool(
             name=name,
             title=entry.title,
-            description=_INVOKE + _about(found) if name == "invoke" else entry.description,
+            description=entry.description + (_about(found) if name == "invoke" else ""),
             input_schema=entry.arguments.schema_for_clients(),
             annotations=entry.annotations,
-            _meta=_INVOKE_META if name == "invoke" else None,
+            _meta=entry.meta,
         )
         for name, entry in _ENTRIES.items()
     ]
@@ -96,7 +96,7 @@ def declare(found: Found) -> list[Tool]:
 def _about(found: Found) -> str:
     budget = DESCRIPTION_LIMIT - len(_INVOKE)
     if isinstance(found, Exception):
-        return f"No agent can be called now: {found}"[:budget]
+        return one_line(f"No agent can be called now: {found}", budget)
     return describe_agents(found, budget)
 
 
@@ -142,6 +142,7 @@ class _Entry:
     arguments: type[Arguments]
     run: Callable[[Pool, Any, Report], Awaitable[CallToolResult]]
     annotations: ToolAnnotations
+    meta: dict[str, Any] | None = None
 
 
 _INVOKE: Final = (
@@ -150,12 +151,15 @@ _INVOKE: Final = (
     "their own instructions and tools. An agent starts each task with an empty context, so write "
     "down everything it needs.\n\n"
 )
-_INVOKE_META: Final = {
-    "anthropic/alwaysLoad": True,
-    "anthropic/maxResultSizeChars": RESULT_LIMIT,
-}
 _ENTRIES: Final[Mapping[str, _Entry]] = {
-    "invoke": _Entry("Invoke an agent", _INVOKE, Invoke, _invoke, ToolAnnotations()),
+    "invoke": _Entry(
+        "Invoke an agent",
+        _INVOKE,
+        Invoke,
+        _invoke,
+        ToolAnnotations(),
+        {"anthropic/alwaysLoad": True, "anthropic/maxResultSizeChars": RESULT_LIMIT},
+    ),
     "warmup": _Entry(
         "Warm up an agent",
         "Start a worker process of an agent beforehand, so that its next task begins at once. "

@@ -7,21 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
-from agent_pool import Agent, AgentPoolError, Broken, TaskEvent, TaskResult, WorkerInfo
+from agent_pool import (
+    Agent,
+    AgentPoolError,
+    Broken,
+    ConfigError,
+    TaskEvent,
+    TaskResult,
+    WorkerInfo,
+)
 
 
 class UnusablePool:
-    """Raises `error` from everything but `kill`."""
+    """Whatever is asked of it, it raises a ConfigError that explains `error`."""
 
     def __init__(self, error: AgentPoolError) -> None:
-        self._error = error
+        self._problem = (
+            f"agent-pool cannot work: {error}\nSettings are read when the server starts: "
+            "correct them, then connect to it again (in Claude Code: /mcp)."
+        )
+
+    async def open(self) -> None:
+        """There is nothing to open."""
 
     @property
     def catalog(self) -> UnusablePool:
         return self
 
     def scan(self) -> Sequence[Agent | Broken]:
-        raise self._error
+        raise ConfigError(self._problem)
 
     def stamp(self) -> Hashable:
         return "unusable"
@@ -29,16 +43,16 @@ class UnusablePool:
     async def invoke(
         self, agent: str, task: str, *, on_event: Callable[[TaskEvent], None]
     ) -> TaskResult:
-        raise self._error
+        raise ConfigError(self._problem)
 
     async def warmup(self, agent: str) -> WorkerInfo:
-        raise self._error
+        raise ConfigError(self._problem)
 
     async def list(self) -> Sequence[WorkerInfo]:
-        raise self._error
+        raise ConfigError(self._problem)
 
     async def reset(self, agent: str) -> int:
-        raise self._error
+        raise ConfigError(self._problem)
 
     def kill(self) -> None:
         """There is nothing to kill."""

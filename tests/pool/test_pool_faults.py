@@ -1,0 +1,315 @@
+"""Processes that fail while they serve: each fault has its own error, and the pool goes on.
+
+The real CLI will not do these on request, so `fake_cli` does them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_pool import (
+    RemoteProtocolError,
+    TaskTimeout,
+    WorkerDied,
+)
+from pool_world import (
+    Act,
+    PoolWorld,
+    goes_on,
+    is_alive,
+    until,
+    until_idle,
+)
+from support import run
+
+# Turns
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "said"),
+    [
+        ({"do": "exit", "code": 9, "stderr": "oh no"}, WorkerDied, "exit code 9 .*(?s:.*)oh no"),
+        ({"do": "die"}, WorkerDied, "signal 9"),
+        ({"do": "say", "text": '{"type": "result", \n'}, RemoteProtocolError, "broken JSON"),
+        ({"do": "line", "size": 100_000}, RemoteProtocolError, r"over 50,000 bytes .*max_line"),
+        ({"do": "stream", "size": 100_000}, RemoteProtocolError, r"over 50,000 bytes .*max_line"),
+    ],
+    ids=["exit", "killed", "garbage", "long-line", "endless-line"],
+)
+def test_a_worker_that_fails_in_a_task_fails_it_and_is_replaced(
+    world: PoolWorld, act: Act, error: type[Exception], said: str
+) -> None:
+    async def main() -> None:
+        fault = {"at": "prompt", "match": "medlar", **act}
+        async with world.faulty(fault, max_line=50_000, max_size=1) as pool:
+            doomed = await goes_on(pool)
+            with pytest.raises(error, match=said) as failure:
+                await pool.invoke("tester", "medlar")
+            assert "worker-1" in str(failure.value)
+            assert failure.value.retryable  # type: ignore[attr-defined]
+            await goes_on(pool, without=doomed)
+            assert not is_alive(doomed)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        {"do": "hang"},
+        {"do": "deaf"},
+        {"do": "mute"},
+        {"do": "reply", "user_message_uuid": "11111111-1111-4111-8111-111111111111"},
+    ],
+    ids=["no-answer", "not-reading", "mute", "answer-to-another"],
+)
+def test_a_task_that_is_not_answered_is_stopped_and_the_next_one_is_served(
+    world: PoolWorld, act: Act
+) -> None:
+    async def main() -> None:
+        fault = {"at": "prompt", "match": "medlar", **act}
+        async with world.faulty(fault, max_size=1) as pool:
+            doomed = await goes_on(pool)
+            with pytest.raises(TaskTimeout, match=r"stopped after 0\.3 s"):
+                await pool.invoke("tester", "medlar", timeout=0.3)
+            without = None if act["do"] == "hang" else doomed  # which ends when interrupted
+            await goes_on(pool, without)
+
+    run(main())
+
+
+def test_a_cli_that_stops_reading_in_the_middle_of_a_long_task_is_replaced(
+    world: PoolWorld,
+) -> None:
+    async def main() -> None:
+        deaf = {"at": "clear", "do": "answer_and_read_no_more", "times": 1}
+        async with world.faulty(deaf, max_size=1) as pool:
+            doomed = await goes_on(pool)
+            with pytest.raises(TaskTimeout):
+                await pool.invoke("tester", "x" * 1_000_000, timeout=0.3)
+            await goes_on(pool, without=doomed)
+
+    run(main())
+
+
+@pytest.mark.parametrize("act", [{"do": "hang"}, {"do": "deaf"}, {"do": "exit"}, {"do": "die"}])
+def test_a_worker_that_does_not_end_its_turn_when_interrupted_is_replaced(
+    world: PoolWorld, act: Act
+) -> None:
+    async def main() -> None:
+        faults: list[Act] = [
+            {"at": "prompt", "do": "hang", "match": "medlar"},
+            {"at": "interrupt", **act},
+        ]
+        async with world.faulty(*faults, max_size=1) as pool:
+            doomed = await goes_on(pool)
+            with pytest.raises(TaskTimeout):
+                await pool.invoke("tester", "medlar", timeout=0.3)
+            await goes_on(pool, without=doomed)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        {"do": "complain", "size": 5_000_000},
+        {"do": "say", "text": "Warning: a runtime has something to say\n\n[]\n42\nnull\n"},
+        {"do": "line", "size": 3_000_000},
+        {
+            "do": "say",
+            "text": '{"type":"control_request","request_id":"r","request":{"subtype":"x"}}\n',
+        },
+        {"do": "say", "text": '{"type":"new_in_this_release","x":[1]}\n{"type":["odd"]}\n{}\n'},
+        {
+            "do": "say",
+            "text": '{"type":"assistant","message":"odd"}\n{"type":"user","message":7}\n',
+        },
+        {"do": "reply", "modelUsage": {"m": {"inputTokens": "many", "outputTokens": None}}},
+        {"do": "reply", "modelUsage": ["odd"], "total_cost_usd": "a lot", "num_turns": []},
+        {"do": "reply", "session_id": None, "modelUsage": None, "total_cost_usd": None},
+    ],
+)
+def test_what_a_worker_says_besides_its_answer_does_no_harm(world: PoolWorld, act: Act) -> None:
+    async def main() -> None:
+        async with world.faulty({"at": "prompt", "match": "medlar", **act}, max_size=1) as pool:
+            result = await pool.invoke("tester", "medlar", timeout=10)
+            assert result.text == "echo: medlar"
+            await goes_on(pool)
+
+    run(main())
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1" + "0" * 400])
+def test_a_figure_that_is_no_figure_does_not_hide_the_answer(world: PoolWorld, number: str) -> None:
+    async def main() -> None:
+        absurd = {"total_cost_usd": int(number) if number.isdigit() else float(number)}
+        usage = {"modelUsage": {"m": {"inputTokens": absurd["total_cost_usd"]}}}
+        fault = {"at": "prompt", "match": "medlar", "do": "reply", **absurd, **usage}
+        async with world.faulty(fault, max_size=1) as pool:
+            result = await pool.invoke("tester", "medlar", timeout=5)
+            assert result.text == "echo: medlar"
+            await goes_on(pool)
+
+    run(main())
+
+
+def test_the_tail_of_a_flood_on_stderr_is_in_the_error(world: PoolWorld) -> None:
+    async def main() -> None:
+        faults: list[Act] = [
+            {"at": "prompt", "do": "complain", "size": 5_000_000, "text": "the last words"},
+            {"at": "prompt", "do": "exit"},
+        ]
+        async with world.faulty(*faults) as pool:
+            with pytest.raises(WorkerDied) as failure:
+                await pool.invoke("tester", "one")
+            assert failure.value.stderr_tail.endswith("the last words")
+            assert len(failure.value.stderr_tail) <= 5000
+
+    run(main())
+
+
+def test_a_child_that_holds_the_pipes_does_not_hide_the_death_of_its_parent(
+    world: PoolWorld, tmp_path: Path
+) -> None:
+    path = tmp_path / "child"
+
+    async def main() -> None:
+        faults: list[Act] = [
+            {"at": "prompt", "do": "leave_child", "path": str(path), "match": "medlar"},
+            {"at": "prompt", "do": "exit", "match": "medlar"},
+        ]
+        async with world.faulty(*faults) as pool:
+            with pytest.raises(WorkerDied):
+                await pool.invoke("tester", "medlar", timeout=10)
+            await until(lambda: not is_alive(int(path.read_text())))
+            await goes_on(pool)
+
+    run(main())
+
+
+def test_a_stubborn_child_of_a_task_is_gone_before_the_next_task(
+    world: PoolWorld, tmp_path: Path
+) -> None:
+    path = tmp_path / "child"
+
+    async def main() -> None:
+        child = {"at": "prompt", "do": "leave_child", "path": str(path), "match": "medlar"}
+        async with world.faulty(child, max_size=1) as pool:
+            await pool.invoke("tester", "medlar")
+            await goes_on(pool)
+            assert not is_alive(int(path.read_text()))
+
+    run(main())
+
+
+# Results that nobody asked for
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user_message_uuid": "11111111-1111-4111-8111-111111111111"},
+        {"user_message_uuid": None},
+        {"user_message_uuids": []},
+        {"user_message_uuid": None, "origin": {"kind": "task-notification"}},
+    ],
+    ids=["of-another", "unstamped", "empty", "of-a-background-task"],
+)
+@pytest.mark.parametrize("at", ["prompt", "clear"])
+def test_a_result_that_nobody_asked_for_reaches_nobody(
+    world: PoolWorld, at: str, fields: dict[str, Any]
+) -> None:
+    async def main() -> None:
+        stray = {"type": "result", "subtype": "success", "is_error": False, "result": "STRAY"}
+        late = {"at": at, "do": "add", **stray, **fields}
+        async with world.faulty(late, max_size=1) as pool:
+            for number in range(6):
+                result = await pool.invoke("tester", f"task {number}")
+                assert result.text == f"echo: task {number}"
+            await until_idle(pool)
+
+    run(main())
+
+
+# Resets
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        {"do": "hang"},
+        {"do": "deaf"},
+        {"do": "exit"},
+        {"do": "die"},
+        {"do": "answer_and_exit"},
+        {"do": "reply", "result": "Unknown slash command: clear"},
+        {"do": "reply", "is_error": True},
+        {"do": "reply", "subtype": "error_during_execution"},
+        {"do": "reply", "local_command": "cost"},
+        {"do": "keep_session"},
+        {"do": "say", "text": '{"type": "result", \n'},
+    ],
+    ids=lambda act: f"{act['do']}-{next((k for k in act if k != 'do'), '')}".strip("-"),
+)
+def test_a_worker_that_does_not_reset_as_it_should_is_replaced(world: PoolWorld, act: Act) -> None:
+    async def main() -> None:
+        fault = {"at": "clear", "times": 1, **act}
+        async with world.faulty(fault, max_size=1, reset_timeout=1) as pool:
+            doomed = await pool.invoke("tester", "medlar")
+            assert doomed.text == "echo: medlar"
+            try:
+                await goes_on(pool, without=doomed.pid)
+            except WorkerDied:
+                assert act["do"] == "answer_and_exit"  # it was clean, and gone a moment later
+                await goes_on(pool, without=doomed.pid)
+            await until(lambda: not is_alive(doomed.pid))
+
+    run(main())
+
+
+# Stops
+
+
+@pytest.mark.parametrize(
+    "acts",
+    [
+        [{"at": "eof", "do": "deaf"}],
+        [{"at": "eof", "do": "deaf"}, {"at": "start", "do": "outlive_sigterm"}],
+    ],
+    ids=["ignores-eof", "ignores-sigterm"],
+)
+def test_an_idle_worker_that_will_not_stop_is_killed(world: PoolWorld, acts: list[Act]) -> None:
+    async def main() -> None:
+        async with world.faulty(*acts) as pool:
+            pid = await goes_on(pool)
+            assert await pool.reset("tester") == 1
+            assert not is_alive(pid)
+            await goes_on(pool)
+        assert world.fakes() == []
+
+    run(main())
+
+
+def test_a_worker_that_will_not_stop_in_its_task_is_killed(world: PoolWorld) -> None:
+    async def main() -> None:
+        acts: list[Act] = [
+            {"at": "start", "do": "outlive_sigterm"},
+            {"at": "prompt", "do": "deaf", "match": "medlar"},
+        ]
+        async with world.faulty(*acts) as pool:
+            pid = await goes_on(pool)
+            running = asyncio.create_task(pool.invoke("tester", "medlar"))
+            await until(lambda: "prompt medlar" in world.journal())
+            stopped = asyncio.create_task(pool.reset("tester"))
+            with pytest.raises(WorkerDied, match="its agent was reset"):
+                await running
+            assert await stopped == 1
+            assert not is_alive(pid)
+            await goes_on(pool)
+
+    run(main())
