@@ -33,7 +33,7 @@ def agent_pool(
     for name in without:
         del environ[name]
     done = subprocess.run(
-        command(*args), cwd=project.root, env=environ, input=stdin, capture_output=True, timeout=90
+        command(*args), cwd=project.root, env=environ, input=stdin, capture_output=True, timeout=110
     )
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode(), done.stderr.decode()

@@ -22,7 +22,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from agent_pool.errors import ConfigError
 
 ENV_PREFIX = "AGENT_POOL_"
-NOT_SETTINGS = frozenset({"AGENT_POOL_CONFIG", "AGENT_POOL_DEPTH", "AGENT_POOL_COOKIE"})
+NOT_SETTINGS = frozenset(
+    f"AGENT_POOL_{name}" for name in ("CONFIG", "DEPTH", "COOKIE", "SERVER", "LOG")
+)
 ALIASES = {
     "AGENTS_DIR": "agents_dir",
     "SKILLS_DIR": "skills_dir",

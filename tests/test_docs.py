@@ -1,0 +1,37 @@
+"""What the documentation says of commands, settings and files is true."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+TEST_LINE = "pip install -e '.[dev]' && pytest"
+
+
+def test_ci_calls_exactly_the_test_line_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+    assert TEST_LINE in readme.splitlines()
+    assert TEST_LINE in ci.splitlines()
+
+
+def test_the_settings_page_is_made_from_the_settings() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "settings_page.py"))
+
+    assert script["page"]() == script["PAGE"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_documentation_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", text)
+
+    missing = [link for link in links if not (page.parent / link).exists()]
+
+    assert missing == []
