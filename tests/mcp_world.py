@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -73,6 +74,8 @@ class World(Project):
     async def server(self, stdout: int = asyncio.subprocess.PIPE) -> AsyncIterator[RawServer]:
         """A server that is spoken to without a client library."""
         async with self.start(*self.command, stdout=stdout) as process:
+            if stdout >= 0:
+                os.close(stdout)  # the server has its own
             yield RawServer(process)
 
     def processes(self) -> list[psutil.Process]:

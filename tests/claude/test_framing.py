@@ -1,22 +1,18 @@
 from __future__ import annotations
 
-import json
+import itertools
 from typing import Any
 
 import pytest
-from claude.frames import ALL
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_pool.claude.framing import LineBuffer, decode, encode
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
+from claude.frames import ALL
 
 ODD_SPACES = "a\u2028b\u2029c\u0085d\x0be\x0cf\rg"
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=5,
-)
+VALUES = st.text(max_size=20) | st.lists(st.text(max_size=5) | st.integers(), max_size=3)
 
 
 def feed_all(chunks: list[bytes], max_line: int = 1000) -> list[bytes]:
@@ -26,7 +22,7 @@ def feed_all(chunks: list[bytes], max_line: int = 1000) -> list[bytes]:
 
 def chunked(data: bytes, cuts: list[int]) -> list[bytes]:
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    return [data[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    return [data[begin:end] for begin, end in itertools.pairwise(places)]
 
 
 @given(lines=st.lists(st.binary(max_size=30)), cuts=st.lists(st.integers(0, 500)))
@@ -70,9 +66,10 @@ def test_a_longer_line_is_an_error_however_it_comes(
 
 def test_an_endless_line_is_an_error_before_it_ends() -> None:
     buffer = LineBuffer(1 << 20)
+    for _ in range(16):
+        assert buffer.feed(b"x" * (1 << 16)) == []
     with pytest.raises(RemoteProtocolError, match="1,048,576 bytes"):
-        for _ in range(17):
-            buffer.feed(b"x" * (1 << 16))
+        buffer.feed(b"x")
 
 
 @pytest.mark.parametrize(
@@ -116,14 +113,9 @@ def test_a_broken_object_is_an_error_that_shows_how_it_begins(line: bytes) -> No
     assert len(str(caught.value)) < 300
 
 
-@given(frame=st.dictionaries(st.text(), JSON))
+@given(frame=st.dictionaries(st.text(max_size=5), VALUES, max_size=3))
 def test_what_is_sent_is_one_line_and_reads_as_the_same_frame(frame: dict[str, Any]) -> None:
-    try:
-        line = encode(frame)
-    except LocalProtocolError:
-        with pytest.raises(UnicodeEncodeError):
-            json.dumps(frame, ensure_ascii=False).encode()
-        return
+    line = encode(frame)
     assert (line.count(b"\n"), line[-1:]) == (1, b"\n")
     assert decode(line) == frame
 
@@ -138,7 +130,3 @@ def test_characters_that_some_readers_take_for_line_ends_are_sent_escaped() -> N
 def test_what_json_cannot_carry_is_refused(value: object) -> None:
     with pytest.raises(LocalProtocolError, match="not sendable as JSON"):
         encode({"value": value})
-
-
-def test_half_a_surrogate_pair_is_not_sent() -> None:
-    assert b"\xed" not in encode({"text": "\ud800"})

@@ -36,6 +36,11 @@ def test_an_agent_is_listed_with_what_it_is_made_of(here: Project) -> None:
     assert done.stderr.startswith("1 agent in ")
 
 
+def test_rows_are_not_broken_where_there_is_no_terminal(here: Project) -> None:
+    here.agent("one", description="word " * 200)
+    assert len(invoke("agents").stdout.splitlines()) == 2
+
+
 def test_no_tools_and_all_tools_are_told_apart(here: Project) -> None:
     here.agent("all")
     here.agent("none", tools="[]")

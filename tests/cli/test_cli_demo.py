@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from agent_pool.cli.demo.measure import AT_ONCE, IN_A_ROW, Figures
-from agent_pool.cli.demo.scene import Task
+from agent_pool import TaskFailed
+from agent_pool.cli.demo.board import Board
+from agent_pool.cli.demo.measure import AT_ONCE, IN_A_ROW, Figures, measure
+from agent_pool.cli.demo.scene import Model, Task
+from agent_pool.cli.demo.ways import Answer
+from agent_pool.cli.output import console
+from agent_pool.loopback import Usage
 from cli_world import NOWHERE, agent_pool, command, invoke, tree
 from support import Project
 
@@ -68,6 +77,42 @@ def test_an_interrupted_demo_leaves_nothing(project: Project, tmp_path: Path, an
     assert stderr.endswith("stopped by SIGINT\n")
     assert list(temporary.iterdir()) == []
     assert [process for process in psutil.process_iter() if _is_of(process, temporary)] == []
+
+
+class Clerk:
+    """A way that answers at once; one answer may be wrong, counted from 1."""
+
+    name = "clerk"
+    warm_up = None
+
+    def __init__(self, wrong: int = 0) -> None:
+        usage = Usage(cache_creation_input_tokens=7, cache_read_input_tokens=5)
+        self.world: Any = SimpleNamespace(
+            api=SimpleNamespace(books=SimpleNamespace(total=SimpleNamespace(usage=usage)))
+        )
+        self._wrong = wrong
+        self._asked = 0
+
+    async def carry_out(self, task: Task, tell: Callable[[str], None]) -> Answer:
+        self._asked += 1
+        answer = "many" if self._asked == self._wrong else task.answer
+        return Answer(answer, task.number / 10, task.number)
+
+    async def memory(self, answers: Iterable[Answer]) -> int:
+        return sum(answer.memory for answer in answers)
+
+
+def test_a_way_is_measured_by_its_answers() -> None:
+    figures = asyncio.run(measure(Clerk(), Model(), Board(console(err=True))))
+    assert (figures.warm_up, figures.task) == (None, 0.35)
+    assert (figures.memory_first, figures.memory_last, figures.memory_at_once) == (1, 6, 10)
+    assert (figures.written, figures.read) == (7, 5)
+
+
+@pytest.mark.parametrize("wrong", [1, IN_A_ROW + AT_ONCE])
+def test_a_wrong_answer_fails_the_demo(wrong: int) -> None:
+    with pytest.raises(TaskFailed, match="was answered 'many', not 'notes/"):
+        asyncio.run(measure(Clerk(wrong), Model(), Board(console(err=True))))
 
 
 def test_the_figures_are_there_for_programs(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:

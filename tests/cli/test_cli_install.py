@@ -135,11 +135,11 @@ def test_a_linked_settings_file_stays_a_link_and_keeps_its_mode(
 ) -> None:
     real = tmp_path / "dotfiles.json"
     write(real, "\ufeff{}\n")
-    real.chmod(0o600)
+    real.chmod(0o640)
     settings_file(project, "local").symlink_to(real)
     states(project, "install")
     assert settings_file(project, "local").is_symlink()
-    assert (real.stat().st_mode & 0o777, real.read_bytes()[:3]) == (0o600, b"\xef\xbb\xbf")
+    assert (real.stat().st_mode & 0o777, real.read_bytes()[:3]) == (0o640, b"\xef\xbb\xbf")
     assert list(tmp_path.glob(".dotfiles*")) == []
     states(project, "uninstall")
     assert real.read_bytes() == b"\xef\xbb\xbf{}\n"

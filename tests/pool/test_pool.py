@@ -116,7 +116,7 @@ def test_map_returns_results_and_errors_in_the_order_of_its_calls(world: PoolWor
 
 def test_map_tells_events_with_the_place_of_their_call(world: PoolWorld) -> None:
     async def main() -> None:
-        async with world.real(say_task, max_size=1) as (pool, _):
+        async with world.faulty(max_size=1) as pool:
             told: list[tuple[int, str]] = []
             await pool.map(
                 [("tester", "a"), ("tester", "b")],

@@ -25,7 +25,6 @@ from pool_world import (
     is_alive,
     open_files,
     pid_in,
-    say_task,
     scratch,
     shell_first,
     until,
@@ -121,7 +120,7 @@ def test_close_leaves_nothing_of_a_worker_that_was_just_being_started(
 
 def test_closing_twice_at_once_ends_both(world: PoolWorld) -> None:
     async def main() -> None:
-        async with world.real(say_task) as (pool, _):
+        async with world.faulty() as pool:
             await pool.warmup("tester")
             await asyncio.gather(pool.close(), pool.close())
             assert world.processes() == []
@@ -220,7 +219,7 @@ def test_kill_reaches_processes_that_are_just_being_started(world: PoolWorld) ->
 def test_kill_reaches_a_probe_too(world: PoolWorld) -> None:
     async def main() -> None:
         hang = {"at": "clear", "do": "deaf"}
-        async with world.faulty(hang, reset="auto") as pool:
+        async with world.faulty(hang, reset="auto", reset_timeout=60) as pool:
             await pool.warmup("tester")
             await until(lambda: "clear" in world.journal())
             assert len(world.fakes()) == 2
@@ -230,14 +229,21 @@ def test_kill_reaches_a_probe_too(world: PoolWorld) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("how", ["error", "interrupt", "cancel"])
-def test_a_loop_that_ends_early_leaves_no_process(world: PoolWorld, how: str) -> None:
-    script = Held()
-
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("error", ZeroDivisionError),
+        ("interrupt", KeyboardInterrupt),
+        ("cancel", asyncio.CancelledError),
+    ],
+)
+def test_a_loop_that_ends_early_leaves_no_process(
+    world: PoolWorld, how: str, error: type[BaseException]
+) -> None:
     async def main() -> None:
-        async with world.real(script, close_timeout=0.1) as (pool, _):
+        async with world.faulty({"at": "prompt", "do": "hang"}, close_timeout=0.1) as pool:
             running = asyncio.create_task(pool.invoke("tester", "running"))
-            await until(lambda: script.began)
+            await until(lambda: world.journal("prompt"))
             if how == "error":
                 raise ZeroDivisionError
             if how == "cancel":
@@ -246,14 +252,9 @@ def test_a_loop_that_ends_early_leaves_no_process(world: PoolWorld, how: str) ->
                 asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
             await running
 
-    expected = {
-        "error": ZeroDivisionError,
-        "interrupt": KeyboardInterrupt,
-        "cancel": asyncio.CancelledError,
-    }
-    with pytest.raises(expected[how]):
+    with pytest.raises(error):
         asyncio.run(main())
-    assert world.processes() == []
+    assert world.fakes() == []
 
 
 def test_a_pool_that_nobody_closed_leaves_no_process_when_its_program_ends(

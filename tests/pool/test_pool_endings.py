@@ -84,11 +84,10 @@ def test_a_cancelled_caller_leaves_at_once_and_its_worker_serves_the_next(
 @pytest.mark.parametrize(
     "then",
     [
-        "exec sleep 1000",
         "setsid nohup sleep 1000 >/dev/null 2>&1 & exec sleep 1000",
         "(trap '' TERM HUP INT; setsid sleep 1000 & wait)",
     ],
-    ids=["plain", "daemonised", "stubborn"],
+    ids=["daemonised", "stubborn"],
 )
 def test_the_commands_of_a_cancelled_task_are_dead_before_the_next_task(
     world: PoolWorld, tmp_path: Path, then: str
@@ -184,12 +183,12 @@ def test_a_task_on_a_worker_that_is_reset_fails_and_says_so(world: PoolWorld) ->
 
 def test_reset_lets_those_who_wait_have_a_new_worker(world: PoolWorld) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script, max_size=1) as (pool, _):
+        hang = {"at": "prompt", "do": "hang", "match": "doomed"}
+        async with world.faulty(hang, max_size=1) as pool:
             running = asyncio.create_task(pool.invoke("tester", "doomed"))
-            await until(lambda: script.began == ["doomed"])
+            await until(lambda: world.journal("prompt"))
             waiting = asyncio.create_task(pool.invoke("tester", "waiting"))
-            script.let_go("waiting")
+            await asyncio.sleep(0)
             await pool.reset("tester")
             with pytest.raises(WorkerDied):
                 await running

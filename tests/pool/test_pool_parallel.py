@@ -91,7 +91,7 @@ def test_an_idle_worker_makes_room_for_another_agent(world: PoolWorld) -> None:
     world.agent("other")
 
     async def main() -> None:
-        async with world.real(say_task, max_workers=1) as (pool, _):
+        async with world.faulty(max_workers=1) as pool:
             first = await pool.invoke("tester", "one")
             second = await pool.invoke("other", "two")
             assert (first.text, second.text) == ("echo: one", "echo: two")
@@ -178,16 +178,16 @@ def test_waiting_callers_are_told_their_place(world: PoolWorld) -> None:
 
 def test_more_callers_than_max_waiting_are_refused_at_once(world: PoolWorld) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script, max_size=1, max_waiting=1) as (pool, _):
+        held = {"at": "prompt", "do": "hang", "match": "running"}
+        async with world.faulty(held, max_size=1, max_waiting=1) as pool:
             (running,) = start(pool, "running")
-            await until(lambda: script.began == ["running"])
+            await until(lambda: world.journal("prompt") == ["prompt running"])
             waiting = await until_waiting(pool, "tester", "waiting")
             with pytest.raises(TooManyRequests, match="max_waiting"):
                 await pool.invoke("tester", "refused")
-            script.let_go()
-            assert await texts([running, waiting]) == ["echo: running", "echo: waiting"]
-            assert script.began == ["running", "waiting"]
+            running.cancel()
+            assert (await waiting).text == "echo: waiting"
+            assert world.journal("prompt") == ["prompt running", "prompt waiting"]
 
     run(main())
 

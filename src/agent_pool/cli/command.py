@@ -85,6 +85,7 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end; SIGINT, SIGTERM and SIGHUP cancel it.
 
     Raises:
+        ConfigError: the log level in the environment is none; the coroutine is not begun.
         KeyboardInterrupt: after SIGINT; at once, without waiting, after the second.
         Terminated: after SIGTERM or SIGHUP.
     """
@@ -94,10 +95,12 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
 def _set_log_level(level: str | None) -> None:
     """Without a level, what goes wrong is told by the command alone, once."""
-    if level:
-        logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    else:
+    if not level:
         logging.getLogger("agent_pool").setLevel(logging.ERROR)
+        return
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise ConfigError(f"{LOG_LEVEL}: expected debug, info, warning or error, found {level!r}")
+    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
 
 
 async def _until_signal(main: Coroutine[Any, Any, T]) -> T:

@@ -38,7 +38,8 @@ def summary(result: TaskResult) -> str:
 class Narrator:
     """Tells one task's events on a console: a line each, and on a terminal what goes on now.
 
-    Used as a context manager; the changing line is gone when it ends.
+    The agent's last words are left out: they are the answer, which goes to stdout. Used as a
+    context manager; the changing line is gone when it ends.
     """
 
     def __init__(self, agent: str, console: Console) -> None:
@@ -84,8 +85,6 @@ class Narrator:
                 if event.is_error:
                     self._line(f"← failed: {one_line(event.text)}")
                 self._show("thinking")
-            case TaskResult():
-                self._said = ""  # the last words are the answer, which goes to stdout
 
     def _speak(self) -> None:
         """Tell what was said last, now that it proved not to be the answer."""

@@ -86,17 +86,16 @@ class Balance:
                 out.append(Grant(ticket, record.name))
 
     def _start_for_waiting(self, now: float, out: list[Action]) -> None:
-        excess = len(self._roster.workers) - self._roster.limits.max_workers
-        promised = len(self._roster.in_state(WorkerState.STOPPING)) - max(0, excess)
+        promised = len(self._roster.in_state(WorkerState.STOPPING))
         rooms: Counter[str] = Counter()  # workers that will start once there is room for them
         while (agent := self._neediest(rooms, now)) is not None:
             if self._start(self._roster.refs[agent], now, out):
                 continue
             rooms[agent] += 1
-            promised -= 1
-            while promised < 0 and (victim := self._roster.victim(agent)) is not None:
+            if promised > 0:
+                promised -= 1
+            elif (victim := self._roster.victim(agent)) is not None:
                 out.append(self._roster.stop(victim, Reason.ROOM))
-                promised += 1
 
     def _neediest(self, rooms: Counter[str], now: float) -> str | None:
         """The agent whose callers lack workers most: fewest workers, then longest waiting."""

@@ -139,6 +139,7 @@ class ProcessWay:
             raise TaskTimeout(f"{self._argv[0]} -p did not end in {BOUND:g} s") from None
         finally:
             sampling.cancel()
+            _kill_group(process.pid)
         duration = time.perf_counter() - began
         text = said.decode("utf-8", "replace").strip()
         if process.returncode:

@@ -1,0 +1,259 @@
+"""What holds for a session whatever arrives and in whatever order it is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agent_pool.claude.events import Event, TurnEnded, WasReset
+from agent_pool.claude.session import Session
+from agent_pool.claude.states import State
+from agent_pool.errors import LocalProtocolError, RemoteProtocolError
+from claude import frames
+
+MAX_LINE = 2_000
+
+OURS, OTHERS = "ours", "another"
+"""`OURS` stands for the stamp of the last prompt until a frame is sent."""
+
+STAMPS = st.sampled_from([None, None, OURS, OURS, OTHERS])
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["", "x", OURS]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("type"), inner),
+    max_leaves=3,
+)
+TEXTS = st.sampled_from(["", "s1", "s2", "text"])
+TOOL_USE = st.fixed_dictionaries(
+    {"type": st.just("tool_use"), "name": st.sampled_from(["Bash", "CronCreate"])}
+)
+BLOCKS = st.lists(
+    TOOL_USE | st.sampled_from([{"type": "text", "text": "t"}, {"type": "tool_result"}]),
+    max_size=2,
+)
+RESULT = st.fixed_dictionaries(
+    {
+        "type": st.just("result"),
+        "subtype": st.sampled_from(["success", "success", "error_during_execution"]),
+        "session_id": TEXTS,
+        "result": TEXTS,
+    },
+    optional={
+        "is_error": st.booleans(),
+        "user_message_uuid": STAMPS,
+        "user_message_uuids": st.lists(STAMPS, max_size=2),
+        "local_command": st.sampled_from(["clear", "cost"]),
+    },
+)
+RESET_RESULT = st.fixed_dictionaries(
+    {
+        "type": st.just("result"),
+        "subtype": st.just("success"),
+        "session_id": TEXTS,
+        "result": st.just(""),
+        "user_message_uuid": STAMPS,
+    }
+)
+INIT = st.fixed_dictionaries(
+    {"type": st.just("system"), "subtype": st.just("init"), "session_id": TEXTS},
+    optional={"user_message_uuids": st.lists(STAMPS, max_size=2), "model": TEXTS},
+)
+MESSAGE = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["assistant", "user"]),
+        "message": st.fixed_dictionaries({"content": BLOCKS}),
+        "parent_tool_use_id": st.sampled_from([None, None, "toolu"]),
+    }
+)
+TASKS = st.fixed_dictionaries(
+    {
+        "type": st.just("system"),
+        "subtype": st.just("background_tasks_changed"),
+        "tasks": st.sampled_from([[], [{"task_id": "b", "description": "d"}]]),
+    }
+)
+RESET_FRAME = st.fixed_dictionaries(
+    {"type": st.just("conversation_reset")}, optional={"user_message_uuid": STAMPS}
+)
+CONTROL = st.fixed_dictionaries(
+    {
+        "type": st.just("control_response"),
+        "response": st.fixed_dictionaries(
+            {
+                "subtype": st.sampled_from(["success", "success", "success", "error"]),
+                "request_id": st.sampled_from(["i", "i", "r"]),
+            }
+        ),
+    }
+)
+GOOD_FRAMES = st.one_of(RESULT, RESET_RESULT, INIT, MESSAGE, TASKS, RESET_FRAME, CONTROL)
+SPOILT_FRAMES = st.builds(
+    lambda frame, field, junk: {**frame, sorted(frame)[field % len(frame)]: junk},
+    GOOD_FRAMES,
+    st.integers(0, 9),
+    JUNK,
+)
+CALLS = st.sampled_from(
+    ["initialize", "prompt", "prompt", "interrupt", "clear", "clear", "control", "eof"]
+)
+
+
+class Conversation:
+    """A session, and what must be true of it."""
+
+    def __init__(self) -> None:
+        self.session = Session(max_line=MAX_LINE)
+        self.count = 0
+        self.stamp = ""
+        self.has_seen_stamps = False
+        self.forgets = True
+        self.session_id_before = ""
+
+    def begin(self) -> None:
+        self.session.initialize(frames.INITIALIZED.stamp, {})
+        self.session.receive(frames.INITIALIZED.data)
+
+    def call(self, name: str) -> bytes | None:
+        self.count += 1
+        stamp, session = f"stamp-{self.count}", self.session
+        if name == "initialize":
+            return session.initialize("i", {})
+        if name == "prompt":
+            line = session.prompt(stamp, "task")
+            self.stamp, self.forgets = stamp, False
+            return line
+        if name == "clear":
+            before = session.session_id
+            line = session.clear(stamp, expects_frame=bool(self.count % 2))
+            self.stamp, self.session_id_before = stamp, before
+            return line
+        if name == "eof":
+            session.receive_eof()
+            return None
+        return session.interrupt("r") if name == "interrupt" else session.control("r", {})
+
+    def hear(self, frame: dict[str, Any]) -> None:
+        line = frames.as_lines(frame).replace(f'"{OURS}"'.encode(), f'"{self.stamp}"'.encode())
+        frame = json.loads(line)
+        state = self.session.state
+        events = self.session.receive(line)
+        stamps = stamps_in(frame)
+        if any(isinstance(event, TurnEnded) for event in events):
+            assert state in (State.IN_TURN, State.INTERRUPTING)
+            assert self.stamp in stamps or (not stamps and not self.has_seen_stamps)
+            assert events == [TurnEnded(frame)]
+            self.stamp = ""
+        if any(isinstance(event, WasReset) for event in events):
+            assert state is State.RESETTING
+            assert self.stamp in stamps or (not stamps and not self.has_seen_stamps)
+            assert not frame.get("is_error")
+            assert not frame.get("result")
+            assert self.session.session_id not in ("", self.session_id_before)
+            self.stamp, self.forgets = "", True
+        if frame.get("type") in ("result", "system"):
+            self.has_seen_stamps |= bool(stamps)
+
+    def check(self) -> None:
+        session = self.session
+        if session.is_clean:
+            assert (session.state, self.forgets) == (State.READY, True)
+            assert (session.taints, session.background) == ([], {})
+
+
+def stamps_in(frame: dict[str, Any]) -> list[str]:
+    many = frame.get("user_message_uuids")
+    stamps = [*(many if isinstance(many, list) else []), frame.get("user_message_uuid")]
+    return [stamp for stamp in stamps if isinstance(stamp, str)]
+
+
+def receive(session: Session, data: bytes) -> list[Event]:
+    """What is heard, or nothing if the other side broke the protocol; no other error may come."""
+    try:
+        return session.receive(data)
+    except RemoteProtocolError:
+        assert session.state is State.BROKEN
+        return []
+
+
+@given(
+    chunks=st.lists(
+        st.binary(max_size=50)
+        | st.sampled_from([b"\n", b"{", b"}\n", b'{"type":"result"}\n'])
+        | SPOILT_FRAMES.map(frames.as_lines)
+    ),
+    calls=st.lists(CALLS),
+)
+@example(chunks=[b'{"type":"system","subtype":"init","model":' + b"[" * 900 + b"\n"], calls=[])
+@example(chunks=[b'{"type":"system","subtype":"api_retry","attempt":1e999}\n'], calls=[])
+def test_any_bytes_at_all_give_events_or_a_remote_protocol_error(
+    chunks: list[bytes], calls: list[str]
+) -> None:
+    conversation = Conversation()
+    conversation.begin()
+    for turn, chunk in enumerate(chunks):
+        if turn < len(calls):
+            with contextlib.suppress(LocalProtocolError):
+                conversation.call(calls[turn])
+        assert isinstance(receive(conversation.session, chunk), list)
+
+
+@given(calls=st.lists(CALLS))
+def test_any_order_of_calls_gives_bytes_or_a_local_protocol_error(calls: list[str]) -> None:
+    conversation = Conversation()
+    for name in calls:
+        state = conversation.session.state
+        try:
+            line = conversation.call(name)
+        except LocalProtocolError:
+            assert conversation.session.state is state
+        else:
+            assert line is None or line.endswith(b"\n")
+
+
+@given(steps=st.lists(CALLS | GOOD_FRAMES | SPOILT_FRAMES, max_size=25))
+@example(steps=["prompt", {"type": "result", "user_message_uuid": OURS}, "clear", "prompt"])
+def test_only_the_stamped_result_ends_a_turn_and_only_a_reset_makes_clean(
+    steps: list[str | dict[str, Any]],
+) -> None:
+    conversation = Conversation()
+    conversation.begin()
+    for step in steps:
+        with contextlib.suppress(LocalProtocolError):
+            if isinstance(step, str):
+                conversation.call(step)
+            else:
+                conversation.hear(step)
+        conversation.check()
+
+
+@given(before=st.lists(GOOD_FRAMES.filter(lambda frame: OURS not in stamps_in(frame)), max_size=10))
+def test_no_number_of_results_of_others_ends_our_turn(before: list[dict[str, Any]]) -> None:
+    conversation = Conversation()
+    conversation.begin()
+    conversation.session.prompt(frames.HELLO.stamp, "hello")
+    conversation.session.receive(frames.HELLO.without_last())
+    for frame in before:
+        conversation.session.receive(frames.as_lines(frame))
+    assert conversation.session.state is State.IN_TURN
+    events = conversation.session.receive(frames.as_lines(frames.HELLO.last))
+    assert events == [TurnEnded(frames.HELLO.last)]
+
+
+@given(cuts=st.lists(st.integers(0, 20_000)), recording=st.sampled_from(sorted(frames.ALL)))
+def test_any_chunking_of_a_recorded_conversation_tells_the_same(
+    cuts: list[int], recording: str
+) -> None:
+    told = []
+    data = frames.ALL[recording].data
+    for places in ([], sorted(cuts)):
+        conversation = Conversation()
+        conversation.begin()
+        conversation.session.prompt(frames.ALL[recording].stamp, "task")
+        events: list[Event] = []
+        for begin, end in zip([0, *places], [*places, len(data)], strict=True):
+            events += conversation.session.receive(data[begin:end])
+        told.append((events, conversation.session.state, conversation.session.taints))
+    assert told[0] == told[1]
