@@ -203,6 +203,7 @@ def reply(request: dict[str, Any], **answer: Any) -> None:
 def tell(what: str) -> None:
     """Say something where it does not disturb the protocol."""
     sys.stderr.write(f"agent-pool: {what}\n")
+    sys.stderr.flush()
 
 
 def complaint(log: Path) -> str:

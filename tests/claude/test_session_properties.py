@@ -22,7 +22,11 @@ OURS, OTHERS = "ours", "another"
 
 STAMPS = st.sampled_from([None, None, OURS, OURS, OTHERS])
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["", "x", OURS]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "x", OURS]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("type"), inner),
     max_leaves=3,
 )

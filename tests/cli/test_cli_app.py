@@ -102,6 +102,15 @@ def test_a_wrong_setting_is_one_message(here: Project, monkeypatch: pytest.Monke
     assert (done.stdout, "Traceback" in done.stderr) == ("", False)
 
 
+def test_a_wrong_log_level_is_one_message(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_POOL_LOG", "loud")
+    done = invoke("doctor", "--quick")
+    assert done.exit_code == 3
+    assert done.stderr == (
+        "Error: AGENT_POOL_LOG: expected debug, info, warning or error, found 'loud'\n"
+    )
+
+
 def test_an_error_of_a_json_command_is_a_json_object(
     here: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

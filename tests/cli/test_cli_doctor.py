@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent_pool import Settings
 from agent_pool.cli.doctor.checks import check_user
 from agent_pool.cli.doctor.sign_in import check_sign_in
 from cli_world import NOWHERE, agent_pool, tree
@@ -150,9 +151,18 @@ def test_what_the_cli_says_of_its_sign_in_counts(project: Project) -> None:
     assert (found.state, found.said) == ("ok", "third_party, vertex")
 
 
-@pytest.mark.parametrize(("uid", "sandbox", "wrong"), [(0, "", 1), (0, "1", 0), (1000, "", 0)])
-def test_root_is_told_that_it_may_not_skip_permissions(
-    monkeypatch: pytest.MonkeyPatch, uid: int, sandbox: str, wrong: int
+@pytest.mark.parametrize(
+    ("uid", "sandbox", "ceiling", "wrong"),
+    [
+        (0, "", "bypassPermissions", 1),
+        (0, "1", "bypassPermissions", 0),
+        (0, "", "acceptEdits", 0),
+        (1000, "", "bypassPermissions", 0),
+    ],
+)
+def test_root_is_told_that_it_may_not_bypass_permissions(
+    monkeypatch: pytest.MonkeyPatch, uid: int, sandbox: str, ceiling: str, wrong: int
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    assert len(list(check_user({"IS_SANDBOX": sandbox}))) == wrong
+    settings = Settings(permission_ceiling=ceiling)
+    assert len(list(check_user(settings, {"IS_SANDBOX": sandbox}))) == wrong

@@ -11,8 +11,7 @@ import asyncio
 import inspect
 import itertools
 import json
-import tempfile
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,7 @@ import psutil
 
 from agent_pool import AgentPool, TaskResult
 from agent_pool.loopback import LoopbackAPI, Reply, Request, ToolUse
-from pool_world import MARK, PoolWorld, is_alive, say_task, until, until_idle
-
-__all__ = ["Lab", "Said", "bash", "flat", "is_alive", "task_blocks", "tool", "until", "until_idle"]
+from pool_world import MARK, PoolWorld, say_task, until_idle
 
 T = TypeVar("T")
 Step = Any
@@ -128,7 +125,7 @@ class Lab:
     # Callers
 
     async def ask(self, task: str, agent: str = "tester", **options: Any) -> Said:
-        """Give a task; `requests` are those in which it stands as the last thing said."""
+        """Give a task; `requests` are those of the conversations in which it was said."""
         before = len(self.api.requests)
         result = await self.pool.invoke(agent, task, **options)
         requests = [r for r in self.api.requests[before:] if _asks(r, task)]
@@ -154,9 +151,7 @@ def flat(request: Request) -> str:
 
 def task_blocks(request: Request) -> list[str]:
     """The text blocks of the last thing that the user said, as the model receives them."""
-    content = [m for m in request.messages if m["role"] == "user"][-1]["content"]
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return [block["text"] for block in blocks if block["type"] == "text"]
+    return _texts([message for message in request.messages if message["role"] == "user"][-1])
 
 
 def bash(command: str, **more: Any) -> Reply:
@@ -167,12 +162,6 @@ def bash(command: str, **more: Any) -> Reply:
 def tool(name: str, **given: Any) -> Reply:
     """The model calls a tool."""
     return Reply([ToolUse(name, given)])
-
-
-def scratch_is(folder: Path) -> None:
-    """From now on temporary files are made in this folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(folder)
 
 
 async def resolved(step: Step, request: Request) -> Any:
@@ -203,11 +192,15 @@ class Gate:
         return await resolved(self._then, request)
 
 
-Listener = Callable[[Request], Awaitable[Any]]
-
-
 def _asks(request: Request, task: str) -> bool:
-    return any(task in text for text in task_blocks(request)) or task in request.last_user_text
+    users = [message for message in request.messages if message["role"] == "user"]
+    return any(task in text for message in users for text in _texts(message))
+
+
+def _texts(message: dict[str, Any]) -> list[str]:
+    content = message["content"]
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [block["text"] for block in blocks if block["type"] == "text"]
 
 
 def _command(process: psutil.Process) -> str:

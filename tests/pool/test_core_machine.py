@@ -158,14 +158,8 @@ class World(RuleBasedStateMachine):
         if isinstance(who, Ticket):
             self.waiting.remove(who)
             self.perform(self.core.abandon(who, self.now))
-            return
-        process = self.processes[who]
-        ticket, process.ticket, process.doing = process.ticket, None, "ready"
-        assert ticket is not None
-        if by_ticket:
-            self.perform(self.core.abandon(ticket, self.now))
         else:
-            self.perform(self.core.unused(who, self.now))
+            self.give_back_unused(who, by_ticket)
 
     # What goes wrong
 
@@ -234,6 +228,15 @@ class World(RuleBasedStateMachine):
         )
         self.perform(self.core.release(name, self.now))
         assert process.is_stopping or (process.doing == "resetting" and not has_successor)
+
+    def give_back_unused(self, name: str, by_ticket: bool) -> None:
+        process = self.processes[name]
+        ticket, process.ticket, process.doing = process.ticket, None, "ready"
+        assert ticket is not None
+        if by_ticket:
+            self.perform(self.core.abandon(ticket, self.now))
+        else:
+            self.perform(self.core.unused(name, self.now))
 
     def get_ready(self, name: str) -> None:
         process = self.processes[name]
@@ -368,7 +371,11 @@ class World(RuleBasedStateMachine):
         self.request(sorted(set(FLAGS) - at_work))
         self.serve_everybody()
         self.perform(self.core.close(self.now))
-        self.finish_all("leased")
+        for place, name in enumerate(self.those("leased")):
+            if place % 2:
+                self.give_back(name)
+            else:
+                self.give_back_unused(name, by_ticket=self.starts_fail)
         for name in self.stopping():
             self.be_gone(name)
         assert self.processes == {}

@@ -207,6 +207,18 @@ def test_a_stubborn_child_of_a_task_is_gone_before_the_next_task(
     run(main())
 
 
+def test_a_worker_that_ends_after_its_answer_is_replaced_without_anybody_noticing(
+    world: PoolWorld,
+) -> None:
+    async def main() -> None:
+        async with world.faulty({"at": "prompt", "do": "answer_and_exit"}) as pool:
+            for number in range(10):  # its end is noticed at different moments of its reset
+                result = await pool.invoke("tester", f"task {number}")
+                assert result.text == f"echo: task {number}"
+
+    run(main())
+
+
 # Results that nobody asked for
 
 

@@ -158,8 +158,12 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 def key_of(launch: Launch) -> str:
     """Equal for launches that must behave alike: same binary, same flags."""
     path = Path(launch.argv[0]).resolve()
-    status = path.stat()
-    parts = [EDITION, str(path), status.st_size, status.st_mtime_ns, launch.version]
+    try:
+        status = path.stat()
+        stamp = status.st_size, status.st_mtime_ns
+    except OSError:  # gone since; its running processes go on
+        stamp = 0, 0
+    parts = [EDITION, str(path), *stamp, launch.version]
     return hashlib.sha256(json.dumps([*parts, *launch.argv[1:]]).encode()).hexdigest()[:32]
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent_pool.claude import endings, tree
+from agent_pool.claude import cleanup, endings, tree
 from agent_pool.claude.accounts import Account, running_account
 from agent_pool.claude.events import (
     ControlAsked,
@@ -35,7 +34,7 @@ from agent_pool.claude.process import ChildProcess
 from agent_pool.claude.questions import Asker, Questions
 from agent_pool.claude.session import Session
 from agent_pool.claude.states import State
-from agent_pool.errors import AgentPoolError, RemoteProtocolError
+from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.settings import Settings
 
 Listener = Callable[[Said | ToolCalled | ToolAnswered | Retrying], None]
@@ -153,10 +152,6 @@ class Worker:
         """Its conversation, to be looked at."""
         return self._session
 
-    def processes(self) -> list[Any]:
-        """Its living processes; reads the process table, so call it off the event loop."""
-        return tree.members(self.pid, self.cookie) if self.pid else []
-
     # Its life
 
     async def start(self) -> None:
@@ -205,6 +200,8 @@ class Worker:
             WorkerDied: the process ended before it answered.
             RemoteProtocolError: the process broke the protocol.
         """
+        if self._session.is_over:
+            raise self._fault or self._death()
         self._turn_over.clear()
         self._turn_frame = {}
         self._fault = None
@@ -219,7 +216,7 @@ class Worker:
             self._listener = None
             self._questions.withdraw()
         if not self._turn_frame:
-            raise self._fault or endings.during_task(self.who, self._returncode(), self._stderr())
+            raise self._fault or self._death()
         return self._turn_frame
 
     async def settle(self) -> bool:
@@ -246,7 +243,9 @@ class Worker:
         await self.stop_background_tasks()
         if self.taints or self._session.state is not State.USED:
             return
-        await self._sweep()
+        left = await cleanup.end_leftovers(self.pid or 0, self.cookie, self._settings.kill_grace)
+        if left:
+            self._session.taint(f"{left} processes of its task could not be ended")
         self._reset_over.clear()
         self._send(self._session.clear(_new_id(), expects_frame=expects_frame))
         try:
@@ -274,20 +273,10 @@ class Worker:
         self._turn_over.set()
 
     async def stop(self) -> None:
-        """The stop ladder: stdin closed, SIGTERM, SIGKILL; then whatever bears its cookie."""
-        process = self._process
-        if process is None:
-            return
-        doomed = await asyncio.to_thread(self.processes)
-        process.close_stdin()
-        gentle = self._session.state in (State.READY, State.USED, State.STARTING)
-        if not (gentle and await process.wait_exited(self._settings.stop_grace)):
-            tree.kill(doomed, signal.SIGTERM)
-            await process.wait_exited(self._settings.kill_grace)
-        process.kill()
-        tree.kill(doomed)
-        await asyncio.to_thread(lambda: tree.kill(tree.bearers(self.cookie)))
-        await process.wait_exited(self._settings.kill_grace)
+        """End it and everything that bears its cookie, gently where nothing is under way."""
+        if self._process is not None:
+            gentle = self._session.state in (State.READY, State.USED, State.STARTING)
+            await cleanup.stop(self._process, self.cookie, self._settings, gentle=gentle)
 
     def kill(self) -> None:
         """SIGKILL the process and its group at once, without waiting."""
@@ -304,18 +293,6 @@ class Worker:
             self._fault = endings.not_ready(self.who, timeout, self._stderr())
         if self._session.state is not State.READY:
             raise self._fault or endings.before_ready(self.who, self._returncode(), self._stderr())
-
-    async def _sweep(self) -> None:
-        """End the processes that the task left behind, daemonised ones included."""
-        left = await asyncio.to_thread(self._left_behind)
-        if left:
-            tree.kill(left)
-            alive = await asyncio.to_thread(tree.wait_gone, left, self._settings.kill_grace)
-            if alive:
-                self._session.taint(f"{len(alive)} processes of its task could not be ended")
-
-    def _left_behind(self) -> list[Any]:
-        return [p for p in self.processes() if p.pid != self.pid and not tree.is_server(p)]
 
     def _send(self, data: bytes) -> None:
         if self._process is not None:
@@ -395,6 +372,9 @@ class Worker:
 
     def _stderr(self) -> str:
         return self._process.stderr_tail if self._process else ""
+
+    def _death(self) -> WorkerDied:
+        return endings.during_task(self.who, self._returncode(), self._stderr())
 
     def _returncode(self) -> int | None:
         return self._process.returncode if self._process else None

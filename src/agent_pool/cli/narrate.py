@@ -9,7 +9,7 @@ from typing import Final, Self
 from rich.console import Console
 from rich.status import Status
 
-from agent_pool import Queued, Started, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
+from agent_pool import Queued, Retry, Started, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
 from agent_pool.cli.output import count, one_line, seconds
 
 _TELLING: Final = ("command", "file_path", "path", "pattern", "url", "query", "description")
@@ -22,6 +22,13 @@ def describe_call(call: ToolUse) -> str:
         if (value := call.input.get(key)) and isinstance(value, str):
             return one_line(f"{call.name}: {value}")
     return one_line(call.name)
+
+
+def describe_wait(queued: Queued) -> str:
+    """What a task waits for."""
+    if queued.paused:
+        return f"the API refused work and is left alone for {seconds(queued.paused)}"
+    return f"waiting for a worker, number {queued.position} in the queue"
 
 
 def summary(result: TaskResult) -> str:
@@ -69,7 +76,7 @@ class Narrator:
         """Say what happened."""
         match event:
             case Queued():
-                self._show(f"waiting for a worker, number {event.position} in the queue")
+                self._show(describe_wait(event))
             case Started():
                 self._line(f"{event.worker} (process {event.pid}) has the task")
                 self._show("thinking")
@@ -81,6 +88,9 @@ class Narrator:
                 self._speak()
                 self._line(f"→ {describe_call(event)}")
                 self._show(describe_call(event))
+            case Retry():
+                refused = f"the API refused: {event.status} {event.error}"
+                self._line(one_line(f"{refused}; again in {seconds(event.delay)}"))
             case ToolOutput():
                 if event.is_error:
                     self._line(f"← failed: {one_line(event.text)}")

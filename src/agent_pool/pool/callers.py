@@ -48,6 +48,16 @@ class Callers:
                 self._listeners[ticket](describe(ticket))
 
 
+def describe(ticket: Ticket, core: PoolCore, now: float) -> Queued:
+    """Where a waiting caller stands."""
+    return Queued(
+        agent=ticket.ref.name,
+        position=core.position(ticket),
+        waited=now - ticket.since,
+        paused=max(0.0, core.paused_until - now),
+    )
+
+
 def no_worker(ref: AgentRef, core: PoolCore, bound: float) -> PoolTimeout:
     """What a caller is told that has waited long enough."""
     own = sum(record.agent == ref.name for record in core.workers.values())

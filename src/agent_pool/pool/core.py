@@ -267,6 +267,10 @@ class PoolCore:
         ]
         return out
 
+    def halt(self) -> None:
+        """Nothing is started or given out any more."""
+        self.is_closed = True
+
     # Inside
 
     def _balance(self, now: float) -> Actions:

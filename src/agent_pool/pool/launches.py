@@ -20,7 +20,7 @@ class Launches:
         self._settings = settings
         self._environ = environ
         self._versions: dict[tuple[Path, int, int], str] = {}
-        self._launches: dict[tuple[str, str], Launch] = {}
+        self._launches: dict[str, tuple[tuple[str, str, str], Launch]] = {}
 
     async def get(self, agent: Agent) -> Launch:
         """How to start a worker for an agent.
@@ -30,11 +30,12 @@ class Launches:
         """
         cli = find_cli(self._settings, self._environ)
         version = await self._version(cli)
-        key = agent.fingerprint, f"{cli} {version}"
-        if key not in self._launches:
+        key = agent.fingerprint, str(cli), version
+        known = self._launches.get(agent.name)
+        if known is None or known[0] != key:
             launch = build_launch(cli, version, agent, self._settings, self._environ)
-            self._launches[key] = launch
-        return self._launches[key]
+            known = self._launches[agent.name] = key, launch
+        return known[1]
 
     async def _version(self, cli: Path) -> str:
         status = os.stat(cli)  # noqa: PTH116 - Path.stat in a coroutine is taken for slow IO

@@ -347,7 +347,7 @@ class AgentPool:
         record = self._supervisor.core.workers.get(worker.name)
         if record is None:
             return None
-        agent = self._supervisor.definitions[record.ref][0] if record.ref else None
+        agent = self._supervisor.definitions.agent(record.ref)
         return WorkerInfo(
             worker=worker.name,
             agent=agent.name if agent else "",

@@ -8,7 +8,6 @@ stimulus. So nothing here can be half done when a caller is cancelled.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import secrets
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent_pool.agents import Agent
-from agent_pool.claude import tree
+from agent_pool.claude import cleanup, tree
 from agent_pool.claude.events import Retrying
 from agent_pool.claude.launch import Launch
 from agent_pool.claude.verdicts import Verdicts
@@ -45,8 +44,9 @@ from agent_pool.pool.actions import (
     Ticket,
 )
 from agent_pool.pool.books import Books
-from agent_pool.pool.callers import Callers, no_worker
+from agent_pool.pool.callers import Callers, describe, no_worker
 from agent_pool.pool.core import PoolCore
+from agent_pool.pool.definitions import Definitions
 from agent_pool.pool.policy import Limits
 from agent_pool.pool.result import Queued
 from agent_pool.pool.watch import Watcher
@@ -72,12 +72,11 @@ class Supervisor:
     def __init__(self, settings: Settings, verdicts: Verdicts) -> None:
         self.core = PoolCore(_limits(settings), random.random)
         self.workers: dict[str, Worker] = {}
-        self.definitions: dict[AgentRef, tuple[Agent, Launch]] = {}
+        self.definitions = Definitions()
         self.books = Books()
         self.on_tick: Callable[[], None] = lambda: None
         self._settings = settings
         self._verdicts = verdicts
-        self._blank: dict[str, Launch] = {}
         self._callers = Callers()
         self._start_errors: dict[str, AgentPoolError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,14 +118,9 @@ class Supervisor:
         await asyncio.to_thread(self._watcher.dismiss, self._settings.kill_grace)
 
     def kill(self) -> None:
-        """SIGKILL all processes at once, without an event loop."""
-        workers = [worker for worker in self.workers.values() if worker.pid]
-        doomed = [process for w in workers for process in tree.descendants(w.pid or 0)]
-        for worker in workers:
-            worker.kill()
-        tree.kill(doomed)
-        if workers:
-            tree.kill(tree.bearers(self._cookie))
+        """SIGKILL all processes at once, without an event loop, and start none again."""
+        self.core.halt()
+        cleanup.kill([worker.pid for worker in self.workers.values() if worker.pid], self._cookie)
         if self._run_dir is not None:
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
@@ -138,18 +132,11 @@ class Supervisor:
     # For callers
 
     def define(self, agent: Agent, launch: Launch) -> AgentRef:
-        """What the core calls this agent; its definition is kept for its workers.
-
-        An agent that must answer by a schema has workers of its own for each schema.
-        """
-        flags = launch.fingerprint
-        schema = hashlib.sha256(launch.schema.encode()).hexdigest()[:8] if launch.schema else ""
-        name = f"{agent.name} schema {schema}" if schema else agent.name
-        ref = AgentRef(name, f"{agent.fingerprint} {flags}", flags)
-        self.definitions[ref] = agent, launch
-        self._blank.setdefault(flags, launch)
+        """What the core calls this agent; its definition is kept for its workers."""
+        in_use = {record.ref for record in self.core.workers.values()}
+        ref = self.definitions.add(agent, launch, in_use)
         if self._settings.reset == "respawn":
-            self._perform(self.core.no_reset(flags, _now()))
+            self._perform(self.core.no_reset(ref.flags, _now()))
         return ref
 
     async def acquire(self, ref: AgentRef, on_queued: Callable[[Queued], None]) -> Worker:
@@ -158,18 +145,28 @@ class Supervisor:
         Raises:
             PoolTimeout, TooManyRequests, PoolClosed, SpawnError: see `AgentPool.invoke`.
         """
+        try:
+            async with asyncio.timeout(self._settings.acquire_timeout) as bound:
+                while True:
+                    worker = await self._granted(ref, on_queued)
+                    if worker.is_clean:
+                        return worker
+                    self.give_back(worker)  # it ended between the grant and now
+        except TimeoutError:
+            if bound.expired():
+                raise no_worker(ref, self.core, self._settings.acquire_timeout) from None
+            raise
+
+    async def _granted(self, ref: AgentRef, on_queued: Callable[[Queued], None]) -> Worker:
         ticket, actions = self.core.request(ref, _now())
         granted = self._callers.add(ticket, on_queued)
         try:
             self._perform(actions)
             if not granted.done():
                 on_queued(self._queued(ticket))
-            async with asyncio.timeout(self._settings.acquire_timeout) as bound:
-                return self.workers[await granted]
+            return self.workers[await granted]
         except BaseException:
             self._perform(self.core.abandon(ticket, _now()))
-            if bound.expired():
-                raise no_worker(ref, self.core, self._settings.acquire_timeout) from None
             raise
         finally:
             self._callers.remove(ticket)
@@ -204,7 +201,7 @@ class Supervisor:
 
     async def retire(self, agent: str, why: str) -> int:
         """Stop all workers of an agent and wait until they are gone; returns how many."""
-        refs = {ref for ref, (known, _) in self.definitions.items() if known.name == agent}
+        refs = self.definitions.refs_of(agent)
         doomed = [r.name for r in self.core.workers.values() if r.ref in refs]
         removals = [self.workers[name].removed.wait() for name in doomed]
         for name in doomed:
@@ -260,7 +257,7 @@ class Supervisor:
         self.books.spawned += 1
         self.workers[name] = Worker(
             name,
-            self.definitions[ref][1] if ref else self._blank[flags],
+            self.definitions.launch(ref, flags),
             self._settings,
             agent=ref.name if ref else "",
             cookie=f"{self._cookie}/{name}",
@@ -271,8 +268,9 @@ class Supervisor:
         )
 
     def _agent_of(self, name: str) -> str:
-        ref = self.core.workers[name].ref if name in self.core.workers else None
-        return self.definitions[ref][0].name if ref else ""
+        record = self.core.workers.get(name)
+        agent = self.definitions.agent(record.ref) if record else None
+        return agent.name if agent else ""
 
     async def _start(self, name: str, ref: AgentRef | None) -> None:
         worker = self.workers[name]
@@ -281,7 +279,7 @@ class Supervisor:
     async def _adopt(self, name: str, ref: AgentRef) -> None:
         worker = self.workers[name]
         worker.agent = ref.name
-        await self._until_started(name, worker.initialize(self.definitions[ref][1]))
+        await self._until_started(name, worker.initialize(self.definitions.launch(ref, ref.flags)))
 
     async def _until_started(self, name: str, starting: Coroutine[Any, Any, None]) -> None:
         try:
@@ -347,7 +345,11 @@ class Supervisor:
     def _occupy(self, name: str, work: Coroutine[Any, Any, None], what: str) -> None:
         task = self._own(work, f"{what} {name}")
         self._busy[name] = task
-        task.add_done_callback(lambda _: self._busy.pop(name, None))
+        task.add_done_callback(lambda done: self._no_longer_busy(name, done))
+
+    def _no_longer_busy(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._busy.get(name) is task:
+            del self._busy[name]
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=f"agent-pool {name}")
@@ -378,13 +380,7 @@ class Supervisor:
         return tree.census(self._cookie, roots)
 
     def _queued(self, ticket: Ticket) -> Queued:
-        now = _now()
-        return Queued(
-            agent=ticket.ref.name,
-            position=self.core.position(ticket),
-            waited=now - ticket.since,
-            paused=max(0.0, self.core.paused_until - now),
-        )
+        return describe(ticket, self.core, _now())
 
     async def _wait_until_empty(self, timeout: float) -> None:
         self._emptied.clear()

@@ -46,14 +46,15 @@ def _changed(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(exclude_defaults=True, exclude={*_PLACES})
 
 
-def check_user(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+def check_user(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """Whether Claude Code would refuse to work for this user."""
-    if hasattr(os, "geteuid") and os.geteuid() == 0 and not environ.get("IS_SANDBOX"):
+    bypassing = settings.permission_ceiling == "bypassPermissions"
+    if bypassing and os.geteuid() == 0 and not environ.get("IS_SANDBOX"):
         yield Finding(
             "User",
             "wrong",
-            "Claude Code does not skip permissions for root",
-            "run as another user, or set IS_SANDBOX=1 in a container that you can lose",
+            "Claude Code does not bypass permissions for root",
+            "run as another user, set permission_ceiling, or IS_SANDBOX=1 in a sandbox",
         )
 
 

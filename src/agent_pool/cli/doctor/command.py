@@ -66,7 +66,7 @@ async def _findings(project: Path | None, *, quick: bool) -> AsyncIterator[Findi
     settings, finding = check_settings(project)
     yield finding
     for found in (
-        check_user(),
+        check_user(settings),
         check_agents(settings),
         check_registered(settings.project_dir),
     ):

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_pool import ConfigError, Settings
+from agent_pool.agents import Agent
+from agent_pool.claude.launch import (
+    Launch,
+    build_launch,
+    depth,
+    file_arguments,
+    refuse_nesting,
+    worker_environment,
+)
+from agent_pool.claude.states import SURVIVING_TOOLS
+
+CLI = Path("/opt/claude")
+PROJECT = Path("/srv/project")
+SECRET = "hunter2"
+
+CREDENTIALS = [
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_BASE_URL",
+    "ANTHROPIC_MODEL",
+    "AWS_REGION",
+    "CLAUDE_CODE_ATTRIBUTION_HEADER",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_VERTEX",
+    "CLAUDE_CONFIG_DIR",
+    "HOME",
+    "HTTPS_PROXY",
+    "IS_SANDBOX",
+    "LANG",
+    "NODE_EXTRA_CA_CERTS",
+    "NO_PROXY",
+    "PATH",
+    "SSL_CERT_FILE",
+]
+OF_THE_SESSION = [
+    "AI_AGENT",
+    "CLAUDECODE",
+    "CLAUDE_AGENT_SDK_VERSION",
+    "CLAUDE_CODE_CHILD_NOTES_DIR",
+    "CLAUDE_CODE_CHILD_SESSION",
+    "CLAUDE_CODE_ENTRYPOINT",
+    "CLAUDE_CODE_LAUNCHED_BY_SESSION_IDS",
+    "CLAUDE_CODE_MESSAGING_SOCKET",
+    "CLAUDE_CODE_MESSAGING_TOKEN",
+    "CLAUDE_CODE_SESSION_ATTENDED",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_CODE_SSE_PORT",
+    "CLAUDE_EFFORT",
+    "CLAUDE_PID",
+    "CLAUDE_PLUGIN_ROOT",
+    "CLAUDE_PROJECT_DIR",
+]
+OF_THE_POOL = [
+    "AGENTS_DIR",
+    "AGENT_POOL_CONFIG",
+    "AGENT_POOL_COOKIE",
+    "AGENT_POOL_MAX_SIZE",
+    "CLAUDE_CLI",
+    "EXPERTISE_DIR",
+    "SKILLS_DIR",
+    "TASK_TIMEOUT_MS",
+]
+
+
+def settings(**fields: Any) -> Settings:
+    return Settings(project_dir=PROJECT, **fields)
+
+
+def agent(**fields: Any) -> Agent:
+    return Agent(**{"name": "tester", "description": "", "prompt": "You test.", **fields}, path=CLI)
+
+
+def launch(
+    version: str = "2.1.330",
+    *,
+    cli: Path = CLI,
+    environ: dict[str, str] | None = None,
+    setting: Settings | None = None,
+    **fields: Any,
+) -> Launch:
+    given_environ = {"PATH": "/bin"} if environ is None else environ
+    return build_launch(cli, version, agent(**fields), setting or settings(), given_environ)
+
+
+def option(launched: Launch, name: str) -> str | None:
+    found = [a.partition("=")[2] for a in launched.argv if a.startswith(f"--{name}=")]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+# The environment
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_credentials_and_provider_settings_are_passed(name: str) -> None:
+    assert worker_environment({name: "value"}, settings())[name] == "value"
+
+
+@pytest.mark.parametrize("name", OF_THE_SESSION + OF_THE_POOL)
+def test_what_belongs_to_the_parent_session_or_the_pool_is_not_passed(name: str) -> None:
+    assert name not in worker_environment({name: "value"}, settings())
+
+
+@given(suffix=st.text("ABCZ_", max_size=8), word=st.sampled_from(["SESSION", "MESSAGING", "CHILD"]))
+def test_session_variables_of_releases_to_come_are_not_passed_either(
+    suffix: str, word: str
+) -> None:
+    name = f"CLAUDE_CODE_{word}{suffix}"
+    assert name not in worker_environment({name: "value"}, settings())
+
+
+def test_a_passed_through_variable_is_passed_although_it_belongs_to_the_session() -> None:
+    environ = {"CLAUDE_EFFORT": "high", "CLAUDE_PID": "7"}
+    env = worker_environment(environ, settings(env_passthrough=("CLAUDE_EFFORT",)))
+    assert (env.get("CLAUDE_EFFORT"), env.get("CLAUDE_PID")) == ("high", None)
+
+
+def test_a_blocked_variable_is_never_passed() -> None:
+    environ = {"AWS_KEY": "k", "AWS_REGION": "r", "PATH": "/bin"}
+    env = worker_environment(environ, settings(env_block=("AWS_*",), env_passthrough=("AWS_*",)))
+    assert [name for name in env if name.startswith("AWS")] == []
+    assert env["PATH"] == "/bin"
+
+
+def test_a_worker_keeps_its_binary_expands_no_mentions_and_has_no_cron() -> None:
+    env = worker_environment({"CLAUDE_CODE_DISABLE_CRON": "0"}, settings())
+    assert env["DISABLE_AUTOUPDATER"] == "1"
+    assert env["CLAUDE_CODE_DISABLE_FILE_MENTIONS"] == "1"
+    assert env["CLAUDE_CODE_DISABLE_CRON"] == "1"
+
+
+def test_an_agent_that_names_the_cron_tool_has_cron() -> None:
+    named = launch(tools=("CronCreate",))
+    assert "CLAUDE_CODE_DISABLE_CRON" not in named.env
+
+
+def test_nothing_but_the_given_environment_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_AMBIENT_VARIABLE", "value")
+    assert "SOME_AMBIENT_VARIABLE" not in launch(environ={"PATH": "/bin"}).env
+
+
+# Depth
+
+
+@pytest.mark.parametrize(("outside", "inside"), [({}, "1"), ({"AGENT_POOL_DEPTH": "2"}, "3")])
+def test_a_worker_is_one_pool_deeper_than_its_pool(outside: dict[str, str], inside: str) -> None:
+    assert worker_environment(outside, settings())["AGENT_POOL_DEPTH"] == inside
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "1.5", "²", "１"])  # noqa: RUF001
+def test_a_depth_that_is_no_number_is_named(value: str) -> None:
+    with pytest.raises(ConfigError, match="AGENT_POOL_DEPTH: expected a number"):
+        depth({"AGENT_POOL_DEPTH": value})
+
+
+def test_a_pool_inside_a_worker_is_refused_unless_it_is_allowed() -> None:
+    inside = worker_environment({}, settings())
+    with pytest.raises(ConfigError, match="AGENT_POOL_ALLOW_NESTED=true"):
+        refuse_nesting(inside, settings())
+    refuse_nesting(inside, settings(allow_nested=True))
+    refuse_nesting({}, settings())
+
+
+# The arguments
+
+
+def test_every_worker_speaks_stream_json_and_keeps_ambient_things_out() -> None:
+    started = launch()
+    assert started.argv[0] == "/opt/claude"
+    assert {
+        "-p",
+        "--input-format=stream-json",
+        "--output-format=stream-json",
+        "--verbose",
+        "--strict-mcp-config",
+        "--no-session-persistence",
+    } <= set(started.argv)
+    assert started.cwd == PROJECT
+
+
+def test_commands_stay_on_because_a_reset_is_one() -> None:
+    assert "--disable-slash-commands" not in launch().argv
+
+
+def test_values_are_joined_to_their_options_so_that_none_is_taken_for_one() -> None:
+    started = launch(model="-x", tools=("-y",), disallowed_tools=("-z",))
+    assert option(started, "model") == "-x"
+    assert option(started, "tools") == "-y"
+    assert "-z" in (option(started, "disallowedTools") or "").split(",")
+    assert not {"-x", "-y", "-z"} & set(started.argv)
+
+
+def test_tools_that_outlive_a_reset_are_offered_only_to_agents_that_name_them() -> None:
+    refused = set((option(launch(), "disallowedTools") or "").split(","))
+    named = launch(tools=("Read", "Monitor"))
+    assert refused >= SURVIVING_TOOLS
+    assert option(named, "tools") == "Read,Monitor"
+    assert refused - set((option(named, "disallowedTools") or "").split(",")) == {"Monitor"}
+
+
+def test_an_agent_without_tools_gets_none_and_one_that_names_none_gets_all() -> None:
+    assert option(launch(tools=()), "tools") == ""
+    assert option(launch(tools=None), "tools") is None
+
+
+def test_the_prompt_is_never_on_the_command_line() -> None:
+    assert not any("You test." in argument for argument in launch().argv)
+
+
+@pytest.mark.parametrize(
+    ("version", "by_initialize"),
+    [("2.0.77", False), ("2.1.118", False), ("2.1.119", True), ("2.1.330", True), ("3.0.0", True)],
+)
+def test_old_versions_get_their_prompt_from_a_private_file(
+    version: str, by_initialize: bool, tmp_path: Path
+) -> None:
+    started = launch(version, prompt="Überprüfe\n")
+    arguments = file_arguments(started, tmp_path / "worker")
+    assert started.prompt_by_initialize is by_initialize
+    if by_initialize:
+        assert arguments == []
+    else:
+        [argument] = arguments
+        path = Path(argument.removeprefix("--system-prompt-file="))
+        assert path.read_text(encoding="utf-8") == "Überprüfe\n"
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+# The fingerprint
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_the_variables() -> None:
+    one, other = launch(environ={"A": "1", "B": "2"}), launch(environ={"B": "2", "A": "1"})
+    assert one.fingerprint == other.fingerprint
+    assert one.fingerprint.isalnum()
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_the_fingerprint_is_the_same_in_every_process(seed: str) -> None:
+    code = (
+        "from pathlib import Path; from agent_pool.claude.launch import Launch; "
+        "print(Launch(('claude',), {'A': '1'}, Path('/srv'), '', 'p', True, '2.1.330').fingerprint)"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": seed}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, check=True, timeout=60
+    )
+    here = Launch(("claude",), {"A": "1"}, Path("/srv"), "", "p", True, "2.1.330")
+    assert said.stdout.decode().strip() == here.fingerprint
+
+
+@pytest.mark.parametrize("field", [{"prompt": "Other."}, {"name": "other"}, {"description": "x"}])
+def test_agents_that_differ_by_their_prompt_start_as_the_same_blank_process(
+    field: dict[str, str],
+) -> None:
+    assert launch(**field).fingerprint == launch().fingerprint
+
+
+DIFFERENT: dict[str, Callable[[], Launch]] = {
+    "binary": lambda: launch(cli=Path("/usr/bin/claude")),
+    "version": lambda: launch("2.1.331"),
+    "tools": lambda: launch(tools=("Read",)),
+    "no tools": lambda: launch(tools=()),
+    "disallowed tools": lambda: launch(disallowed_tools=("Read",)),
+    "model": lambda: launch(model="haiku"),
+    "variable": lambda: launch(environ={"PATH": "/bin", "ANTHROPIC_API_KEY": "k"}),
+    "value": lambda: launch(environ={"PATH": "/usr/bin"}),
+    "folder": lambda: launch(setting=Settings(project_dir=Path("/srv/other"))),
+    "servers": lambda: replace(launch(), servers='{"mcpServers":{}}'),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_whatever_else_differs_gives_another_fingerprint(what: str) -> None:
+    others = [start().fingerprint for name, start in DIFFERENT.items() if name != what]
+    assert DIFFERENT[what]().fingerprint not in [launch().fingerprint, *others]
+
+
+# What is shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "DB_PASSWORD",
+        "GITHUB_PAT",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "SENTRY_DSN",
+        "npm_config_authtoken",
+    ],
+)
+def test_secrets_are_masked_where_the_environment_is_shown(name: str) -> None:
+    started = launch(environ={name: SECRET, "PATH": "/bin"})
+    assert started.env[name] == SECRET
+    assert started.shown_env()[name] == "…"
+    assert started.shown_env()["PATH"] == "/bin"
+    assert SECRET not in str(started.shown_env())
+
+
+def test_the_environment_is_shown_in_order_and_complete() -> None:
+    started = launch(environ={"Z": "1", "A": "2"})
+    assert list(started.shown_env()) == sorted(started.env)
+
+
+def test_the_machines_own_environment_is_the_default_for_depth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(os.environ, "AGENT_POOL_DEPTH", "4")
+    assert depth() == 4
