@@ -14,18 +14,17 @@ from pathlib import Path
 
 import pytest
 
-import agent_pool.errors
-from agent_pool import AgentPoolError, ConfigError, SpawnError
+from agent_pool import AgentPoolError, ConfigError, SpawnError, errors
 from agent_pool.cli import app
 from agent_pool.cli.command import Terminated, exit_code, run_async
-from cli_world import NOWHERE, command, invoke
+from cli_world import NOWHERE, agent_pool, command, invoke
 from support import Project
 
 HEAVY = ("mcp", "uvicorn", "starlette", "claude_agent_sdk")
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 ERRORS = [
     error
-    for _, error in inspect.getmembers(agent_pool.errors, inspect.isclass)
+    for _, error in inspect.getmembers(errors, inspect.isclass)
     if issubclass(error, AgentPoolError)
 ]
 
@@ -102,13 +101,12 @@ def test_a_wrong_setting_is_one_message(here: Project, monkeypatch: pytest.Monke
     assert (done.stdout, "Traceback" in done.stderr) == ("", False)
 
 
-def test_a_wrong_log_level_is_one_message(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AGENT_POOL_LOG", "loud")
-    done = invoke("doctor", "--quick")
-    assert done.exit_code == 3
-    assert done.stderr == (
-        "Error: AGENT_POOL_LOG: expected debug, info, warning or error, found 'loud'\n"
-    )
+@pytest.mark.parametrize("level", ["info", "loud"])
+def test_what_the_pool_does_is_logged_on_request(project: Project, level: str) -> None:
+    done = agent_pool(project, "show", "none", AGENT_POOL_LOG=level)
+    assert done.returncode == 3
+    said = "WARNING agent_pool.cli.command: AGENT_POOL_LOG: expected debug, info, warning or error"
+    assert (said in done.stderr) == (level == "loud")
 
 
 def test_an_error_of_a_json_command_is_a_json_object(

@@ -142,8 +142,8 @@ def test_the_starter_agent_runs(project: Project) -> None:
     assert agent_pool(project, "init").returncode == 0
     with LoopbackAPI(lambda _: "Nothing found.").in_thread() as api:
         done = agent_pool(project, "run", "code-reviewer", "Review it.", url=api.url)
+        assert (done.returncode, done.stdout) == (0, "Nothing found.\n"), done.stderr
         asked = api.requests[-1]
-    assert (done.returncode, done.stdout) == (0, "Nothing found.\n")
     assert "You review code." in asked.system_text
     assert "Read" in asked.tools
     assert "Write" not in asked.tools

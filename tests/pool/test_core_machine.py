@@ -358,6 +358,10 @@ class World(RuleBasedStateMachine):
             )
 
     @invariant()
+    def nothing_is_left_to_do_until_something_happens(self) -> None:
+        assert self.core.tick(self.last_look) == []
+
+    @invariant()
     def nobody_waits_while_a_fitting_worker_is_idle(self) -> None:
         if self.last_look < self.core.paused_until:
             return

@@ -61,5 +61,4 @@ def kill(pids: Collection[int], cookie: str) -> None:
     for pid in pids:
         tree.kill_group(pid)
     tree.kill(doomed)
-    if pids:
-        tree.kill(tree.bearers(cookie))
+    tree.kill(tree.bearers(cookie))

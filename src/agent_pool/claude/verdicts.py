@@ -60,10 +60,17 @@ class Verdicts:
     Args:
         settings: `reset` says whether to probe at all.
         environ: names the cache folder.
+        cookie: what the probes' processes bear in their environment.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str] = os.environ,
+        cookie: str = "agent-pool-probe",
+    ) -> None:
         self._settings = settings
+        self._cookie = f"{cookie}/canary"
         self._folder = cache_folder(environ) / "verdicts"
         self._probes: dict[str, asyncio.Task[Verdict]] = {}
 
@@ -121,7 +128,7 @@ class Verdicts:
     async def _probe(self, launch: Launch) -> Verdict:
         try:
             async with asyncio.timeout(TIMEOUT):
-                return await probe(launch, self._settings)
+                return await probe(launch, self._settings, self._cookie)
         except (AgentPoolError, OSError, TimeoutError) as error:
             return Verdict(forgets=False, announces=False, why=f"the probe failed: {error!r}")
 
@@ -167,7 +174,7 @@ def key_of(launch: Launch) -> str:
     return hashlib.sha256(json.dumps([*parts, *launch.argv[1:]]).encode()).hexdigest()[:32]
 
 
-async def probe(launch: Launch, settings: Settings) -> Verdict:
+async def probe(launch: Launch, settings: Settings, cookie: str) -> Verdict:
     """Start a process with these flags, tell it a word, clear it, and look at what it sends next.
 
     Raises:
@@ -178,7 +185,7 @@ async def probe(launch: Launch, settings: Settings) -> Verdict:
     canary = f"canary-{secrets.token_hex(8)}"
     with tempfile.TemporaryDirectory(prefix="agent-pool-probe-") as folder:
         async with LoopbackAPI() as api:
-            worker = _canary_worker(launch, settings, Path(folder), api.url)
+            worker = _canary_worker(launch, settings, cookie, Path(folder), api.url)
             try:
                 await worker.start()
                 await worker.turn(f"The word is {canary}.")
@@ -201,7 +208,9 @@ async def probe(launch: Launch, settings: Settings) -> Verdict:
     return Verdict(forgets=True, announces=announces, why="after /clear it sent nothing of it")
 
 
-def _canary_worker(launch: Launch, settings: Settings, folder: Path, url: str) -> Worker:
+def _canary_worker(
+    launch: Launch, settings: Settings, cookie: str, folder: Path, url: str
+) -> Worker:
     """A worker with these flags that can reach nothing but the offline model."""
     kept = {name: launch.env[name] for name in KEPT_VARIABLES if name in launch.env}
     env = {
@@ -210,9 +219,10 @@ def _canary_worker(launch: Launch, settings: Settings, folder: Path, url: str) -
         "HOME": str(folder),
         "CLAUDE_CONFIG_DIR": str(folder / ".claude"),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_RETRIES": "1",  # should this process be killed, it is to give up soon
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": "offline",
     }
     canary = replace(launch, env=env, cwd=folder, servers="", prompt="You keep words.")
-    cookie = f"canary/{secrets.token_hex(8)}"
+    cookie = f"{cookie}-{secrets.token_hex(4)}"
     return Worker("canary", canary, settings, cookie=cookie, run_dir=folder)

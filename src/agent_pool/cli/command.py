@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 LOG_LEVEL: Final = "AGENT_POOL_LOG"  # debug, info, warning or error
 WIDTH: Final = 100
 FAILED: Final = 1
@@ -85,7 +87,6 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end; SIGINT, SIGTERM and SIGHUP cancel it.
 
     Raises:
-        ConfigError: the log level in the environment is none; the coroutine is not begun.
         KeyboardInterrupt: after SIGINT; at once, without waiting, after the second.
         Terminated: after SIGTERM or SIGHUP.
     """
@@ -98,9 +99,13 @@ def _set_log_level(level: str | None) -> None:
     if not level:
         logging.getLogger("agent_pool").setLevel(logging.ERROR)
         return
-    if level.upper() not in logging.getLevelNamesMapping():
-        raise ConfigError(f"{LOG_LEVEL}: expected debug, info, warning or error, found {level!r}")
-    logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    known = level.upper() in logging.getLevelNamesMapping()
+    logging.basicConfig(
+        level=level.upper() if known else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    if not known:
+        log.warning("%s: expected debug, info, warning or error, not %r", LOG_LEVEL, level)
 
 
 async def _until_signal(main: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -65,8 +66,9 @@ class AgentPool:
         self.catalog = Catalog(self.settings, environ)
         self._environ = environ
         self._launches = Launches(self.settings, environ)
-        self._verdicts = Verdicts(self.settings, environ)
-        self._supervisor = Supervisor(self.settings, self._verdicts)
+        cookie = secrets.token_hex(8)
+        self._verdicts = Verdicts(self.settings, environ, cookie)
+        self._supervisor = Supervisor(self.settings, self._verdicts, cookie)
         self._conversations = Conversations(self._supervisor, self.settings)
         self._supervisor.on_tick = self._conversations.expire
         self._prewarming: asyncio.Task[None] | None = None

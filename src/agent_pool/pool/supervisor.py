@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import shutil
 import tempfile
 import time
@@ -69,7 +68,7 @@ class Supervisor:
         on_tick: called once a second.
     """
 
-    def __init__(self, settings: Settings, verdicts: Verdicts) -> None:
+    def __init__(self, settings: Settings, verdicts: Verdicts, cookie: str) -> None:
         self.core = PoolCore(_limits(settings), random.random)
         self.workers: dict[str, Worker] = {}
         self.definitions = Definitions()
@@ -81,7 +80,7 @@ class Supervisor:
         self._start_errors: dict[str, AgentPoolError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: dict[str, asyncio.Task[None]] = {}
-        self._cookie = secrets.token_hex(8)
+        self._cookie = cookie
         self._watcher = Watcher(self._cookie)
         self._run_dir: Path | None = None
         self._emptied = asyncio.Event()
@@ -120,7 +119,9 @@ class Supervisor:
     def kill(self) -> None:
         """SIGKILL all processes at once, without an event loop, and start none again."""
         self.core.halt()
-        cleanup.kill([worker.pid for worker in self.workers.values() if worker.pid], self._cookie)
+        if self._watcher.pid is not None:
+            pids = [worker.pid for worker in self.workers.values() if worker.pid]
+            cleanup.kill(pids, self._cookie)
         if self._run_dir is not None:
             shutil.rmtree(self._run_dir, ignore_errors=True)
 

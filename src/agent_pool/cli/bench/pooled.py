@@ -1,0 +1,62 @@
+"""The pool, as a library and behind MCP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from agent_pool.cli.bench.way import POLLED_EVERY, Way
+from agent_pool.errors import TaskFailed
+
+
+class PoolWay(Way):
+    """`AgentPool.invoke`."""
+
+    async def open(self) -> None:
+        from agent_pool import AgentPool
+
+        self._pool = await self.opened.enter_async_context(AgentPool())
+        await self._pool.warmup(self.agent)
+
+    async def one(self, task: str) -> str:
+        result = await self._pool.invoke(self.agent, task)
+        result.raise_for_error()
+        return result.text
+
+    async def settle(self) -> None:
+        while any(count for state, count in self._pool.stats().workers.items() if state != "idle"):
+            await asyncio.sleep(POLLED_EVERY)
+
+
+class McpWay(Way):
+    """The tools of `agent-pool serve`, called by the official client."""
+
+    async def open(self) -> None:
+        from mcp import Client, StdioServerParameters
+
+        server = StdioServerParameters(
+            command=sys.executable,
+            args=["-m", "agent_pool", "serve"],
+            env=dict(os.environ),
+            cwd=Path.cwd(),
+        )
+        self._client = await self.opened.enter_async_context(Client(server))
+        await self._call("warmup", agent=self.agent)
+
+    async def one(self, task: str) -> str:
+        return await self._call("invoke", agent=self.agent, task=task)
+
+    async def settle(self) -> None:
+        while any(row["state"] != "idle" for row in json.loads(await self._call("list"))):
+            await asyncio.sleep(POLLED_EVERY)
+
+    async def _call(self, tool: str, **arguments: Any) -> str:
+        result = await self._client.call_tool(tool, arguments)
+        text = "".join(getattr(block, "text", "") for block in result.content)
+        if result.is_error:
+            raise TaskFailed(f"the tool {tool} failed: {text}")
+        return text
