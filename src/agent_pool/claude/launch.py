@@ -84,8 +84,10 @@ class Launch:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for launches whose processes differ by nothing but the system prompt."""
-        parts = [self.argv, sorted(self.env.items()), str(self.cwd), self.servers, self.version]
+        """Equal for launches whose processes are the same until `initialize`."""
+        prompt = "" if self.prompt_by_initialize else self.prompt
+        env = sorted(self.env.items())
+        parts = [self.argv, env, str(self.cwd), self.servers, self.version, prompt]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def shown_env(self) -> dict[str, str]:

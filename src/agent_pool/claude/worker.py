@@ -343,6 +343,7 @@ class Worker:
 
     def _book(self, frame: Mapping[str, Any]) -> None:
         """Note what the turn took: the CLI's totals run on until `/clear`."""
+        self.note = ""
         self._turn_frame = frame
         total = running_account(frame)
         self.last_turn = total - self._running

@@ -54,13 +54,21 @@ class Balance:
 
     def _stop_unwanted(self, now: float, out: list[Action]) -> None:
         for record in self._roster.in_state(WorkerState.IDLE):
-            record.retiring = record.retiring or retire_reason(record, self._roster.limits, now)
+            record.retiring = record.retiring or self._reason_to_retire(record, now)
             reason = self._reason_to_stop(record, now)
             if reason is not None:
                 out.append(self._roster.stop(record, reason))
 
+    def _reason_to_retire(self, record: Record, now: float) -> Reason | None:
+        reason = retire_reason(record, self._roster.limits, now)
+        if reason is Reason.MAX_RSS and not record.tasks:
+            return None  # another new process would be as large
+        return reason
+
     def _reason_to_stop(self, record: Record, now: float) -> Reason | None:
         if record.unfit:
+            if record.ref is None:
+                self.spare_flags = ""  # the next one may end in the same way
             return record.unfit
         if record.ref is not None and not self._roster.is_current(record):
             return Reason.EDITED

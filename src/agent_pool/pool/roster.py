@@ -100,8 +100,10 @@ class Roster:
         )
 
     def is_kept_warm(self, record: Record) -> bool:
-        """Whether without it there would be fewer workers of its agent than are to be kept."""
-        return self.count(record.agent) <= self.warm.get(record.agent, 0)
+        """Whether without it fewer workers of its agent would be ready than are to be kept."""
+        starting = self.in_state(WorkerState.STARTING)
+        ready = self.count(record.agent) - sum(r.agent == record.agent for r in starting)
+        return ready <= self.warm.get(record.agent, 0)
 
     def is_current(self, record: Record) -> bool:
         """Whether it is what the agent's definition says now."""

@@ -48,15 +48,34 @@ tools: {TOOLS}
 """
 
 
+_OPENINGS: Final = (
+    "A release is due today.",
+    "Before the meeting, please:",
+    "Could you check a sum?",
+    "For the report on cache sizes:",
+    "In src/limits.py there is a sum.",
+    "Look at the totals again.",
+    "One of the tests adds up numbers.",
+    "Somebody doubts the invoice.",
+    "The reviewer of the last change asks:",
+    "We disagree about arithmetic.",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A question, and the only right answer to it."""
+    """A question, and the only right answer to it.
+
+    Ten in a row begin differently, as tasks do: the CLI puts a digest of a conversation's first
+    words before the system prompt, where it decides about the prompt cache.
+    """
 
     number: int
 
     @property
     def text(self) -> str:
-        return f"What is {self.number} plus {self.number}?"
+        opening = _OPENINGS[self.number % len(_OPENINGS)]
+        return f"{opening} What is {self.number} plus {self.number}?"
 
     @property
     def answer(self) -> str:
@@ -88,8 +107,8 @@ def model(request: Request) -> Reply:
 
 
 def _answer(question: str) -> str:
-    number = re.search(r"\d+", question)
-    return Task(int(number[0])).answer if number else f"No question: {question[:80]!r}"
+    number = re.search(r"(\d+) plus", question)
+    return Task(int(number[1])).answer if number else f"No question: {question[:80]!r}"
 
 
 def _delegation(task: str) -> ToolUse:
