@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent_pool.claude.binary import cli_version as cli_version
     from agent_pool.claude.binary import find_cli as find_cli
     from agent_pool.claude.launch import Launch as Launch
+    from agent_pool.claude.verdicts import Verdict as Verdict
     from agent_pool.errors import AgentNotFound as AgentNotFound
     from agent_pool.errors import AgentPoolError as AgentPoolError
     from agent_pool.errors import ConfigError as ConfigError
@@ -58,6 +59,7 @@ _HOMES = {
     "agent_pool.claude.accounts": "Usage",
     "agent_pool.claude.binary": "cli_version find_cli",
     "agent_pool.claude.launch": "Launch",
+    "agent_pool.claude.verdicts": "Verdict",
     "agent_pool.errors": (
         "AgentNotFound AgentPoolError ConfigError LocalProtocolError PoolClosed PoolError"
         " PoolTimeout ProtocolError RemoteProtocolError SpawnError TaskError TaskFailed"

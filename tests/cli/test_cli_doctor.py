@@ -38,6 +38,22 @@ def test_when_everything_is_there_nothing_is_wrong(project: Project) -> None:
     assert said["Sign-in/ok"] == ["api_key, ANTHROPIC_API_KEY, firstParty"]
 
 
+def test_whether_the_cli_forgets_is_found_out_on_request_and_kept(project: Project) -> None:
+    project.agent("one")
+    project.agent("two", tools="Read")
+
+    _, before = findings(project, "--quick")
+    _, probed = findings(project, "--quick", "--probe")
+    _, after = findings(project, "--quick")
+
+    assert before["Reset/note"] == [
+        "not yet known for one, two; found out at the first task, or by --probe"
+    ]
+    forgets = ["after /clear it sent nothing of it: workers of one, two are used again"]
+    assert probed["Reset/ok"] == forgets
+    assert after["Reset/ok"] == forgets
+
+
 def test_each_broken_definition_is_wrong(project: Project) -> None:
     project.agent("bad", skills="[gone]")
     project.agent("worse", tools="5")

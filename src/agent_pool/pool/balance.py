@@ -174,6 +174,7 @@ class Balance:
         for agent, wanted in self._roster.warm.items():
             while (
                 self._roster.count(agent) < min(wanted, self._roster.limits.max_size)
+                and self._roster.has_ample_memory()
                 and self._may_start(agent, now)
                 and self._roster.starting() < self._roster.limits.spawn_concurrency
                 and self._start(self._roster.refs[agent], now, out)
@@ -186,6 +187,7 @@ class Balance:
             self.spare_flags
             and have < self._roster.limits.spares
             and self._roster.has_room()
+            and self._roster.has_ample_memory()
             and self._roster.starting() < self._roster.limits.spawn_concurrency
         ):
             out.append(self._roster.spawn(None, self.spare_flags, now)[1])

@@ -88,4 +88,5 @@ def shortened(limit: float | None, jitter: float, chance: float) -> float:
 def backoff(failures: int) -> float:
     """Seconds to wait after this many failed starts in a row."""
     first, most = BACKOFF
-    return float(min(most, first * 2.0 ** max(0, failures - 1)))
+    doublings = min(max(0, failures - 1), 64)  # enough for any bound; a float ends at 1024
+    return float(min(most, first * 2.0**doublings))

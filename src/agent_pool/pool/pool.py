@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from agent_pool.agents import Catalog
 from agent_pool.claude import tree
 from agent_pool.claude.launch import Launch, refuse_nesting
-from agent_pool.claude.verdicts import Verdicts
+from agent_pool.claude.verdicts import Verdict, Verdicts
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import AgentPoolError, ConfigError, PoolClosed
 from agent_pool.pool.actions import AgentRef, WorkerState
@@ -290,6 +290,19 @@ class AgentPool:
     async def launch(self, agent: str) -> Launch:
         """How a worker of this agent is started: command, environment, folder, prompt."""
         return await self._launches.get(self.catalog.find(agent))
+
+    async def verdict(self, agent: str, *, refresh: bool = False) -> Verdict | None:
+        """Whether the CLI, with this agent's options, is known to forget between tasks.
+
+        Works on a pool that is not open. With `refresh` it is found out anew, in a process of its
+        own against the offline model, which takes about a second; otherwise None means that it
+        will be found out at the agent's first task.
+
+        Raises:
+            AgentNotFound, ConfigError, SpawnError: as `invoke`.
+        """
+        launch = await self.launch(agent)
+        return await self._verdicts.refresh(launch) if refresh else self._verdicts.kept(launch)
 
     # Inside
 

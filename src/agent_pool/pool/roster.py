@@ -62,12 +62,17 @@ class Roster:
 
     def has_room(self) -> bool:
         """Whether another worker may be started."""
-        limits = self.limits
-        if limits.max_total_rss is not None:
-            total = sum(r.rss for r in self.workers.values())
-            if self.workers and total >= limits.max_total_rss:
-                return False
-        return len(self.workers) < limits.max_workers
+        return len(self.workers) < self.limits.max_workers and self._has_memory(0)
+
+    def has_ample_memory(self) -> bool:
+        """Whether there is memory for one more as large as the largest: what nobody waits for is
+        not to drive others out."""
+        return self._has_memory(max((r.rss for r in self.workers.values()), default=0))
+
+    def _has_memory(self, reserve: int) -> bool:
+        most = self.limits.max_total_rss
+        total = sum(r.rss for r in self.workers.values())
+        return most is None or not self.workers or total + reserve < most
 
     def idle_worker(self, agent: str) -> Record | None:
         """The idle worker that was used last, so that those of a burst idle out.
@@ -161,10 +166,12 @@ class Roster:
         return Stop(record.name, reason)
 
     def shed(self, most: int) -> list[Stop]:
-        """Stop idle workers, the least recently used first, until the rest has `most` bytes."""
+        """Stop idle workers, spares and the least recently used first, until the rest has `most`
+        bytes."""
         out = []
         total = sum(r.rss for r in self.living())
-        for record in sorted(self.in_state(WorkerState.IDLE), key=lambda r: r.since):
+        idle = self.in_state(WorkerState.IDLE)
+        for record in sorted(idle, key=lambda r: (r.ref is not None, r.since)):
             if total > most:
                 total -= record.rss
                 out.append(self.stop(record, Reason.MAX_TOTAL_RSS))

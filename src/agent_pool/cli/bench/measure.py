@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,24 +13,27 @@ from typing import Final
 
 from agent_pool import AgentPoolError
 from agent_pool.cli.bench.drive import Drive, driven
-from agent_pool.cli.bench.figures import Figures, Memory, Result, spread
+from agent_pool.cli.bench.figures import Figures, Result, spread
 from agent_pool.cli.bench.scene import project_files
 from agent_pool.cli.bench.startup import starts
 from agent_pool.cli.bench.tokens import accounts
 from agent_pool.cli.offline import offline_world
 
 NAMES: Final = {
+    "bare": "bare warm turn",
     "pool": "pool, library",
     "mcp": "pool, MCP",
-    "bare": "bare warm turn",
     "claude-p": "`claude -p` per task",
     "sdk": "SDK `query()` per task",
     "agent-tool": "native Agent tool",
 }
-"""The ways by name, as the tables call them."""
+"""The ways, and what the tables call them."""
 TOKENS_AFTER: Final = (1, 3, 5, 10)
+"""The first tasks of a way: so many that their tokens can be added up."""
 _BLOCK: Final = 10
-_SPIN: Final = 20_000
+_SPINS: Final = 100_000
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +43,13 @@ class Plan:
     Attributes:
         ways: which, by name.
         rounds: timed tasks of each way.
-        memory_after: the tasks around which memory is measured; the first ten belong to it.
-        budget: seconds for each way to get from the timed tasks to the last of these.
-        at_once: tasks side by side.
+        memory_after: the tasks around which memory is measured.
+        budget: seconds that each way has to get to the last of these, after the timed tasks.
+        at_once: numbers of tasks side by side.
         starts: starts of the MCP server.
     """
 
-    ways: Sequence[str]
+    ways: Sequence[str] = tuple(NAMES)
     rounds: int = 30
     memory_after: Sequence[int] = (1, 10, 100, 300)
     budget: float = 40.0
@@ -53,19 +57,28 @@ class Plan:
     starts: int = 5
 
 
-async def measure(plan: Plan, cli: Path, tell: Callable[[str], None]) -> Result:
+QUICK: Final = Plan(rounds=5, memory_after=(1, 10), budget=5.0, at_once=(1, 4), starts=2)
+
+
+async def measure(plan: Plan, cli: Path, tell: Tell) -> Result:
     """Run the benchmark; `tell` is called with what is done now.
 
-    A way that fails is left out from there on; its figures say why.
+    A way that fails is left out from there on, and its figures say why.
     """
     began = time.perf_counter()
-    result = Result(ways={name: Figures() for name in plan.ways})
-    async with AsyncExitStack() as stack:
-        course = _Course(plan, cli, tell, result, stack)
-        await course.open_all()
-        await course.time_all()
-        for name in list(course.open):
-            await course.finish(name)
+    courses = [Course(name, plan, tell) for name in plan.ways]
+    try:
+        for course in courses:
+            await course.attempt(course.begin(cli), "its first tasks")
+        noise = await _time_in_turns(courses, plan.rounds, tell)
+        for course in courses:
+            await course.attempt(course.go_on(), "many tasks")
+            await course.attempt(course.widen(), "tasks at once")
+            await course.close()
+    finally:
+        await asyncio.gather(*(course.close() for course in courses))
+    result = Result(ways={course.name: course.figures for course in courses})
+    result.noise = spread(noise) if noise else None
     if plan.starts:
         tell("start of the MCP server")
         async with offline_world(cli, project_files(), lambda _: "") as world:
@@ -74,41 +87,79 @@ async def measure(plan: Plan, cli: Path, tell: Callable[[str], None]) -> Result:
     return result
 
 
-class _Course:
-    """One run: the ways that are open, and the figures so far."""
+async def _time_in_turns(courses: Sequence[Course], rounds: int, tell: Tell) -> list[float]:
+    """Time one task of each way in each round; returns the seconds of the same work in between."""
+    noise = []
+    tell(f"time per task: {rounds} rounds of every way in turns")
+    for number in range(rounds):
+        first = number % len(courses)  # no way always comes after the same other
+        for course in [*courses[first:], *courses[:first]]:
+            await course.attempt(course.time_one())
+        noise.append(_fixed_work())
+    return noise
 
-    def __init__(
-        self,
-        plan: Plan,
-        cli: Path,
-        tell: Callable[[str], None],
-        result: Result,
-        stack: AsyncExitStack,
-    ) -> None:
-        self.open: dict[str, Drive] = {}
+
+def _fixed_work() -> float:
+    began = time.perf_counter()
+    for _ in range(_SPINS):
+        pass
+    return time.perf_counter() - began
+
+
+class Course:
+    """One way on its course through the measurements.
+
+    Attributes:
+        figures: what was found so far.
+    """
+
+    def __init__(self, name: str, plan: Plan, tell: Tell) -> None:
+        self.name = name
+        self.figures = Figures()
         self._plan = plan
-        self._cli = cli
         self._tell = tell
-        self._result = result
-        self._stack = stack
-        self._closers: dict[str, AsyncExitStack] = {}
+        self._closer = AsyncExitStack()
+        self._drive: Drive | None = None
 
-    async def open_all(self) -> None:
-        """Open each way, and let it carry out its first ten tasks: tokens and memory."""
-        for name in self._plan.ways:
-            if missing := _missing(name):
-                self._result.ways[name].problem = missing
-                continue
-            self._tell(f"{name}: tokens and memory of the first tasks")
-            await self._guarded(name, self._open(name))
+    async def attempt(self, step: Coroutine[None, None, None], what: str = "") -> None:
+        """Take a step, unless an earlier one failed."""
+        if self.figures.problem:
+            step.close()
+            return
+        if what:
+            self._tell(f"{self.name}: {what}")
+        try:
+            await step
+        except AgentPoolError as error:
+            self.figures.problem = str(error)
+            self._tell(str(error))
+            await self.close()
 
-    async def _open(self, name: str) -> None:
-        closer = self._closers[name] = await self._stack.enter_async_context(AsyncExitStack())
-        drive = await closer.enter_async_context(driven(name, self._cli))
-        figures = self._result.ways[name]
-        figures.ready = drive.ready
-        for number in range(1, max(TOKENS_AFTER) + 1):
-            await self._next(drive, figures)
-            if number in TOKENS_AFTER:
-                figures.tokens[number] = accounts(drive.world.api.requests)
-        self.open[name] = drive
+    async def close(self) -> None:
+        """End the way, if it is open."""
+        await self._closer.aclose()
+
+    async def begin(self, cli: Path) -> None:
+        """Open it, and let it carry out its first tasks one by one."""
+        if self.name == "sdk" and find_spec("claude_agent_sdk") is None:
+            self.figures.problem = "claude-agent-sdk is not installed"
+            return
+        self._drive = await self._closer.enter_async_context(driven(self.name, cli))
+        self.figures.ready = self._drive.ready
+        for _ in range(max(TOKENS_AFTER)):
+            await self._next()
+            if self._open.done in TOKENS_AFTER:
+                self.figures.tokens[self._open.done] = accounts(self._open.world.api.requests)
+
+    async def time_one(self) -> None:
+        """Time one task; whatever cleans up after it is waited for, and does not count."""
+        seconds, _ = await self._open.run(1)
+        self.figures.times += seconds
+
+    async def go_on(self) -> None:
+        """One task after another: memory, and processor time."""
+        before, done, began = self._open.census().cpu, self._open.done, time.perf_counter()
+        await self._open.run(_BLOCK)
+        for stop in self._plan.memory_after:
+            while self._open.done < stop and time.perf_counter() - began < self._plan.budget:
+                await self._open.run(max(1, min(_BLOCK, stop - 1 - self._open.done)))

@@ -22,6 +22,7 @@ from agent_pool.cli.doctor.checks import (
 )
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.doctor.live import check_cli
+from agent_pool.cli.doctor.resets import check_resets
 from agent_pool.cli.output import console, count, print_json, printable
 
 STYLES = {"ok": "green", "note": "dim", "warning": "yellow", "wrong": "bold red"}
@@ -29,10 +30,13 @@ STYLES = {"ok": "green", "note": "dim", "warning": "yellow", "wrong": "bold red"
 
 @click.command(cls=Command)
 @click.option("--quick", is_flag=True, help="Leave out the live check, which starts a worker.")
+@click.option("--probe", is_flag=True, help="Find out anew whether the CLI forgets between tasks.")
 @json_option
 @project_option
 @click.pass_context
-def doctor(ctx: click.Context, quick: bool, as_json: bool, project: Path | None) -> None:
+def doctor(
+    ctx: click.Context, quick: bool, probe: bool, as_json: bool, project: Path | None
+) -> None:
     """Say what is found and what is wrong.
 
     Looks at the package, the settings, the agents, what is registered with Claude Code, and the
@@ -43,9 +47,10 @@ def doctor(ctx: click.Context, quick: bool, as_json: bool, project: Path | None)
     \b
     Example:
       agent-pool doctor
+      agent-pool doctor --probe
       agent-pool doctor --quick --json | jq '.findings[] | select(.state == "wrong")'
     """
-    findings = run_async(_all(project or ctx.find_root().obj, quick=quick))
+    findings = run_async(_all(project or ctx.find_root().obj, quick=quick, probe=probe))
     wrong = sum(finding.state == "wrong" for finding in findings)
     if as_json:
         print_json({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
@@ -56,12 +61,12 @@ def doctor(ctx: click.Context, quick: bool, as_json: bool, project: Path | None)
         ctx.exit(FAILED)
 
 
-async def _all(project: Path | None, *, quick: bool) -> list[Finding]:
+async def _all(project: Path | None, *, quick: bool, probe: bool) -> list[Finding]:
     with console(err=True).status("looking"):
-        return [finding async for finding in _findings(project, quick=quick)]
+        return [finding async for finding in _findings(project, quick=quick, probe=probe)]
 
 
-async def _findings(project: Path | None, *, quick: bool) -> AsyncIterator[Finding]:
+async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncIterator[Finding]:
     yield check_package()
     settings, finding = check_settings(project)
     yield finding
@@ -73,6 +78,8 @@ async def _findings(project: Path | None, *, quick: bool) -> AsyncIterator[Findi
         for finding in found:
             yield finding
     async for finding in check_cli(settings, quick=quick, environ=os.environ):
+        yield finding
+    async for finding in check_resets(settings, probe=probe):
         yield finding
 
 
