@@ -9,17 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from mcp import Client
 from mcp.server.lowlevel import Server
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp_types import CallToolResult, Tool
 
-from agent_pool import Agent, Broken, ConfigError, TaskEvent, TaskResult, Usage, WorkerInfo
+from agent_pool import (
+    Agent,
+    Broken,
+    ConfigError,
+    PermissionRequest,
+    PoolStats,
+    TaskEvent,
+    TaskResult,
+    Usage,
+    WorkerInfo,
+)
 from agent_pool.mcp.server import initialization_options
-from mcp import Client
 
 ERAS = ("legacy", "2026-07-28")
 
 OnEvent = Callable[[TaskEvent], None]
+OnPermission = Callable[[PermissionRequest], Awaitable[bool]]
 Invoke = Callable[[str, str, OnEvent], Awaitable[TaskResult]]
 
 
@@ -92,8 +103,28 @@ class FakeCatalog:
         self.version += 1
 
 
+def some_stats(**fields: Any) -> PoolStats:
+    values: dict[str, Any] = {
+        "uptime": 60.0,
+        "waiting": 0,
+        "paused": 0.0,
+        "workers": {"idle": 1},
+        "spawned": 1,
+        "resets": 2,
+        "strays": 0,
+        "retired": {},
+        "agents": (),
+    }
+    return PoolStats(**values | fields)
+
+
 class FakePool:
-    """Answers with what it was given; `error` is raised instead when there is one."""
+    """Answers with what it was given; `error` is raised instead when there is one.
+
+    `asks` are the tools that an agent asks permission for; its answer says what it was permitted.
+    """
+
+    asks: tuple[str, ...] = ()
 
     def __init__(self, invoke: Invoke | None = None) -> None:
         self.catalog = FakeCatalog()
@@ -107,11 +138,23 @@ class FakePool:
         if self.error is not None:
             raise self.error
 
-    async def invoke(self, agent: str, task: str, *, on_event: OnEvent) -> TaskResult:
-        self._called("invoke", agent, task)
+    async def invoke(
+        self,
+        agent: str,
+        task: str,
+        *,
+        on_event: OnEvent,
+        on_permission: OnPermission,
+        conversation: str | None,
+    ) -> TaskResult:
+        self._called("invoke", agent, task, *([conversation] if conversation else []))
         if self._invoke is not None:
             return await self._invoke(agent, task, on_event)
-        return a_result(f"{agent} did {task}", agent=agent)
+        wanted = [PermissionRequest(agent, tool, {"for": task}) for tool in self.asks]
+        allowed = [request.tool for request in wanted if await on_permission(request)]
+        said = f"{agent} did {task}" + (f", permitted {allowed}" if wanted else "")
+        place = self.calls.count(self.calls[-1])
+        return a_result(said, agent=agent, conversation=conversation, place=place)
 
     async def warmup(self, agent: str) -> WorkerInfo:
         self._called("warmup", agent)
@@ -124,6 +167,14 @@ class FakePool:
     async def reset(self, agent: str) -> int:
         self._called("reset", agent)
         return len(self.workers)
+
+    def end_conversation(self, agent: str, conversation: str) -> bool:
+        self._called("end_conversation", agent, conversation)
+        return conversation == "open"
+
+    def stats(self) -> PoolStats:
+        self._called("stats")
+        return some_stats()
 
     def kill(self) -> None:
         self.calls.append(("kill",))

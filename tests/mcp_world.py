@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from agent_pool.claude import tree
 from agent_pool.loopback import LoopbackAPI
-from mcp import Client, StdioServerParameters
 from support import Project
 
 MARK = "TEST_MARK"  # in the environment of every process of one test
@@ -151,6 +151,16 @@ def opening(name: str, **arguments: str) -> list[dict[str, Any]]:
         {"method": "notifications/initialized"},
         {"id": 2, "method": "tools/call", "params": {"name": name, "arguments": arguments}},
     ]
+
+
+def modern(number: int, method: str, capabilities: dict[str, Any], **params: Any) -> dict[str, Any]:
+    """A request of the newest protocol, which needs no opening."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "0"},
+        "io.modelcontextprotocol/clientCapabilities": capabilities,
+    }
+    return {"id": number, "method": method, "params": {**params, "_meta": meta}}
 
 
 class Lifeline:

@@ -117,9 +117,9 @@ def scratch() -> list[Path]:
     return list(Path(tempfile.gettempdir()).iterdir())
 
 
-def zombies() -> list[int]:
-    """The children of this process that have ended and were not waited for."""
-    children = psutil.Process().children()
+def zombies(since: float) -> list[int]:
+    """The children of this process, started after `since`, that have ended unwaited for."""
+    children = [child for child in psutil.Process().children() if child.create_time() >= since]
     return [child.pid for child in children if child.status() == psutil.STATUS_ZOMBIE]
 
 

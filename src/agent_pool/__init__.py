@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from agent_pool.claude.accounts import Usage as Usage
     from agent_pool.claude.binary import cli_version as cli_version
     from agent_pool.claude.binary import find_cli as find_cli
+    from agent_pool.claude.honoured import not_honoured as not_honoured
     from agent_pool.claude.launch import Launch as Launch
     from agent_pool.claude.verdicts import Verdict as Verdict
+    from agent_pool.claude.sizes import PromptSize as PromptSize
+    from agent_pool.claude.sizes import measure_prompt as measure_prompt
     from agent_pool.errors import AgentNotFound as AgentNotFound
     from agent_pool.errors import AgentPoolError as AgentPoolError
     from agent_pool.errors import ConfigError as ConfigError
@@ -58,8 +61,10 @@ _HOMES = {
     "agent_pool.agents": "Agent Broken Catalog",
     "agent_pool.claude.accounts": "Usage",
     "agent_pool.claude.binary": "cli_version find_cli",
+    "agent_pool.claude.honoured": "not_honoured",
     "agent_pool.claude.launch": "Launch",
     "agent_pool.claude.verdicts": "Verdict",
+    "agent_pool.claude.sizes": "PromptSize measure_prompt",
     "agent_pool.errors": (
         "AgentNotFound AgentPoolError ConfigError LocalProtocolError PoolClosed PoolError"
         " PoolTimeout ProtocolError RemoteProtocolError SpawnError TaskError TaskFailed"

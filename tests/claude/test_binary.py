@@ -199,7 +199,7 @@ def test_a_program_that_does_not_answer_is_ended(
     monkeypatch.setattr(binary, "VERSION_TIMEOUT", 0.5)
     path = program(tmp_path / "claude", "exec tail -f /dev/null")
     with pytest.raises(SpawnError, match=r"--version did not answer in 0\.5 s"):
-        run(cli_version(path))
+        run(cli_version(path), bound=15)
     assert children() == []
 
 

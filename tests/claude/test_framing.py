@@ -64,6 +64,10 @@ def test_a_longer_line_is_an_error_however_it_comes(
         feed_all(chunked(data, cuts), max_line=10)
 
 
+def test_any_number_of_lines_may_come_in_pieces() -> None:
+    assert feed_all([b"12345", b"678\n"] * 5, max_line=10) == [b"12345678"] * 5
+
+
 def test_an_endless_line_is_an_error_before_it_ends() -> None:
     buffer = LineBuffer(1 << 20)
     for _ in range(16):

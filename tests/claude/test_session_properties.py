@@ -65,10 +65,11 @@ INIT = st.fixed_dictionaries(
     {"type": st.just("system"), "subtype": st.just("init"), "session_id": TEXTS},
     optional={"user_message_uuids": st.lists(STAMPS, max_size=2), "model": TEXTS},
 )
+CONTENTS = BLOCKS | st.lists(JUNK, max_size=2) | JUNK
 MESSAGE = st.fixed_dictionaries(
     {
         "type": st.sampled_from(["assistant", "user"]),
-        "message": st.fixed_dictionaries({"content": BLOCKS}),
+        "message": st.fixed_dictionaries({"content": CONTENTS}),
         "parent_tool_use_id": st.sampled_from([None, None, "toolu"]),
     }
 )
@@ -76,7 +77,7 @@ TASKS = st.fixed_dictionaries(
     {
         "type": st.just("system"),
         "subtype": st.just("background_tasks_changed"),
-        "tasks": st.sampled_from([[], [{"task_id": "b", "description": "d"}]]),
+        "tasks": st.sampled_from([[], [{"task_id": "b"}]]) | st.lists(JUNK, max_size=2),
     }
 )
 RESET_FRAME = st.fixed_dictionaries(

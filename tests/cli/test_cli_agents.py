@@ -26,6 +26,7 @@ def test_an_agent_is_listed_with_what_it_is_made_of(here: Project) -> None:
             "expertise": ["house"],
             "model": None,
             "tools": ["Read"],
+            "not_honoured": {},
             "error": None,
         }
     ]

@@ -85,6 +85,7 @@ class StandIn:
         task: str,
         *,
         timeout: float | None = None,
+        schema: dict[str, Any] | None = None,
         on_event: Callable[[TaskEvent], None] = lambda _: None,
     ) -> TaskResult:
         StandIn.asked = (agent, task, timeout)

@@ -47,6 +47,8 @@ class Said:
 class Lab:
     """An open pool and its model on an event loop that outlives a single test.
 
+    `environ` holds the variables that tell its pool's environment from the usual one.
+
     Args:
         root: a folder for the project and the home.
         cache: the user's cache folder, so that the canary is paid once.
@@ -70,9 +72,9 @@ class Lab:
         self._plans: dict[str, tuple[Step, ...]] = {}
         self._words = itertools.count(1)
         self._stack = AsyncExitStack()
-        self._more = {"XDG_CACHE_HOME": str(cache), MARK: self.world.mark, **(environ or {})}
+        self.environ = {"XDG_CACHE_HOME": str(cache), MARK: self.world.mark, **(environ or {})}
         if cli is not None:
-            self._more["CLAUDE_CLI"] = str(cli)
+            self.environ["CLAUDE_CLI"] = str(cli)
         self._settings = {"spares": 0, "close_timeout": 5, **settings}
         self.pool: AgentPool
 
@@ -84,7 +86,7 @@ class Lab:
 
     async def _open(self) -> None:
         await self._stack.enter_async_context(self.api)
-        environ = self.world.environment(self.api.url, **self._more)
+        environ = self.world.environment(self.api.url, **self.environ)
         self.pool = AgentPool(environ=environ, **self._settings)
         await self._stack.enter_async_context(self.pool)
 
@@ -115,6 +117,10 @@ class Lab:
         word = self.word("task")
         self._plans[word] = steps
         return word
+
+    def plan_for(self, beginning: str, *steps: Step) -> None:
+        """Whatever is said that begins so goes through these steps."""
+        self._plans[beginning] = steps
 
     def _answer(self, request: Request) -> Any:
         steps = self._plans.get(next(iter(request.last_user_text.split()), ""), ())
@@ -185,6 +191,14 @@ class Gate:
     def open(self) -> None:
         """Let the model answer."""
         self._opened.set()
+
+    async def reached_within(self, seconds: float) -> bool:
+        """Whether the model begins to think in time."""
+        try:
+            await asyncio.wait_for(self.reached.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
 
     async def __call__(self, request: Request) -> Any:
         self.reached.set()

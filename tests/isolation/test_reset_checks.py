@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from isolation.lab import Lab, flat
+from isolation.lab import Gate, Lab, Said, flat
 from isolation.liar import NOTICE, install
 from pool_world import is_alive, until
 
@@ -158,5 +158,25 @@ def test_a_cli_that_only_seems_to_forget_is_found_out_and_replaced_after_each_ta
         assert len({first.pid, *(one.pid for one in later)}) == 4
         assert all(canary not in flat(r) for one in later for r in one.requests)
         assert caplog.text.count("it sent the earlier conversation again") == 1
+
+    lab.run(main())
+
+
+def test_cleaning_up_after_one_worker_harms_no_other_whatever_their_names(lab_of: LabOf) -> None:
+    lab = lab_of(max_size=11, max_workers=11, spawn_concurrency=4)
+
+    async def main() -> None:
+        gates = [Gate(f"answer {n}") for n in range(11)]
+        asking = [asyncio.create_task(lab.ask(lab.plan(gate))) for gate in gates]
+        await asyncio.gather(*(gate.reached.wait() for gate in gates))
+        names = {worker.worker for worker in await lab.pool.list()}
+        assert any(one != two and two.startswith(one) for one in names for two in names)
+        for task, gate in zip(asking, gates, strict=True):
+            gate.open()
+            await asyncio.wait([task])
+            await until(lambda: not lab.pool.stats().workers.get("resetting"))
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        told = [one.text if isinstance(one, Said) else str(one) for one in answers]
+        assert told == [f"answer {n}" for n in range(11)]
 
     lab.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ from agent_pool.loopback import Reply
 from isolation.lab import Gate, Lab, Said, bash, flat, tool
 from pool_world import is_alive, until
 
-SLEEP = "sleep 321"
-"""A command that no other process of the lab has."""
+LINGER = "linger-321.sh"
+"""A script of the project that runs for minutes."""
+FORKED = "sleep 321.5"
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +25,14 @@ def lab(labs: Callable[..., Lab]) -> Lab:
     lab = labs(max_size=1)
     surviving = ", ".join(sorted(SURVIVING_TOOLS))
     lab.world.agent("scheduler", tools=f"Bash, {surviving}")
+    (lab.world.root / LINGER).write_text("sleep 321\n")
     return lab
 
 
 def test_a_background_shell_ends_with_its_task_and_its_notice_reaches_nobody(lab: Lab) -> None:
     async def main() -> None:
         canary = lab.word("canary")
-        shell = bash(f"echo {canary}; {SLEEP}; echo {canary}", run_in_background=True)
+        shell = bash(f"echo {canary}; sh {LINGER}; echo {canary}", run_in_background=True)
         task = lab.plan(shell, "left it running")
         await _is_left_behind_by(lab, task, canary)
 
@@ -72,11 +75,11 @@ def test_an_agent_that_delegates_answers_when_its_sub_agent_has_answered(lab: La
 
 def test_a_daemon_is_gone_before_its_worker_is_idle_and_the_worker_serves_on(lab: Lab) -> None:
     commands = [
-        f"nohup setsid {SLEEP} >/dev/null 2>&1 & echo started",
-        f"(setsid setsid nohup sh -c 'trap \"\" TERM HUP; {SLEEP}' </dev/null >/dev/null 2>&1 &)",
-        f"python3 -c 'import os; os.fork() or os.setsid() or os.fork() or"
-        f' os.execvp("sleep", ["{SLEEP.replace(" ", chr(34) + ", " + chr(34))}"])\'',
-        f"cd /; {SLEEP} & disown; echo started",
+        f"nohup setsid sh {LINGER} >/dev/null 2>&1 & echo started",
+        f"(setsid nohup sh -c 'trap \"\" TERM HUP; sh {LINGER}' </dev/null >/dev/null 2>&1 &)",
+        "python3 -c 'import os; os.fork() or os.setsid() or os.fork() or"
+        f' os.execlp("sh", "sh", "{LINGER}")\'',
+        f"sh {LINGER} >/dev/null 2>&1 & disown; cd /; echo started",
     ]
 
     async def main() -> None:
@@ -85,11 +88,11 @@ def test_a_daemon_is_gone_before_its_worker_is_idle_and_the_worker_serves_on(lab
             started = Gate()
             asking = asyncio.create_task(lab.ask(lab.plan(bash(command), started)))
             await started.reached.wait()
-            await until(lambda: lab.processes(SLEEP))
+            await until(lambda: lab.processes(LINGER))
             started.open()
             pids.add((await asking).pid)
             await lab.settled()
-            assert lab.processes(SLEEP) == []
+            assert lab.processes(LINGER) == []
         assert len(pids) == 1
 
     lab.run(main())
@@ -99,7 +102,7 @@ def test_a_daemon_that_never_stops_forking_is_gone_with_all_its_children(lab: La
     script = lab.world.root / "forker.sh"
     up = lab.world.root / "up"
     script.write_text(
-        f"touch {up}\nwhile :; do setsid {SLEEP} </dev/null >/dev/null 2>&1 & sleep 0.005; done\n"
+        f"touch {up}\nwhile :; do setsid {FORKED} </dev/null >/dev/null 2>&1 & sleep 0.003; done\n"
     )
 
     async def main() -> None:
@@ -109,7 +112,7 @@ def test_a_daemon_that_never_stops_forking_is_gone_with_all_its_children(lab: La
             wait = f"while [ ! -e {up} ]; do sleep 0.01; done"
             await lab.ask(lab.plan(bash(f"{command} {wait}")))
             await lab.settled()
-            left = lab.processes(SLEEP) + lab.processes(str(script))
+            left = lab.processes(FORKED) + lab.processes(str(script))
             for process in left:
                 process.kill()
             assert left == []
@@ -119,14 +122,14 @@ def test_a_daemon_that_never_stops_forking_is_gone_with_all_its_children(lab: La
 
 def test_a_command_that_a_time_out_interrupts_is_gone_before_the_next_task(lab: Lab) -> None:
     async def main() -> None:
-        task = lab.plan(bash(SLEEP, timeout=600_000))
+        task = lab.plan(bash(f"sh {LINGER}", timeout=600_000))
         asking = asyncio.create_task(lab.pool.invoke("tester", task, timeout=30))
-        await until(lambda: lab.processes(SLEEP))
+        await until(lambda: lab.processes(LINGER))
         asking.cancel()
         await asyncio.wait([asking])
         next_one = await lab.ask(lab.plan("next"))
         assert next_one.text == "next"
-        assert lab.processes(SLEEP) == []
+        assert lab.processes(LINGER) == []
         assert task not in flat(next_one.requests[0])
 
     lab.run(main())
@@ -177,12 +180,12 @@ def test_tools_that_outlive_a_reset_are_offered_to_nobody_who_does_not_name_them
     [
         ("CronCreate", {"cron": "0 0 1 1 *", "prompt": "later"}),
         ("ScheduleWakeup", {"delaySeconds": 60, "prompt": "later", "reason": "tests"}),
-        ("Monitor", {"command": SLEEP, "description": "tests", "timeout_ms": 60_000}),
+        ("Monitor", {"command": f"sh {LINGER}", "description": "tests", "timeout_ms": 60_000}),
         ("SendMessage", {"to": "nobody", "message": "tests"}),
     ],
 )
 def test_who_used_a_tool_that_outlives_a_reset_serves_no_other_task(
-    lab: Lab, name: str, given: dict[str, Any], caplog: pytest.LogCaptureFixture
+    lab: Lab, name: str, given: dict[str, Any]
 ) -> None:
     async def main() -> None:
         asked = await lab.ask(lab.plan(tool(name, **given), "done"), agent="scheduler")
@@ -192,7 +195,20 @@ def test_who_used_a_tool_that_outlives_a_reset_serves_no_other_task(
         assert (after.text, len(after.requests)) == ("after", 1)
         assert after.pid != asked.pid
         await until(lambda: not is_alive(asked.pid))
-        assert f"it used {name}" in caplog.text
+
+    lab.run(main())
+
+
+def test_it_is_said_why_a_worker_serves_no_other_task(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        sends = tool("SendMessage", to="nobody", message="tests")
+        asked = await lab.ask(lab.plan(sends, "done"), agent="scheduler")
+        await until(lambda: not is_alive(asked.pid))
+        assert "it used SendMessage, whose effect outlives a reset" in caplog.text
 
     lab.run(main())
 
@@ -218,7 +234,7 @@ async def _is_left_behind_by(lab: Lab, task: str, canary: str) -> None:
     """The task's own process is gone, and so is what it left running, before another serves."""
     asked = await lab.ask(task)
     await _is_not_in_later_tasks(lab, task, canary, asked)
-    assert lab.processes(SLEEP) == []
+    assert lab.processes(LINGER) == []
 
 
 async def _is_not_in_later_tasks(lab: Lab, task: str, canary: str, asked: Said) -> None:

@@ -7,6 +7,7 @@ from agent_pool import ConfigError, TaskResult, TaskTimeout
 from agent_pool.mcp.answers import (
     ERROR_KEY,
     RESULT_KEY,
+    Ended,
     bug,
     human_bytes,
     refusal,
@@ -17,7 +18,7 @@ from mcp_fakes import a_result, a_worker, text_of
 
 
 def test_an_answer_is_the_text_alone_with_the_figures_in_meta() -> None:
-    answer = task_answer(a_result("line one\nline two"))
+    answer = task_answer(Ended("reviewer", a_result("line one\nline two")))
     assert text_of(answer) == "line one\nline two"
     assert answer.is_error is False
     assert answer.meta is not None
@@ -33,13 +34,16 @@ def test_an_answer_is_the_text_alone_with_the_figures_in_meta() -> None:
 
 
 def test_an_answer_with_half_a_character_can_be_sent() -> None:
-    answer = task_answer(a_result("thumbs \ud83d", subtype="\udcff"))
+    answer = task_answer(Ended("reviewer", a_result("thumbs \ud83d", subtype="\udcff")))
     assert text_of(answer) == "thumbs ?"
     assert '"subtype":"?"' in answer.model_dump_json()
 
 
 def test_an_empty_answer_says_that_it_is_empty() -> None:
-    assert text_of(task_answer(a_result(""))) == "(reviewer finished without saying anything.)"
+    assert (
+        text_of(task_answer(Ended("reviewer", a_result(""))))
+        == "(reviewer finished without saying anything.)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,9 @@ def test_an_empty_answer_says_that_it_is_empty() -> None:
 def test_an_error_that_the_agent_reports_is_a_tool_error_with_advice(
     subtype: str, advice: str
 ) -> None:
-    answer = task_answer(a_result("API Error: 529", is_error=True, subtype=subtype))
+    answer = task_answer(
+        Ended("reviewer", a_result("API Error: 529", is_error=True, subtype=subtype))
+    )
     assert answer.is_error is True
     how = "" if subtype == "success" else f" ({subtype})"
     assert text_of(answer).startswith(f"reviewer failed{how}: API Error: 529\n")

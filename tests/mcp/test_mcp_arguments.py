@@ -1,6 +1,15 @@
 import pytest
 
-from agent_pool.mcp.arguments import Arguments, BadArguments, Invoke, Nothing, OneAgent
+from agent_pool.mcp.arguments import (
+    MOST_TASKS,
+    Arguments,
+    BadArguments,
+    Invoke,
+    InvokeMany,
+    Nothing,
+    OneAgent,
+    Reset,
+)
 
 
 def complaint(model: type[Arguments], tool: str, given: object) -> str:
@@ -17,7 +26,8 @@ def test_good_arguments_are_read_as_they_are() -> None:
 
 def test_a_missing_argument_is_named() -> None:
     assert complaint(Invoke, "invoke", {"agent": "reviewer"}) == (
-        "invoke: the argument 'task' is missing. It is called as invoke(agent, task)."
+        "invoke: the argument 'task' is missing. "
+        "It is called as invoke(agent, task, conversation?)."
     )
     assert "'agent' is missing; the argument 'task' is missing" in complaint(Invoke, "invoke", None)
 
@@ -55,6 +65,50 @@ def test_the_schema_for_clients_says_the_same() -> None:
     assert {name: field["type"] for name, field in schema["properties"].items()} == {
         "agent": "string",
         "task": "string",
+        "conversation": "string",
     }
     assert all("title" not in field for field in schema["properties"].values())
     assert "enum" not in schema["properties"]["agent"]
+
+
+def test_the_schema_of_many_tasks_holds_that_of_one_without_references() -> None:
+    schema = InvokeMany.schema_for_clients()
+    assert "$ref" not in str(schema)
+    tasks = schema["properties"]["tasks"]
+    assert (tasks["minItems"], tasks["maxItems"]) == (1, MOST_TASKS)
+    assert tasks["items"] == Invoke.schema_for_clients()
+
+
+def test_an_optional_argument_may_be_left_out_or_null() -> None:
+    for given in ({}, {"conversation": None}):
+        call = Invoke.read("invoke", {"agent": "a", "task": "b", **given})
+        assert call.conversation is None
+    assert Reset.read("reset", {"agent": "a", "conversation": "q3"}).conversation == "q3"
+
+
+A_TASK = {"agent": "a", "task": "b"}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ("all", "the argument 'tasks' must be an array, not a string."),
+        ([], "the argument 'tasks' holds 0 tasks, not 1 to 32."),
+        ([A_TASK] * 33, "the argument 'tasks' holds 33 tasks, not 1 to 32."),
+        ([A_TASK, 3], "the argument 'tasks[1]' must be an object, not a number."),
+        ([A_TASK, {"agent": "a"}], "the argument 'tasks[1].task' is missing."),
+        ([A_TASK | {"task": ""}], "the argument 'tasks[0].task' is empty."),
+        (
+            [A_TASK | {"agnet": "a"}],
+            "unknown argument 'tasks[0].agnet' (did you mean 'agent'?).",
+        ),
+        (
+            [A_TASK | {"conversation": "x" * 101}],
+            "the argument 'tasks[0].conversation' is longer than 100 characters.",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_list_of_tasks_is_named_with_its_place(tasks: object, said: str) -> None:
+    assert complaint(InvokeMany, "invoke_many", {"tasks": tasks}) == (
+        f"invoke_many: {said} It is called as invoke_many(tasks)."
+    )

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent_pool.loopback import LoopbackAPI, ToolUse, calling
-from mcp_world import Lifeline, RawServer, World, opening
+from mcp_tasks import EXTENSION
+from mcp_world import Lifeline, RawServer, World, modern, opening
 from support import run
 
 
@@ -50,6 +51,35 @@ def test_a_running_task_ends_with_its_daemons(tmp_path: Path, ending: str) -> No
                     end(server)
                     assert await server.process.wait() == status
                     assert await held.read() == b""
+                    await world.until_gone(alive)
+
+    run(main())
+
+
+@pytest.mark.parametrize("ending", ["SIGTERM", "stdin is closed"])
+def test_tasks_that_run_for_a_client_end_with_the_server(tmp_path: Path, ending: str) -> None:
+    end, status = ENDINGS[ending]
+    able = {"extensions": {EXTENSION: {}}}
+
+    async def main() -> None:
+        async with Lifeline().open() as line:
+            script = calling(ToolUse("Bash", {"command": f"bash -c '{line.hold}'"}))
+            async with LoopbackAPI(script) as api:
+                world = World(tmp_path, api)
+                async with world.server() as server:
+                    given = {"agent": "reviewer", "task": "hold the line"}
+                    for number in (1, 2):
+                        server.send(
+                            modern(number, "tools/call", able, name="invoke", arguments=given)
+                        )
+                        created = (await server.answer(number))["result"]
+                        assert (created["resultType"], created["status"]) == ("task", "working")
+                    held = [await line.taken() for _ in range(2)]
+                    alive = world.processes()
+                    server.kill_watcher()
+                    end(server)
+                    assert await server.process.wait() == status
+                    assert [await one.read() for one in held] == [b"", b""]
                     await world.until_gone(alive)
 
     run(main())

@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from mcp import Client, MCPError
 
 from agent_pool import AgentNotFound, ConfigError, TaskResult, ToolUse, WorkerDied
 from agent_pool.mcp.server import build_server, package_version
 from agent_pool.mcp.unusable import UnusablePool
-from mcp import Client, MCPError
 from mcp_fakes import (
     ERAS,
     FakePool,
@@ -24,21 +24,25 @@ from mcp_fakes import (
 )
 from support import run
 
+TOOLS = ["invoke", "invoke_many", "warmup", "list", "stats", "reset"]
+
 pytestmark = pytest.mark.parametrize("era", ERAS)
 
 
-def test_the_four_tools_are_declared_without_structured_output(era: str) -> None:
+def test_the_tools_are_declared_without_structured_output(era: str) -> None:
     async def main() -> None:
         async with connected(build_server(FakePool()), era) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-            assert list(tools) == ["invoke", "warmup", "list", "reset"]
+            assert list(tools) == TOOLS
             assert all(tool.output_schema is None for tool in tools.values())
-            assert tools["invoke"].meta == {
-                "anthropic/alwaysLoad": True,
-                "anthropic/maxResultSizeChars": 500_000,
-            }
-            assert tools["list"].annotations is not None
-            assert tools["list"].annotations.read_only_hint is True
+            for name in ("invoke", "invoke_many"):
+                assert tools[name].meta == {
+                    "anthropic/alwaysLoad": True,
+                    "anthropic/maxResultSizeChars": 500_000,
+                }
+            hints = {name: tool.annotations for name, tool in tools.items()}
+            read_only = [name for name, hint in hints.items() if hint and hint.read_only_hint]
+            assert read_only == ["list", "stats"]
 
     run(main())
 
@@ -131,6 +135,9 @@ def test_a_failed_call_is_a_tool_error_and_the_server_goes_on(
                 ("warmup", {"agent": "x"}),
                 ("reset", {"agent": "x"}),
                 ("list", {}),
+                ("stats", {}),
+                ("reset", {"agent": "x", "conversation": "y"}),
+                ("invoke_many", {"tasks": [{"agent": "x", "task": "y"}]}),
             ):
                 pool.error = error
                 answer = await client.call_tool(name, arguments)
@@ -298,6 +305,9 @@ def test_with_wrong_settings_every_tool_says_what_is_wrong(era: str) -> None:
                 ("warmup", {"agent": "x"}),
                 ("reset", {"agent": "x"}),
                 ("list", {}),
+                ("stats", {}),
+                ("reset", {"agent": "x", "conversation": "y"}),
+                ("invoke_many", {"tasks": [{"agent": "x", "task": "y"}]}),
             ):
                 answer = await client.call_tool(name, arguments)
                 assert answer.is_error

@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from agent_pool import TaskResult
+from agent_pool.mcp.interfaces import Caller
 from agent_pool.mcp.tools import call_tool
 from mcp_fakes import FakePool, OnEvent, a_result, text_of
 from support import run
@@ -16,7 +17,7 @@ async def unheard(number: int, line: str) -> None:
 def test_a_call_leaves_no_task_behind(name: str) -> None:
     async def main() -> None:
         arguments = {"agent": "x", "task": "y"} if name == "invoke" else {}
-        await call_tool(FakePool(), name, arguments, unheard)
+        await call_tool(FakePool(), name, arguments, Caller(unheard))
         await asyncio.sleep(0)  # for what was cancelled to end
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -36,7 +37,7 @@ def test_a_client_that_does_not_read_its_progress_holds_nothing_up() -> None:
             return a_result()
 
         arguments = {"agent": "x", "task": "y"}
-        answer = await call_tool(FakePool(working), "invoke", arguments, never_read)
+        answer = await call_tool(FakePool(working), "invoke", arguments, Caller(never_read))
         assert text_of(answer) == "done"
 
     run(main())

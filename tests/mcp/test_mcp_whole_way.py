@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import Client
 from mcp_types import CallToolResult
 
 from agent_pool.loopback import Failure, LoopbackAPI, Reply, Request, ToolUse, calling
-from mcp import Client
 from mcp_fakes import ERAS, text_of, tool
 from mcp_world import World
 from support import run

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import logging
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def world(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    before = zombies()
+    began = time.time()
     world = PoolWorld(tmp_path)
     yield world
     left = world.processes()
@@ -27,7 +28,7 @@ def world(
         process.kill()
     gc.collect()  # what was forgotten complains when it is collected
     assert [" ".join(process.cmdline()) for process in left] == []
-    assert zombies() == before
+    assert zombies(since=began) == []
     assert [path.name for path in scratch.iterdir()] == []
     errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
     assert [(record.name, record.getMessage()) for record in errors] == []

@@ -255,7 +255,9 @@ def test_two_agents_that_share_one_place_take_turns() -> None:
     for _ in tickets:
         pool.settle()
         [name] = pool.all_leased()
-        served.append(next(t.number for t in tickets if t.worker == name and t.number not in served))
+        served.append(
+            next(t.number for t in tickets if t.worker == name and t.number not in served)
+        )
         pool.tell("release", name)
     assert served == [1, 2, 3, 4, 5]
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from agent_pool.errors import PoolClosed, TooManyRequests
+from agent_pool.errors import PoolClosed
 from agent_pool.pool.actions import (
     Adopt,
     Grant,
@@ -101,13 +103,23 @@ def test_one_replacement_comes_at_a_time_and_one_above_the_limit() -> None:
     assert len(pool.core.workers) == 3
 
 
+def test_replacements_are_not_replaced_while_their_elders_work() -> None:
+    pool = Pool(max_size=1, max_workers=5)
+    elder = pool.leased()
+    for _ in range(3):
+        pool.tell("drain")
+        pool.settle()
+    assert len(pool.core.workers) == 2
+    pool.end(elder)
+    pool.settle()
+    assert pool.agents() == ["a"]
+
+
 def test_a_parked_spare_is_a_replacement() -> None:
-    pool = Pool(spares=1, max_lifetime=100)
+    pool = Pool(spares=1, max_tasks=1)
     name = pool.leased()
-    pool.tell("started", "worker-2")
-    pool.now = 100.0
-    pool.tell("release", name)
-    assert Adopt("worker-2", A) in pool.actions
+    pool.settle()
+    assert pool.tell("release", name)[:2] == [Reset(name), Adopt("worker-2", A)]
 
 
 def test_a_replacement_that_fails_to_start_leaves_the_elder_at_work() -> None:
@@ -308,6 +320,16 @@ def test_a_closed_pool_starts_nothing() -> None:
     for name in set(pool.core.workers) - {leased}:
         assert pool.tell("gone", name) == []
     assert pool.tick(LONG) == []
+
+
+def test_a_halted_pool_starts_and_gives_out_nothing_more() -> None:
+    pool = Pool(spares=1)
+    pool.request()
+    pool.core.halt()
+    assert pool.tell("started", "worker-1") == [Stop("worker-1", Reason.CLOSED)]
+    assert pool.tell("gone", "worker-1") == []
+    with pytest.raises(PoolClosed):
+        pool.request()
 
 
 # Counting

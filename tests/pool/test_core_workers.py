@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from agent_pool.errors import TooManyRequests
 from agent_pool.pool.actions import (
     Adopt,
     Grant,
@@ -242,6 +243,14 @@ def test_a_spare_that_failed_to_start_is_not_tried_again_before_it_is_wanted() -
     assert pool.tick(LONG) == []
 
 
+def test_a_spare_that_died_is_not_replaced_before_one_is_wanted() -> None:
+    pool = Pool(spares=1)
+    pool.request(A)
+    pool.settle()
+    assert pool.tell("unfit", "worker-2", Reason.DIED) == [Stop("worker-2", Reason.DIED)]
+    assert pool.tell("gone", "worker-2") == []
+
+
 def test_a_spare_that_nobody_needed_goes_and_no_other_takes_its_place() -> None:
     pool = Pool(spares=1, max_idle=10)
     pool.request(A)
@@ -309,6 +318,31 @@ def test_one_worker_may_be_started_however_little_memory_is_allowed() -> None:
     pool = Pool(max_total_rss=1)
     pool.request()
     assert pool.spawned() == "worker-1"
+
+
+def test_a_new_worker_that_is_too_large_is_not_replaced_by_another_as_large() -> None:
+    pool = Pool(max_rss=100)
+    name = pool.idle()
+    assert pool.tell("sampled", {name: 101}) == []
+    assert pool.request().worker == name
+
+
+def test_spares_go_first_when_all_together_hold_too_much() -> None:
+    pool = Pool(max_total_rss=100, spares=1)
+    name = pool.idle()
+    pool.now = 1.0
+    pool.settle()
+    pool.tell("sampled", {name: 60, "worker-2": 60})
+    assert pool.actions == [Stop("worker-2", Reason.MAX_TOTAL_RSS)]
+
+
+def test_nothing_is_kept_ready_where_memory_for_one_more_is_short() -> None:
+    pool = Pool(max_total_rss=100, max_size=2)
+    name = pool.leased()
+    pool.tell("sampled", {name: 50})
+    assert pool.tell("warm", A, 2) == []
+    [spawn] = pool.tell("sampled", {name: 49})
+    assert isinstance(spawn, Spawn)
 
 
 def test_the_memory_of_an_unknown_worker_is_passed_over() -> None:

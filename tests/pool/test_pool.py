@@ -72,23 +72,14 @@ def test_one_process_serves_task_after_task_and_each_conversation_is_new(world: 
             assert [result.text for result in results] == [f"echo: task-{n}" for n in range(3)]
             assert len({result.pid for result in results}) == 1
             assert len({result.session_id for result in results}) == 3
-            for number, request in enumerate(api.requests):
+            for number, (result, request) in enumerate(zip(results, api.requests, strict=True)):
                 told = [n for n in range(3) if f"task-{n}" in str(request.messages)]
                 assert told == [number]
-
-    run(main())
-
-
-def test_what_a_task_took_is_its_own_and_the_worker_adds_it_up(world: PoolWorld) -> None:
-    async def main() -> None:
-        async with world.real(say_task) as (pool, api):
-            results = [await pool.invoke("tester", f"task {number}") for number in range(2)]
-            for result, request in zip(results, api.requests, strict=True):
                 assert request.usage is not None
                 assert result.usage.output_tokens == request.usage.output_tokens
                 assert result.usage.cache_read_tokens == request.usage.cache_read_input_tokens
             (worker,) = await pool.list()
-            assert worker.usage == results[0].usage + results[1].usage
+            assert worker.usage == results[0].usage + results[1].usage + results[2].usage
             assert worker.cost_usd == pytest.approx(sum(result.cost_usd for result in results))
 
     run(main())
@@ -124,7 +115,7 @@ def test_map_tells_events_with_the_place_of_their_call(world: PoolWorld) -> None
                     told.append((place, event.text)) if isinstance(event, Text) else None
                 ),
             )
-            assert told == [(0, "echo: a"), (1, "echo: b")]
+            assert sorted(told) == [(0, "echo: a"), (1, "echo: b")]
 
     run(main())
 
@@ -246,7 +237,7 @@ def test_reset_stops_the_workers_of_one_agent_and_the_next_task_gets_a_new_one(
     world.agent("other")
 
     async def main() -> None:
-        async with world.real(say_task) as (pool, _):
+        async with world.faulty() as pool:
             old = await pool.invoke("tester", "one")
             other = await pool.invoke("other", "one")
             assert await pool.reset("tester") == 1

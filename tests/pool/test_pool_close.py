@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from agent_pool import (
@@ -59,7 +58,7 @@ def test_close_gives_a_running_task_close_timeout_and_leaves_no_process(
     world: PoolWorld, tmp_path: Path
 ) -> None:
     path = tmp_path / "pid"
-    daemon = "setsid nohup sleep 1000 >/dev/null 2>&1 & exec sleep 1000"
+    daemon = "(setsid nohup sleep 1000 >/dev/null 2>&1 &); exec sleep 1000"
 
     async def main() -> None:
         async with world.real(shell_first(path, daemon), close_timeout=0.1) as (pool, _):
@@ -170,7 +169,7 @@ def test_kill_leaves_no_process_and_fails_the_running_task(
     world: PoolWorld, tmp_path: Path
 ) -> None:
     path = tmp_path / "pid"
-    daemon = "setsid nohup sleep 1000 >/dev/null 2>&1 & exec sleep 1000"
+    daemon = "(setsid nohup sleep 1000 >/dev/null 2>&1 &); exec sleep 1000"
 
     async def main() -> None:
         async with world.real(shell_first(path, daemon), max_size=2) as (pool, _):
@@ -243,6 +242,7 @@ def test_a_loop_that_ends_early_leaves_no_process(
     async def main() -> None:
         async with world.faulty({"at": "prompt", "do": "hang"}, close_timeout=0.1) as pool:
             running = asyncio.create_task(pool.invoke("tester", "running"))
+            running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             await until(lambda: world.journal("prompt"))
             if how == "error":
                 raise ZeroDivisionError
@@ -281,8 +281,7 @@ asyncio.run(main())
     )
     assert said.returncode == 0, said.stderr
     worker = int(said.stdout)
-    psutil.wait_procs(world.processes(), timeout=BOUND)
-    assert not is_alive(worker)
+    run(until(lambda: not is_alive(worker)))
     assert world.processes() == []
 
 

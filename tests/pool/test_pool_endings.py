@@ -74,7 +74,7 @@ def test_a_cancelled_caller_leaves_at_once_and_its_worker_serves_the_next(
             await asyncio.wait([leaving])
             assert leaving.cancelled()
             assert [worker.state for worker in await pool.list()] == ["resetting"]
-            script.let_go()
+            script.let_go("next")
             result = await pool.invoke("tester", "next")
             assert (result.text, result.pid) == ("echo: next", warmed.pid)
 
@@ -84,7 +84,7 @@ def test_a_cancelled_caller_leaves_at_once_and_its_worker_serves_the_next(
 @pytest.mark.parametrize(
     "then",
     [
-        "setsid nohup sleep 1000 >/dev/null 2>&1 & exec sleep 1000",
+        "(setsid nohup sleep 1000 >/dev/null 2>&1 &); exec sleep 1000",
         "(trap '' TERM HUP INT; setsid sleep 1000 & wait)",
     ],
     ids=["daemonised", "stubborn"],

@@ -70,19 +70,15 @@ def test_all_agents_together_have_no_more_workers_than_max_workers(world: PoolWo
     world.agent("other")
 
     async def main() -> None:
-        script = Held()
-        async with world.real(script, max_workers=2, max_size=2) as (pool, _):
-            callers = [*start(pool, "a", "b"), *start(pool, "c", "d", agent="other")]
-            seen = 0
-            while not all(caller.done() for caller in callers):
-                await until(lambda seen=seen: len(script.began) > seen)
-                seen += 1
-                assert len(await pool.list()) <= 2
-                script.let_go(script.began[seen - 1])
-                if seen == 4:
-                    break
-            assert await texts(callers) == ["echo: a", "echo: b", "echo: c", "echo: d"]
-            assert script.most <= 2
+        async with world.faulty(max_workers=2) as pool:
+            calls = [(agent, str(number)) for number in range(8) for agent in ("tester", "other")]
+            mapped = asyncio.create_task(pool.map(calls))
+            most = 0
+            while not mapped.done():
+                most = max(most, len(await pool.list()))
+            results = [r.text for r in mapped.result() if isinstance(r, TaskResult)]
+            assert results == [f"echo: {task}" for _, task in calls]
+            assert most == 2
 
     run(main())
 

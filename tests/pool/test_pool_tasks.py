@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agent_pool import (
@@ -57,6 +59,19 @@ def test_what_is_no_name_is_refused(world: PoolWorld) -> None:
             for name in ("", "../tester", "a/b", "\0", None, 7):
                 with pytest.raises(AgentNotFound):
                     await pool.invoke(name, "one")  # type: ignore[arg-type]
+
+    run(main())
+
+
+@pytest.mark.parametrize("calls", [[("tester",)], ["tester"], [("tester", "one", "two")], 7])
+def test_what_is_no_list_of_calls_is_refused_and_nothing_is_started(
+    world: PoolWorld, calls: Any
+) -> None:
+    async def main() -> None:
+        async with world.faulty() as pool:
+            with pytest.raises(ConfigError):
+                await pool.map(calls)
+            assert world.journal("start") == []
 
     run(main())
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from pool_world import Held, PoolWorld, say_task, until, until_idle
 
 from agent_pool import Queued, Started, TaskEvent
 from agent_pool.pool.actions import AgentRef
 from agent_pool.pool.core import PoolCore
 from agent_pool.pool.policy import Limits
+from pool_world import Held, PoolWorld, say_task, until, until_idle
 from reliability.conftest import Clock
 from reliability.seen import Stops, ticks, told
 from support import run
@@ -30,7 +30,7 @@ def test_a_worker_goes_after_max_tasks_when_its_replacement_is_warm(
             with Stops(pool) as stops:
                 for number in range(6):
                     result, events = await told(pool, f"task {number}")
-                    assert [type(event) for event in events][0] is Started  # nobody has queued
+                    assert isinstance(events[0], Started)  # nobody has queued
                     pids.append(result.pid)
                     await until_idle(pool)
             assert [pids.index(pid) for pid in pids] == [0, 0, 2, 2, 4, 4]

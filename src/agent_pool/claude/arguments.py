@@ -1,8 +1,8 @@
-"""An agent's definition as options of the CLI, and what of it cannot be honoured.
+"""An agent's definition as options of the CLI.
 
 The fields are Claude Code's own, made for sub-agents inside a session. A pooled agent is a session
-of its own, so each field becomes the option that means the same there; where there is none it is
-named by `not_honoured`, never dropped in silence.
+of its own, so each field becomes the option that means the same there; where there is none,
+`honoured` names it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from agent_pool.agents import Agent
+from agent_pool.agents.fields import EFFORTS
 from agent_pool.claude.states import SURVIVING_TOOLS
 from agent_pool.settings import PERMISSIONS, Settings
 
@@ -20,14 +21,6 @@ NOT_OFFERED: Final = SURVIVING_TOOLS | {
     "ReportFindings",
 }
 """Tools of an interactive or self-waking session, kept from agents that do not name them."""
-
-NO_MEANING: Final = {
-    "background": "every task of a pooled agent already runs beside its caller",
-    "isolation": "a pooled agent works in the project's folder",
-    "memory": "a pooled agent begins each task with nothing remembered",
-    "initial_prompt": "a pooled agent begins with the task",
-    "cache_ttl": "the CLI has no option for it; the API's own default holds",
-}
 
 
 def agent_arguments(agent: Agent, settings: Settings) -> list[str]:
@@ -47,19 +40,8 @@ def permission_mode(agent: Agent, settings: Settings) -> str:
     return min(asked, ceiling, key=PERMISSIONS.index)
 
 
-def not_honoured(agent: Agent, settings: Settings) -> dict[str, str]:
-    """The fields of a definition that have no effect in the pool, and why."""
-    found = {field: why for field, why in NO_MEANING.items() if getattr(agent, field)}
-    mode = permission_mode(agent, settings)
-    if agent.permission_mode and mode != agent.permission_mode:
-        found["permission_mode"] = f"the setting permission_ceiling allows no more than {mode}"
-    rules = ", ".join(_rules(agent))
-    if rules and mode == "bypassPermissions":
-        found["tools"] = f"the rules {rules} bind nothing while permissions are bypassed"
-    return found
-
-
-def _rules(agent: Agent) -> list[str]:
+def rules(agent: Agent) -> list[str]:
+    """Those of its tools that it has for some uses only, such as ``Bash(git log:*)``."""
     return [tool for tool in agent.tools or () if "(" in tool]
 
 
@@ -67,23 +49,25 @@ def _permission_arguments(agent: Agent, settings: Settings) -> list[str]:
     mode = permission_mode(agent, settings)
     if mode == "bypassPermissions":
         return ["--dangerously-skip-permissions"]
-    rules = _rules(agent)
+    allowed = ",".join(rules(agent))
     return [
         f"--permission-mode={'default' if mode == 'ask' else mode}",
         "--permission-prompt-tool=stdio",
-        *([f"--allowedTools={','.join(rules)}"] if rules else []),
+        *([f"--allowedTools={allowed}"] if allowed else []),
     ]
 
 
 def _tool_arguments(agent: Agent, settings: Settings) -> list[str]:
     named = {_bare(tool) for tool in agent.tools or ()}
     kept_out = set(NOT_OFFERED)
-    if "skills" not in settings.inherit:
+    if "skills" in settings.inherit:
+        named.add("Skill")  # the listing comes with the tool
+    else:
         kept_out.add("Skill")
     refused = [*agent.disallowed_tools, *sorted(kept_out - named)]
     arguments = [f"--disallowedTools={','.join(refused)}"]
     if agent.tools is not None:
-        own = dict.fromkeys(_bare(t) for t in agent.tools if not t.startswith("mcp__"))
+        own = sorted(tool for tool in named if not tool.startswith("mcp__"))
         arguments.append(f"--tools={','.join(own)}")
     return arguments
 
@@ -95,5 +79,6 @@ def _bare(tool: str) -> str:
 
 
 def _model_arguments(agent: Agent) -> list[str]:
-    options = {"model": agent.model, "effort": agent.effort, "max-turns": agent.max_turns}
+    effort = agent.effort if agent.effort in EFFORTS else None
+    options = {"model": agent.model, "effort": effort, "max-turns": agent.max_turns}
     return [f"--{option}={value}" for option, value in options.items() if value is not None]

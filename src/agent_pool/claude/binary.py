@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from agent_pool.claude import tree
 from agent_pool.errors import SpawnError
 from agent_pool.settings import Settings
 
@@ -85,7 +86,8 @@ async def cli_version(path: Path, environ: Mapping[str, str] = os.environ) -> st
         raise SpawnError(f"{path} --version did not answer in {VERSION_TIMEOUT:g} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            tree.kill_group(process.pid)
+            await process.wait()
     return _checked_version(path, said.decode("utf-8", "replace"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,4 +75,6 @@ def condemned(who: Who, why: str) -> WorkerDied:
 
 
 def _ending(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return f"signal {-code} ({signal.strsignal(-code) or 'unknown'})"

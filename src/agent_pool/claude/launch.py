@@ -20,7 +20,7 @@ from agent_pool.agents import Agent
 from agent_pool.claude.arguments import agent_arguments
 from agent_pool.claude.binary import parse_version
 from agent_pool.claude.servers import Servers
-from agent_pool.errors import ConfigError
+from agent_pool.errors import ConfigError, SpawnError
 from agent_pool.settings import ENV_PREFIX, Settings
 
 PROMPT_BY_INITIALIZE: Final = (2, 1, 119)
@@ -55,6 +55,7 @@ WORKER_VARIABLES: Final = {
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # a task is data: `@file` in it is not expanded
     "CLAUDE_CODE_DISABLE_CRON": "1",  # nothing may start a turn of its own later
 }
+NO_CLAUDE_MD: Final = "CLAUDE_CODE_DISABLE_CLAUDE_MDS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,9 @@ def file_arguments(launch: Launch, stem: Path) -> list[str]:
     Args:
         launch: how the worker is started.
         stem: the private files get this path with an ending of their own.
+
+    Raises:
+        SpawnError: one of them cannot be written.
     """
     arguments = []
     if not launch.prompt_by_initialize:
@@ -134,8 +138,16 @@ def file_arguments(launch: Launch, stem: Path) -> list[str]:
 
 
 def _write_private(path: Path, content: str) -> Path:
-    path.touch(mode=0o600)
-    path.write_text(content, encoding="utf-8")
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)  # in case temporary files were cleaned up
+        path.touch(mode=0o600)
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise SpawnError(
+            f"{path} cannot be written: {error.strerror or error}; make room, or let TMPDIR name "
+            "another folder",
+            is_fatal=False,
+        ) from None
     return path
 
 
@@ -149,7 +161,7 @@ def worker_environment(
     if agent is not None and "CronCreate" in (agent.tools or ()):
         del own["CLAUDE_CODE_DISABLE_CRON"]
     if agent is not None and agent.omit_claude_md:
-        own["CLAUDE_CODE_DISABLE_CLAUDE_MDS"] = "1"
+        own[NO_CLAUDE_MD] = "1"
     return {**env, **own, DEPTH: str(depth(environ) + 1)}
 
 

@@ -1,8 +1,9 @@
 """The MCP servers that an agent names: where they are configured, and how a worker gets them.
 
-A worker starts only these; ambient ones stay out, the pool's own among them, unless `inherit` says
-otherwise. Each server that is a process is marked in its environment, so that cleaning up after a
-task can tell it from what the task left behind.
+It names one in `mcpServers`, or by a tool of it in `tools`. A worker starts only these; ambient
+ones stay out unless `inherit` says otherwise, and the pool's own even then. Each server that is a
+process is marked in its environment, so that cleaning up after a task can tell it from what the
+task left behind.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,17 +47,26 @@ class Servers:
         Raises:
             ConfigError: a named one is configured nowhere; says where it was looked for.
         """
-        if not agent.mcp_servers and "mcp" not in self._settings.inherit:
-            return {}
-        ambient = self._ambient()
-        inherits = "mcp" in self._settings.inherit
-        found = {name: ambient[name] for name in ambient if name != OWN} if inherits else {}
-        for entry in map(json.loads, agent.mcp_servers):
-            if isinstance(entry, str):
-                found[entry] = self._named(agent, entry, ambient)
-            else:
-                found |= entry
-        return {name: _marked(server) for name, server in sorted(found.items())}
+        entries = [json.loads(entry) for entry in agent.mcp_servers]
+        own = {
+            name: one for entry in entries if isinstance(entry, dict) for name, one in entry.items()
+        }
+        named = [entry for entry in entries if isinstance(entry, str)]
+        tools = [tool for tool in agent.tools or () if tool.startswith("mcp__")]
+        found: dict[str, Any] = {}
+        if named or tools or self._inherits:
+            ambient = self._ambient()
+            found = {name: one for name, one in ambient.items() if self._is_given(name, tools)}
+            found |= {name: self._named(agent, name, ambient) for name in named}
+        return {name: _marked(agent, name, one) for name, one in sorted({**found, **own}.items())}
+
+    @property
+    def _inherits(self) -> bool:
+        return "mcp" in self._settings.inherit
+
+    def _is_given(self, name: str, tools: Iterable[str]) -> bool:
+        """Whether an agent gets an ambient server though `mcpServers` does not name it."""
+        return any(is_tool_of(tool, name) for tool in tools) or (self._inherits and name != OWN)
 
     def _named(self, agent: Agent, name: str, ambient: Mapping[str, Any]) -> Any:
         if name in ambient:
@@ -80,7 +91,8 @@ class Servers:
         """All configured servers; the project's own come before the user's, as in Claude Code."""
         user = _read(self._user_file)
         projects = user.get("projects")
-        local = projects.get(str(self._settings.project_dir)) if isinstance(projects, dict) else {}
+        here = str(self._settings.project_dir.resolve())  # as Claude Code calls the project
+        local = projects.get(here) if isinstance(projects, dict) else {}
         found: dict[str, Any] = {}
         for source in (user, _read(self._project_file), local):
             servers = source.get("mcpServers") if isinstance(source, dict) else None
@@ -98,7 +110,19 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _marked(server: Any) -> Any:
-    if not isinstance(server, dict) or "command" not in server:
+def is_tool_of(tool: str, server: str) -> bool:
+    """Whether ``mcp__server`` or ``mcp__server__tool`` speaks of this server."""
+    prefix = f"mcp__{re.sub(r'[^A-Za-z0-9_-]', '_', server)}"
+    return tool == prefix or tool.startswith(f"{prefix}__")
+
+
+def _marked(agent: Agent, name: str, server: Any) -> Any:
+    if not isinstance(server, dict):
+        kind = type(server).__name__  # and not what it is, which may be a secret
+        raise ConfigError(f"{agent.path}: the MCP server {name!r} is a {kind}, not a mapping")
+    if "command" not in server:
         return server
-    return {**server, "env": {**server.get("env", {}), SERVER_MARK: "1"}}
+    env = server.get("env") or {}
+    if not isinstance(env, dict):
+        raise ConfigError(f"{agent.path}: the `env` of the MCP server {name!r} is no mapping")
+    return {**server, "env": {**env, SERVER_MARK: "1"}}

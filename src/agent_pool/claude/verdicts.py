@@ -22,7 +22,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from agent_pool.claude.launch import WORKER_VARIABLES, Launch
+from agent_pool.claude.launch import Launch
+from agent_pool.claude.offline import offline_environment
+from agent_pool.claude.watcher import folder_prefix
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import AgentPoolError
 from agent_pool.settings import Settings
@@ -33,7 +35,6 @@ TIMEOUT: Final = 60.0
 """Seconds for a whole probe; one takes about a second on an idle machine."""
 EDITION: Final = 1
 """Part of the key: another number makes all kept verdicts void."""
-KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR", "IS_SANDBOX", "USER", "SHELL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ async def probe(launch: Launch, settings: Settings, cookie: str) -> Verdict:
     from agent_pool.loopback import LoopbackAPI
 
     canary = f"canary-{secrets.token_hex(8)}"
-    with tempfile.TemporaryDirectory(prefix="agent-pool-probe-") as folder:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix(cookie)) as folder:
         async with LoopbackAPI() as api:
             worker = _canary_worker(launch, settings, cookie, Path(folder), api.url)
             try:
@@ -212,17 +213,7 @@ def _canary_worker(
     launch: Launch, settings: Settings, cookie: str, folder: Path, url: str
 ) -> Worker:
     """A worker with these flags that can reach nothing but the offline model."""
-    kept = {name: launch.env[name] for name in KEPT_VARIABLES if name in launch.env}
-    env = {
-        **kept,
-        **WORKER_VARIABLES,
-        "HOME": str(folder),
-        "CLAUDE_CONFIG_DIR": str(folder / ".claude"),
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "CLAUDE_CODE_MAX_RETRIES": "1",  # should this process be killed, it is to give up soon
-        "ANTHROPIC_BASE_URL": url,
-        "ANTHROPIC_API_KEY": "offline",
-    }
+    env = offline_environment(launch, folder, url)
     canary = replace(launch, env=env, cwd=folder, servers="", prompt="You keep words.")
     cookie = f"{cookie}-{secrets.token_hex(4)}"
     return Worker("canary", canary, settings, cookie=cookie, run_dir=folder)

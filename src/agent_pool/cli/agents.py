@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from agent_pool import Agent, Broken, Catalog
+from agent_pool import Agent, Broken, Catalog, ConfigError, Settings, not_honoured
 from agent_pool.cli.command import Command, json_option, project_option, settings_of
 from agent_pool.cli.output import console, count, print_json, printable
 
@@ -23,22 +23,26 @@ def agents(ctx: click.Context, as_json: bool, project: Path | None) -> None:
 
     Agents are looked for in AGENTS_DIR, then in .claude/agents of the project, then in the
     agents folder of Claude Code's home. A broken one is listed with what is wrong; it makes
-    `agent-pool doctor` fail, not this command.
+    `agent-pool doctor` fail, not this command. So is each field without effect in the pool.
 
     \b
     Example:
       agent-pool agents
       agent-pool agents --json | jq -r '.[].name'
     """
-    catalog = Catalog(settings_of(ctx, project))
+    settings = settings_of(ctx, project)
+    catalog = Catalog(settings)
     found = catalog.scan()
     if as_json:
-        print_json([as_object(one) for one in found])
+        print_json([as_object(one, settings) for one in found])
         return
     usable = [one for one in found if isinstance(one, Agent)]
     broken = [one for one in found if isinstance(one, Broken)]
     if usable:
         console().print(_table(usable))
+    for agent in usable:
+        for key, why in without_effect(agent, settings).items():
+            click.secho(f"{agent.name}: {key}: {why}", fg="yellow")
     for one in broken:
         click.secho(f"{one.name} cannot be used: {one.error}", fg="red")
     where = ", ".join(map(str, catalog.folders.agents))
@@ -47,7 +51,15 @@ def agents(ctx: click.Context, as_json: bool, project: Path | None) -> None:
         click.echo("`agent-pool init` writes a first one.", err=True)
 
 
-def as_object(one: Agent | Broken) -> dict[str, Any]:
+def without_effect(agent: Agent, settings: Settings) -> dict[str, str]:
+    """What of a definition has no effect, and why; also what makes it unusable for now."""
+    try:
+        return not_honoured(agent, settings)
+    except ConfigError as error:
+        return {"mcpServers": str(error)}
+
+
+def as_object(one: Agent | Broken, settings: Settings) -> dict[str, Any]:
     """An agent for programs; `error` is null for one that can be used."""
     if isinstance(one, Broken):
         return {"name": one.name, "path": str(one.path), "error": str(one.error)}
@@ -59,6 +71,7 @@ def as_object(one: Agent | Broken) -> dict[str, Any]:
         "expertise": list(one.expertise),
         "model": one.model,
         "tools": None if one.tools is None else list(one.tools),
+        "not_honoured": without_effect(one, settings),
         "error": None,
     }
 

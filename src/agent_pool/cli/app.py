@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "init": "Write a starter agent, skill and expertise.",
     "doctor": "Say what is found and what is wrong.",
     "demo": "Show what the pool does, offline and at no cost.",
+    "bench": "Measure the pool beside every other way, offline and at no cost.",
     "install": "Register the MCP server and the hook with Claude Code.",
     "uninstall": "Undo what install did.",
     "serve": "Run the MCP server on stdin and stdout.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -71,6 +73,15 @@ class Narrator:
     ) -> None:
         if self._status is not None:
             self._status.stop()
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Nothing moves on the terminal meanwhile: somebody is asked something there."""
+        if self._status is not None:
+            self._status.stop()
+        yield
+        if self._status is not None:
+            self._status.start()
 
     def tell(self, event: TaskEvent) -> None:
         """Say what happened."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from agent_pool import AgentPool, Settings, TaskResult
+from agent_pool.cli.ask import Terminal
 from agent_pool.cli.command import (
     FAILED,
     Command,
@@ -32,6 +36,22 @@ def _duration(ctx: click.Context, parameter: click.Parameter, value: str | None)
         raise click.BadParameter(problem) from None
 
 
+def _schema(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> dict[str, Any] | None:
+    """A JSON schema, given as text or by the file that holds it."""
+    if value is None:
+        return None
+    try:
+        text = value if value.lstrip().startswith("{") else Path(value).read_text("utf-8-sig")
+        schema = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"neither JSON nor a file with JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise click.BadParameter(f"{value}: expected a JSON object")
+    return schema
+
+
 @click.command(cls=Command)
 @click.argument("agent")
 @click.argument("task")
@@ -41,6 +61,13 @@ def _duration(ctx: click.Context, parameter: click.Parameter, value: str | None)
     metavar="TIME",
     help="Stop the task after this long: 90, 30s, 5m. Default: the setting task_timeout.",
 )
+@click.option(
+    "--schema",
+    callback=_schema,
+    metavar="FILE|JSON",
+    help="A JSON schema: the answer is JSON that fits it.",
+)
+@click.option("--ask", is_flag=True, help="Ask here for what the agent needs permission for.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the answer only.")
 @json_option
 @project_option
@@ -50,6 +77,8 @@ def run(
     agent: str,
     task: str,
     timeout: float | None,
+    schema: dict[str, Any] | None,
+    ask: bool,
     quiet: bool,
     as_json: bool,
     project: Path | None,
@@ -62,9 +91,13 @@ def run(
     With --json, the whole result is printed as one object; when the task could not be carried
     out, the object is {"error": {"code": …, "message": …, "retryable": …}}.
 
+    With --ask, what an agent may not do without being asked (its permissionMode, or the setting
+    permission_ceiling) is put to you, if stdin is a terminal; otherwise it is denied.
+
     \b
     Example:
       agent-pool run code-reviewer 'Review the last commit.'
+      agent-pool run judge 'Rate this.' --schema score.schema.json | jq .score
       git diff | agent-pool run code-reviewer - --timeout 10m
     """
     # For a single task nothing need be kept ready, nor be proven to forget.
@@ -72,7 +105,11 @@ def run(
     pool = AgentPool(settings)
     try:
         text = read_task(task)
-        result = run_async(_run(pool, agent, text, timeout, quiet=quiet, as_json=as_json))
+        call: dict[str, Any] = {"agent": agent, "task": text, "timeout": timeout, "schema": schema}
+        narrator = None if quiet else Narrator(agent, console(err=True))
+        if ask and sys.stdin.isatty():
+            call["on_permission"] = Terminal(narrator.silence if narrator else nullcontext).permit
+        result = run_async(_run(pool, call, narrator, as_json=as_json))
     finally:
         pool.kill()  # nothing is left to kill, unless this was interrupted
     if result.is_error:
@@ -101,15 +138,15 @@ def _read_stdin() -> str:
 
 
 async def _run(
-    pool: AgentPool, agent: str, task: str, timeout: float | None, *, quiet: bool, as_json: bool
+    pool: AgentPool, call: dict[str, Any], narrator: Narrator | None, *, as_json: bool
 ) -> TaskResult:
     async with pool:
-        if quiet:
-            result = await pool.invoke(agent, task, timeout=timeout)
+        if narrator is None:
+            result = await pool.invoke(**call)
         else:
-            with Narrator(agent, console(err=True)) as narrator:
-                result = await pool.invoke(agent, task, timeout=timeout, on_event=narrator.tell)
-        _print(result, quiet=quiet, as_json=as_json)
+            with narrator:
+                result = await pool.invoke(**call, on_event=narrator.tell)
+        _print(result, quiet=narrator is None, as_json=as_json)
     return result
 
 
@@ -120,7 +157,10 @@ def _print(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
         how = "" if result.subtype == "success" else f" ({result.subtype})"
         click.echo(f"{result.agent} reported an error{how}: {result.text}", err=True)
     else:
+        text = result.text
+        if result.structured is not None:
+            text = json.dumps(result.structured, ensure_ascii=False)
         # A terminal must not obey what an agent writes; a file gets every byte of it.
-        click.echo(printable(result.text) if sys.stdout.isatty() else result.text, color=True)
+        click.echo(printable(text) if sys.stdout.isatty() else text, color=True)
     if not quiet:
         console(err=True).print(summary(result), style="dim")

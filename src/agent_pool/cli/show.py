@@ -3,48 +3,62 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.text import Text
 
-from agent_pool import Agent, AgentPool, Launch
+from agent_pool import Agent, AgentPool, Launch, PromptSize, measure_prompt
 from agent_pool.cli.agents import as_object
 from agent_pool.cli.command import Command, json_option, project_option, run_async, settings_of
-from agent_pool.cli.output import console, print_json, printable
+from agent_pool.cli.output import console, count, print_json, printable
 
 
 @click.command(cls=Command)
 @click.argument("agent")
+@click.option("--measure", is_flag=True, help="Measure the prompt: starts a worker, offline.")
 @json_option
 @project_option
 @click.pass_context
-def show(ctx: click.Context, agent: str, as_json: bool, project: Path | None) -> None:
+def show(
+    ctx: click.Context, agent: str, measure: bool, as_json: bool, project: Path | None
+) -> None:
     """Show an agent's composed prompt and exactly how a worker of it is started.
 
     The prompt is what the model gets as its system prompt: skills, expertise and body. The
     environment is all that the process gets, with secrets masked. Nothing is started.
 
+    With --measure, a worker is started against an offline model to see what each task sends
+    besides its own text: tools, system prompt, and what Claude Code says of the environment.
+
     \b
     Example:
       agent-pool show code-reviewer
+      agent-pool show code-reviewer --measure
       agent-pool show code-reviewer --json | jq -r .prompt | wc -c
     """
-    pool = AgentPool(settings_of(ctx, project))
+    settings = settings_of(ctx, project)
+    pool = AgentPool(settings)
     found = pool.catalog.find(agent)
     launch = run_async(pool.launch(agent))
+    size = run_async(measure_prompt(launch, settings)) if measure else None
     if as_json:
         print_json(
             {
-                **as_object(found),
+                **as_object(found, settings),
                 "prompt": launch.prompt,
                 "argv": list(launch.argv),
                 "cwd": str(launch.cwd),
                 "env": launch.shown_env(),
+                **({"size": _as_object(size)} if size else {}),
             }
         )
     else:
         _print(found, launch)
+        if size is not None:
+            _print_size(size)
 
 
 def _print(agent: Agent, launch: Launch) -> None:
@@ -59,3 +73,21 @@ def _print(agent: Agent, launch: Launch) -> None:
     ):
         out.print(Text(heading, style="bold"))
         out.print(printable(content), end="\n\n")
+
+
+def _as_object(size: PromptSize) -> dict[str, Any]:
+    return {**asdict(size), "total": size.total, "tokens": size.tokens}
+
+
+def _print_size(size: PromptSize) -> None:
+    click.secho(
+        f"Sent with every task ({size.total:,} characters, about {size.tokens:,} tokens)", bold=True
+    )
+    tools = sum(size.tools.values())
+    for name, length in (
+        ("system prompt", size.system),
+        ("messages", size.messages),
+        (count(len(size.tools), "tool"), tools),
+        *((f"  {name}", length) for name, length in size.tools.items()),
+    ):
+        click.echo(f"{length:>9,}  {name}")

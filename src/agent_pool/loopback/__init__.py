@@ -10,7 +10,7 @@ No key, no network, no cost. Nothing else of the package imports this on its own
 
 from agent_pool.loopback.api import LoopbackAPI
 from agent_pool.loopback.books import Account, Books, Line
-from agent_pool.loopback.cache import PromptCache, Usage
+from agent_pool.loopback.cache import PromptCache, Usage, measure
 from agent_pool.loopback.record import OtherRequest
 from agent_pool.loopback.reply import Cut, Failure, Reply, StreamError, Text, ToolUse
 from agent_pool.loopback.request import Request, text_of
@@ -34,6 +34,7 @@ __all__ = [
     "Usage",
     "calling",
     "echo",
+    "measure",
     "sequence",
     "text_of",
 ]

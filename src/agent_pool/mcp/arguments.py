@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from agent_pool import AgentPoolError
+
+MOST_TASKS: Final = 32
+"""Tasks that one `invoke_many` may hold."""
 
 
 class BadArguments(AgentPoolError):  # noqa: N818
@@ -24,18 +28,10 @@ class Arguments(BaseModel):
 
     @classmethod
     def schema_for_clients(cls) -> dict[str, Any]:
-        """The JSON schema, without the titles that pydantic makes up."""
+        """The JSON schema in plain words: no made-up titles, no references, null not offered."""
         schema = cls.model_json_schema()
-        fields = {
-            name: {key: value for key, value in field.items() if key != "title"}
-            for name, field in schema.get("properties", {}).items()
-        }
-        return {
-            "type": "object",
-            "properties": fields,
-            "required": schema.get("required", []),
-            "additionalProperties": False,
-        }
+        plain: dict[str, Any] = _plain(schema, schema.get("$defs", {}))
+        return {"type": "object", "properties": {}, "required": []} | plain
 
     @classmethod
     def read(cls, tool: str, given: Mapping[str, Any] | None) -> Self:
@@ -47,26 +43,62 @@ class Arguments(BaseModel):
         try:
             return cls.model_validate(dict(given or {}))
         except ValidationError as error:
-            found = [cls._explain(str(e["loc"][0]), e["type"], e["input"]) for e in error.errors()]
-            raise BadArguments(f"{tool}: {'; '.join(found)}. {cls._usage(tool)}") from None
+            found = "; ".join(cls._explain(detail) for detail in error.errors())
+            raise BadArguments(f"{tool}: {found}. {cls._usage(tool)}") from None
 
     @classmethod
-    def _explain(cls, name: str, kind: str, value: object) -> str:
-        if kind == "missing":
-            return f"the argument {name!r} is missing"
-        if kind == "extra_forbidden":
-            close = difflib.get_close_matches(name, cls.model_fields, n=1)
-            return f"unknown argument {name!r}" + (
-                f" (did you mean {close[0]!r}?)" if close else ""
-            )
-        if kind == "string_pattern_mismatch":
-            return f"the argument {name!r} is empty"
-        return f"the argument {name!r} must be a string, not {_json_type(value)}"
+    def _explain(cls, error: ErrorDetails) -> str:
+        place, value = error["loc"], error["input"]
+        name = _path(place)
+        match error["type"]:
+            case "missing":
+                return f"the argument {name!r} is missing"
+            case "extra_forbidden":
+                known = cls.model_fields if len(place) == 1 else Invoke.model_fields
+                close = difflib.get_close_matches(str(place[-1]), known, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                return f"unknown argument {name!r}{hint}"
+            case "string_pattern_mismatch":
+                return f"the argument {name!r} is empty"
+            case "string_too_long":
+                return f"the argument {name!r} is longer than {MOST_NAME} characters"
+            case "too_short" | "too_long":
+                return f"the argument {name!r} holds {len(value)} tasks, not 1 to {MOST_TASKS}"
+        return f"the argument {name!r} must be {_expected(error['type'])}, not {_json_type(value)}"
 
     @classmethod
     def _usage(cls, tool: str) -> str:
-        names = ", ".join(cls.model_fields)
+        names = ", ".join(
+            name if field.is_required() else f"{name}?" for name, field in cls.model_fields.items()
+        )
         return f"It is called as {tool}({names})" + ("." if names else ", without arguments.")
+
+
+def _path(place: Sequence[int | str]) -> str:
+    """``tasks[2].agent``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return "".join(parts).removeprefix(".")
+
+
+def _plain(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_plain(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _plain(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in schema:  # a value or null, which is its absence
+        (value,) = (one for one in schema["anyOf"] if one != {"type": "null"})
+        schema = {key: schema[key] for key in schema if key not in ("anyOf", "default")} | value
+    return {
+        key: _plain(value, definitions)
+        for key, value in schema.items()
+        if key not in ("title", "$defs")
+    }
+
+
+def _expected(kind: str) -> str:
+    return {"list_type": "an array", "model_type": "an object"}.get(kind, "a string")
 
 
 def _json_type(value: object) -> str:
@@ -74,6 +106,7 @@ def _json_type(value: object) -> str:
         bool: "a boolean",
         int: "a number",
         float: "a number",
+        str: "a string",
         list: "an array",
         dict: "an object",
         type(None): "null",
@@ -81,19 +114,41 @@ def _json_type(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
+MOST_NAME: Final = 100
 NonBlank = Annotated[str, Field(pattern=r"\S")]
+Name = Annotated[str, Field(pattern=r"\S", max_length=MOST_NAME)]
 
 
 class Invoke(Arguments):
-    agent: NonBlank = Field(description="The agent's name, as listed in this tool's description.")
+    agent: NonBlank = Field(description="The agent's name, as the description of invoke lists it.")
     task: NonBlank = Field(
         description="The whole task. The agent sees nothing else of this conversation: name "
         "files, facts and the form of the answer."
+    )
+    conversation: Name | None = Field(
+        None,
+        description="Only for follow-ups: a name of your choice. The next task with the same agent "
+        "and name still knows this one; without a name every task begins with nothing.",
+    )
+
+
+class InvokeMany(Arguments):
+    tasks: list[Invoke] = Field(
+        min_length=1,
+        max_length=MOST_TASKS,
+        description="The tasks. Those of one conversation run in their order, all others at the "
+        "same time.",
     )
 
 
 class OneAgent(Arguments):
     agent: NonBlank = Field(description="The agent's name.")
+
+
+class Reset(OneAgent):
+    conversation: Name | None = Field(
+        None, description="End just this conversation, after the task that it runs, if any."
+    )
 
 
 class Nothing(Arguments):

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from mcp.server.context import ServerRequestContext
+from mcp.server.extension import Extension, compose_tool_call_handler
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.server.session import ServerSession
@@ -17,30 +18,38 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, Too
 from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
+    InputRequiredResult,
     ListToolsResult,
     NotificationParams,
     PaginatedRequestParams,
 )
 
 from agent_pool import AgentPoolError
-from agent_pool.mcp.tools import Found, Pool, call_tool, declare
+from agent_pool.mcp.clients import Context, asking, can_be_asked, is_modern
+from agent_pool.mcp.interfaces import Caller, Pool
+from agent_pool.mcp.jobs import Jobs, Run
+from agent_pool.mcp.rounds import Rounds
+from agent_pool.mcp.tasks import Tasks, for_this_protocol
+from agent_pool.mcp.tools import DELEGATING, Found, call_tool, declare
 
 NAME: Final = "agent-pool"
 INSTRUCTIONS: Final = (
     "Runs this project's agents in warm Claude Code processes. invoke gives a task to an agent "
-    "and returns its answer; its description lists the agents. list shows the processes, warmup "
-    "starts one beforehand, reset stops an agent's processes."
+    "and returns its answer; its description lists the agents. invoke_many runs several tasks at "
+    "the same time. list shows the processes, stats what they did, warmup starts one beforehand, "
+    "reset stops an agent's processes."
 )
 WATCH_INTERVAL: Final = 1.0  # seconds between two looks at the agent files
 
 logger = logging.getLogger(__name__)
 
-Context = ServerRequestContext[Any]
 
-
-def build_server(pool: Pool, *, watch_interval: float = WATCH_INTERVAL) -> Server[Any]:
+def build_server(
+    pool: Pool, *, watch_interval: float = WATCH_INTERVAL, jobs: Jobs | None = None
+) -> Server[Any]:
     """The server for one connection; it uses `pool` and never opens or closes it."""
     tools = _Tools(pool)
+    jobs = jobs or Jobs()
 
     @asynccontextmanager
     async def watching(_: Server[Any]) -> AsyncIterator[None]:
@@ -49,6 +58,8 @@ def build_server(pool: Pool, *, watch_interval: float = WATCH_INTERVAL) -> Serve
             yield
         finally:
             watcher.cancel()
+            jobs.cancel_all()
+            tools.rounds.cancel_all()
 
     server: Server[Any] = Server(
         NAME,
@@ -56,13 +67,22 @@ def build_server(pool: Pool, *, watch_interval: float = WATCH_INTERVAL) -> Serve
         instructions=INSTRUCTIONS,
         lifespan=watching,
         on_list_tools=tools.list_tools,
-        on_call_tool=tools.call_tool,
         on_subscriptions_listen=ListenHandler(tools.bus),
     )
     server.add_notification_handler(
         "notifications/initialized", NotificationParams, tools.remember_session
     )
+    _extend(server, Tasks(jobs, tools.bind), tools)
     return server
+
+
+def _extend(server: Server[Any], extension: Extension, tools: _Tools) -> None:
+    """Give the server an extension, as the SDK's other kind of server does by itself."""
+    handler = compose_tool_call_handler([extension], tools.call_tool)
+    server.add_request_handler("tools/call", CallToolRequestParams, handler)
+    for binding in extension.methods():
+        server.add_request_handler(binding.method, binding.params_type, for_this_protocol(binding))
+    server.extensions[extension.identifier] = extension.settings()
 
 
 def initialization_options(server: Server[Any]) -> InitializationOptions:
@@ -84,6 +104,7 @@ class _Tools:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.bus = InMemorySubscriptionBus()
+        self.rounds = Rounds()
         self._session: ServerSession | None = None
         self._shown: Hashable = None  # the stamp of the definitions behind the last list
 
@@ -91,11 +112,22 @@ class _Tools:
         self._shown = await asyncio.to_thread(self._stamp)  # before: later changes are news
         return ListToolsResult(tools=declare(self._scan()))
 
-    async def call_tool(self, ctx: Context, params: CallToolRequestParams) -> CallToolResult:
+    def bind(self, params: CallToolRequestParams) -> Run:
+        """The call, ready to run for whoever makes it."""
+        return partial(call_tool, self._pool, params.name, params.arguments)
+
+    async def call_tool(
+        self, ctx: Context, params: CallToolRequestParams
+    ) -> CallToolResult | InputRequiredResult:
         async def report(number: int, line: str) -> None:
             await ctx.session.report_progress(number, message=line)
 
-        return await call_tool(self._pool, params.name, params.arguments, report)
+        run = self.bind(params)
+        if params.name not in DELEGATING or not can_be_asked(ctx):
+            return await run(Caller(report))
+        if is_modern(ctx):
+            return await self.rounds.call(params, run, report)
+        return await run(Caller(report, asking(ctx)))
 
     async def remember_session(self, ctx: Context, _: NotificationParams) -> None:
         """Only clients of the older protocols say that they are initialized."""

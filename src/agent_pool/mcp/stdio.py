@@ -22,8 +22,8 @@ from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
 
 from agent_pool import AgentPool, AgentPoolError
+from agent_pool.mcp.interfaces import Pool
 from agent_pool.mcp.server import build_server, initialization_options
-from agent_pool.mcp.tools import Pool
 from agent_pool.mcp.unusable import UnusablePool
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

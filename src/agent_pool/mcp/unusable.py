@@ -5,13 +5,15 @@ A server that ends at once shows its user "Connection closed" and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 from agent_pool import (
     Agent,
     AgentPoolError,
     Broken,
     ConfigError,
+    PermissionRequest,
+    PoolStats,
     TaskEvent,
     TaskResult,
     WorkerInfo,
@@ -41,7 +43,13 @@ class UnusablePool:
         return "unusable"
 
     async def invoke(
-        self, agent: str, task: str, *, on_event: Callable[[TaskEvent], None]
+        self,
+        agent: str,
+        task: str,
+        *,
+        on_event: Callable[[TaskEvent], None],
+        on_permission: Callable[[PermissionRequest], Awaitable[bool]],
+        conversation: str | None,
     ) -> TaskResult:
         raise ConfigError(self._problem)
 
@@ -52,6 +60,12 @@ class UnusablePool:
         raise ConfigError(self._problem)
 
     async def reset(self, agent: str) -> int:
+        raise ConfigError(self._problem)
+
+    def end_conversation(self, agent: str, conversation: str) -> bool:
+        raise ConfigError(self._problem)
+
+    def stats(self) -> PoolStats:
         raise ConfigError(self._problem)
 
     def kill(self) -> None:

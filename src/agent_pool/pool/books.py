@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from agent_pool.claude.accounts import Account, Usage
@@ -46,6 +46,19 @@ class AgentStats:
         usage = self.usage
         whole = usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens
         return usage.cache_read_tokens / whole if whole else 0.0
+
+    def as_json(self) -> dict[str, object]:
+        """The figures as plain JSON values, `cache_hit_rate` included."""
+        return {
+            "agent": self.agent,
+            "tasks": self.tasks,
+            "failed": dict(self.failed),
+            "running": self.running,
+            "waited": self.waited,
+            "usage": asdict(self.usage),
+            "cost_usd": self.cost_usd,
+            "cache_hit_rate": self.cache_hit_rate,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,21 @@ class PoolStats:
             usage=sum((agent.usage for agent in self.agents), Usage()),
             cost_usd=sum(agent.cost_usd for agent in self.agents),
         )
+
+    def as_json(self) -> dict[str, object]:
+        """The figures as plain JSON values, `total` included."""
+        return {
+            "uptime": self.uptime,
+            "waiting": self.waiting,
+            "paused": self.paused,
+            "workers": dict(self.workers),
+            "spawned": self.spawned,
+            "resets": self.resets,
+            "strays": self.strays,
+            "retired": dict(self.retired),
+            "agents": [agent.as_json() for agent in self.agents],
+            "total": self.total.as_json(),
+        }
 
 
 @dataclass(slots=True)
@@ -136,28 +164,3 @@ class Books:
             )
             for name, page in sorted(self._pages.items())
         )
-
-
-def as_json(stats: PoolStats) -> dict[str, object]:
-    """The figures for programs: plain JSON values, the derived ones included."""
-    found = {name.name: getattr(stats, name.name) for name in fields(stats)}
-    return found | {
-        "workers": dict(stats.workers),
-        "retired": dict(stats.retired),
-        "agents": [_agent_as_json(agent) for agent in stats.agents],
-        "total": _agent_as_json(stats.total),
-    }
-
-
-def _agent_as_json(stats: AgentStats) -> dict[str, object]:
-    usage = {name.name: getattr(stats.usage, name.name) for name in fields(stats.usage)}
-    return {
-        "agent": stats.agent,
-        "tasks": stats.tasks,
-        "failed": dict(stats.failed),
-        "running": stats.running,
-        "waited": stats.waited,
-        "usage": usage,
-        "cost_usd": stats.cost_usd,
-        "cache_hit_rate": stats.cache_hit_rate,
-    }

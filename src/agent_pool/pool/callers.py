@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from agent_pool.errors import AgentPoolError, PoolTimeout
+from agent_pool.errors import AgentPoolError, PoolTimeout, SpawnError
 from agent_pool.pool.actions import AgentRef, Ticket
 from agent_pool.pool.core import PoolCore
 from agent_pool.pool.result import Queued
@@ -58,11 +58,31 @@ def describe(ticket: Ticket, core: PoolCore, now: float) -> Queued:
     )
 
 
-def no_worker(ref: AgentRef, core: PoolCore, bound: float) -> PoolTimeout:
+def no_worker(ref: AgentRef, core: PoolCore, bound: float, now: float) -> PoolTimeout:
     """What a caller is told that has waited long enough."""
+    if core.paused_until > now:
+        return PoolTimeout(
+            f"no task of agent {ref.name!r} began within {bound:g} s (setting acquire_timeout): "
+            f"the API refuses work and is left alone for another {core.paused_until - now:.0f} s; "
+            "try again then"
+        )
     own = sum(record.agent == ref.name for record in core.workers.values())
     return PoolTimeout(
         f"no worker of agent {ref.name!r} within {bound:g} s (setting acquire_timeout): it has "
         f"{own} of at most {core.limits.max_size}, the pool {len(core.workers)} of at most "
         f"{core.limits.max_workers}, {core.waiting} callers wait; try later or raise the limits"
     )
+
+
+def too_large(agent: str, core: PoolCore) -> SpawnError:
+    """What those are told who wait for an agent that cannot be started within its memory."""
+    used = max((r.rss for r in core.workers.values() if r.agent == agent), default=0)
+    return SpawnError(
+        f"a new worker of agent {agent!r} used {mib(used)} before its first task, "
+        f"over max_rss_hard ({mib(core.limits.max_rss_hard or 0)}); raise the limit"
+    )
+
+
+def mib(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**20:,.0f} MiB"

@@ -224,8 +224,9 @@ class PoolCore:
                 self.workers[worker].rss = size
         out: Actions = []
         if self.limits.max_rss_hard is not None:
-            over = [r for r in self._roster.living() if r.rss > self.limits.max_rss_hard]
-            out += [self._roster.stop(record, Reason.MAX_RSS) for record in over]
+            for record in self._roster.living():
+                if record.rss > self.limits.max_rss_hard:
+                    out += self._stop_too_large(record)
         if self.limits.max_total_rss is not None:
             out += self._roster.shed(self.limits.max_total_rss)
         return [*out, *self._balance(now)]
@@ -287,6 +288,16 @@ class PoolCore:
         record = self.workers.get(worker)
         if record is not None and record.state is WorkerState.LEASED:
             self._roster.move(record, WorkerState.IDLE, now)
+
+    def _stop_too_large(self, record: Record) -> Actions:
+        is_new = not record.tasks and record.state is not WorkerState.LEASED
+        out: Actions = [self._roster.stop(record, Reason.MAX_RSS)]
+        if is_new and record.ref is None:
+            self._balancing.spare_flags = ""
+        elif is_new:  # the next one would be as large
+            self._roster.warm.pop(record.agent, None)
+            out += self._refuse_all(record.agent, Reason.MAX_RSS)
+        return out
 
     def _refuse_all(self, agent: str, reason: Reason) -> list[Refuse]:
         refused = []

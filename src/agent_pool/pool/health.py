@@ -8,9 +8,14 @@ from typing import Any, Final
 from agent_pool.claude.events import Retrying
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import TaskFailed, TaskTimeout
+from agent_pool.pool.actions import Reason
+from agent_pool.pool.callers import mib
+from agent_pool.pool.policy import Limits, Record
 
 OVERLOADED: Final = (429, 529)
 SIGNED_OUT: Final = (401, 403)
+RETRY_GRACE: Final = 1.0
+"""Seconds after a retry in which its outcome gets known; new work is not to fall in between."""
 
 
 def overloaded(event: Retrying) -> str:
@@ -26,6 +31,16 @@ def signed_out(worker: Worker, event: Retrying) -> TaskFailed:
     return TaskFailed(
         f"{worker.who}: the API refuses the sign-in with {event.status} ({event.error}); "
         "sign in again with `claude`, or correct ANTHROPIC_API_KEY"
+    )
+
+
+def why_stopped(record: Record, reason: Reason, limits: Limits) -> str:
+    """What the task of a worker is told that the pool stops."""
+    if reason is not Reason.MAX_RSS:
+        return f"the pool retired it ({reason})"
+    return (
+        f"its processes used {mib(record.rss)}, over max_rss_hard "
+        f"({mib(limits.max_rss_hard or 0)}); give it a smaller task or raise the limit"
     )
 
 

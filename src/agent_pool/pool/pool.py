@@ -70,7 +70,7 @@ class AgentPool:
         self._verdicts = Verdicts(self.settings, environ, cookie)
         self._supervisor = Supervisor(self.settings, self._verdicts, cookie)
         self._conversations = Conversations(self._supervisor, self.settings)
-        self._supervisor.on_tick = self._conversations.expire
+        self._supervisor.on_tick = self._conversations.tick
         self._prewarming: asyncio.Task[None] | None = None
         self._is_open = False
         self._opened = _now()
@@ -89,15 +89,16 @@ class AgentPool:
 
         Raises:
             PoolClosed: it was closed before.
-            ConfigError: this process belongs to a worker of another pool, see `allow_nested`.
+            ConfigError: this process belongs to a worker of another pool, see `allow_nested`; or
+                there is no place for temporary files.
         """
         if self._supervisor.core.is_closed:
             raise PoolClosed("this pool was closed; make a new one")
         if not self._is_open:
             refuse_nesting(self._environ, self.settings)
+            self._supervisor.open()
             self._is_open = True
             self._opened = _now()
-            self._supervisor.open()
             self._prewarming = asyncio.create_task(self._prewarm())
 
     async def close(self) -> None:
@@ -341,7 +342,7 @@ class AgentPool:
             result = await self._run(call, conversation.worker, asked)
             intact = not result.is_error
         finally:
-            self._conversations.give_back(name, conversation, intact=intact)
+            self._conversations.give_back(conversation, intact=intact)
         return replace(result, conversation=name, place=conversation.tasks)
 
     async def _prewarm(self) -> None:

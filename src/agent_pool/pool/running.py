@@ -87,27 +87,60 @@ def _asker(call: Call) -> Callable[[Mapping[str, Any]], Awaitable[bool]] | None:
 
 
 def schema_text(schema: Mapping[str, Any] | None) -> str:
-    """A JSON schema with one spelling, empty for none.
+    """A JSON schema as text, in its own order, which is the order of the answer; empty for none.
 
     Raises:
-        ConfigError: it is no JSON schema.
+        ConfigError: it is no JSON schema, not one of an object, or refers to what is not in it.
     """
     if schema is None:
         return ""
+    if not (isinstance(schema, dict) and schema.get("type") == "object"):
+        raise ConfigError(
+            "the answer's schema must say `type: object` at its top, the only form in which the "
+            "API answers; put anything else into a property"
+        )
     from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
+    from referencing.exceptions import Unresolvable
 
     try:
-        validator_for(schema).check_schema(dict(schema))
-        return json.dumps(schema, sort_keys=True)
-    except (SchemaError, TypeError, ValueError) as error:
+        text = json.dumps(schema, allow_nan=False)
+        _validator(schema).check_schema(schema)
+        _refuse_dangling(schema)
+    except (SchemaError, TypeError, ValueError, RecursionError) as error:
         message = getattr(error, "message", error)
         raise ConfigError(f"the answer's schema is no JSON schema: {message}") from None
+    except Unresolvable as error:
+        raise ConfigError(
+            f"the answer's schema refers to {error.ref!r}, which is not in it; copy it into $defs"
+        ) from None
+    return text
+
+
+def _validator(schema: Any) -> Any:
+    """What checks answers; it fetches nothing from the network."""
+    from jsonschema.validators import Draft202012Validator, validator_for
+    from referencing import Registry
+
+    return validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
+
+
+def _refuse_dangling(schema: Any) -> None:
+    from referencing import Registry, Resource
+    from referencing.jsonschema import DRAFT202012
+
+    def look_up(resource: Any, resolver: Any) -> None:
+        contents = resource.contents
+        if isinstance(contents, dict) and isinstance(contents.get("$ref"), str):
+            resolver.lookup(contents["$ref"])
+        for inner in resource.subresources():
+            look_up(inner, resolver.in_subresource(inner))
+
+    root: Any = Resource.from_contents(schema, default_specification=DRAFT202012)
+    look_up(root, Registry().resolver_with_root(root))
 
 
 def _check_against(schema: Mapping[str, Any], result: TaskResult) -> None:
     from jsonschema.exceptions import ValidationError
-    from jsonschema.validators import validator_for
 
     if result.structured is None:
         raise TaskFailed(
@@ -116,7 +149,7 @@ def _check_against(schema: Mapping[str, Any], result: TaskResult) -> None:
             result=result,
         )
     try:
-        validator_for(schema)(schema).validate(result.structured)
+        _validator(schema).validate(result.structured)
     except ValidationError as error:
         raise TaskFailed(
             f"the answer of agent {result.agent!r} does not fit the schema at "

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import fields
@@ -43,12 +42,12 @@ from agent_pool.pool.actions import (
     Ticket,
 )
 from agent_pool.pool.books import Books
-from agent_pool.pool.callers import Callers, describe, no_worker
+from agent_pool.pool.callers import Callers, describe, no_worker, too_large
 from agent_pool.pool.core import PoolCore
 from agent_pool.pool.definitions import Definitions
 from agent_pool.pool.policy import Limits
 from agent_pool.pool.result import Queued
-from agent_pool.pool.watch import Watcher
+from agent_pool.pool.watch import Watcher, make_folder
 from agent_pool.settings import Settings
 
 log = logging.getLogger("agent_pool")
@@ -88,8 +87,12 @@ class Supervisor:
     # Life
 
     def open(self) -> None:
-        """Begin to watch the time."""
-        self._run_dir = Path(tempfile.mkdtemp(prefix="agent-pool-"))
+        """Begin to watch the time.
+
+        Raises:
+            ConfigError: there is no place for temporary files.
+        """
+        self._run_dir = make_folder(self._cookie)
         self._own(self._watch_time(), "ticker")
 
     async def close(self) -> None:
@@ -155,7 +158,7 @@ class Supervisor:
                     self.give_back(worker)  # it ended between the grant and now
         except TimeoutError:
             if bound.expired():
-                raise no_worker(ref, self.core, self._settings.acquire_timeout) from None
+                raise no_worker(ref, self.core, self._settings.acquire_timeout, _now()) from None
             raise
 
     async def _granted(self, ref: AgentRef, on_queued: Callable[[Queued], None]) -> Worker:
@@ -192,7 +195,7 @@ class Supervisor:
         """
         if event.status in health.OVERLOADED:
             worker.note = health.overloaded(event)
-            self.pause(event.delay)
+            self.pause(event.delay + health.RETRY_GRACE)
         elif event.status in health.SIGNED_OUT and event.attempt >= 2:
             worker.fail_turn(health.signed_out(worker, event))
 
@@ -231,25 +234,19 @@ class Supervisor:
                     self._occupy(name, self._reset(name), "reset")
                 case Stop(name, reason):
                     log.info("%s is stopped: %s", self.workers[name].who, reason)
-                    self.workers[name].condemn(self._explain(name, reason))
+                    why = health.why_stopped(self.core.workers[name], reason, self.core.limits)
+                    self.workers[name].condemn(why)
                     self._own(self._stop(name), f"stop {name}")
                 case Grant(ticket, name):
                     self._callers.grant(ticket, name)
                 case Refuse(ticket, reason):
                     self._callers.refuse(ticket, self._refusal(ticket, reason))
 
-    def _explain(self, name: str, reason: Reason) -> str:
-        if reason is Reason.MAX_RSS:
-            used, most = self.core.workers[name].rss, self._settings.max_rss_hard or 0
-            return (
-                f"its processes used {used / 2**20:,.0f} MiB, over max_rss_hard "
-                f"({most / 2**20:,.0f} MiB); give it a smaller task or raise the limit"
-            )
-        return f"the pool retired it ({reason})"
-
     def _refusal(self, ticket: Ticket, reason: Reason) -> AgentPoolError:
         if reason is Reason.START_FAILED and (error := self._start_errors.get(ticket.ref.name)):
             return error
+        if reason is Reason.MAX_RSS:
+            return too_large(ticket.ref.name, self.core)
         return PoolClosed(f"the pool was closed while a task of {ticket.ref.name!r} waited")
 
     def _create(self, name: str, ref: AgentRef | None, flags: str) -> None:

@@ -6,8 +6,11 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from agent_pool.claude import watcher
+from agent_pool.errors import ConfigError
 
 log = logging.getLogger("agent_pool")
 
@@ -29,12 +32,14 @@ class Watcher:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start it, once; where that is impossible the pool works without, and says so."""
+        """Start it unless it runs; where that is impossible the pool works without, and says so."""
         if self._process is not None:
-            return
+            if self._process.poll() is None:
+                return
+            self.dismiss(0)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", watcher.__file__, self._cookie],
+                [sys.executable, "-I", "-S", watcher.__file__, self._cookie, tempfile.gettempdir()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -60,3 +65,17 @@ class Watcher:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def make_folder(cookie: str) -> Path:
+    """A private folder for the pool's temporary files; the watcher removes it if need be.
+
+    Raises:
+        ConfigError: there is no place for it.
+    """
+    try:
+        return Path(tempfile.mkdtemp(prefix=watcher.folder_prefix(cookie)))
+    except OSError as error:
+        raise ConfigError(
+            f"no temporary folder can be made: {error}; make room, or correct TMPDIR"
+        ) from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -28,10 +28,8 @@ NAMES: Final = {
     "agent-tool": "native Agent tool",
 }
 """The ways, and what the tables call them."""
-TOKENS_AFTER: Final = (1, 3, 5, 10)
-"""The first tasks of a way: so many that their tokens can be added up."""
 _BLOCK: Final = 10
-_SPINS: Final = 100_000
+_SPINS: Final = 1_000_000
 
 Tell = Callable[[str], None]
 
@@ -42,22 +40,24 @@ class Plan:
 
     Attributes:
         ways: which, by name.
+        tokens_after: the first tasks of each way, after which tokens are added up.
         rounds: timed tasks of each way.
         memory_after: the tasks around which memory is measured.
         budget: seconds that each way has to get to the last of these, after the timed tasks.
-        at_once: numbers of tasks side by side.
+        at_once: how many tasks are carried out, by how many of them side by side.
         starts: starts of the MCP server.
     """
 
     ways: Sequence[str] = tuple(NAMES)
+    tokens_after: Sequence[int] = (1, 3, 5, 10)
     rounds: int = 30
     memory_after: Sequence[int] = (1, 10, 100, 300)
     budget: float = 40.0
-    at_once: Sequence[int] = (1, 4, 8)
+    at_once: Mapping[int, int] = field(default_factory=lambda: {1: 12, 4: 16, 8: 32})
     starts: int = 5
 
 
-QUICK: Final = Plan(rounds=5, memory_after=(1, 10), budget=5.0, at_once=(1, 4), starts=2)
+QUICK: Final = Plan(rounds=5, memory_after=(1, 10), budget=5.0, at_once={1: 6, 4: 8}, starts=2)
 
 
 async def measure(plan: Plan, cli: Path, tell: Tell) -> Result:
@@ -146,20 +146,44 @@ class Course:
             return
         self._drive = await self._closer.enter_async_context(driven(self.name, cli))
         self.figures.ready = self._drive.ready
-        for _ in range(max(TOKENS_AFTER)):
+        for _ in range(max(self._plan.tokens_after)):
             await self._next()
-            if self._open.done in TOKENS_AFTER:
+            if self._open.done in self._plan.tokens_after:
                 self.figures.tokens[self._open.done] = accounts(self._open.world.api.requests)
 
     async def time_one(self) -> None:
         """Time one task; whatever cleans up after it is waited for, and does not count."""
-        seconds, _ = await self._open.run(1)
-        self.figures.times += seconds
+        self.figures.times += await self._next()
 
     async def go_on(self) -> None:
         """One task after another: memory, and processor time."""
-        before, done, began = self._open.census().cpu, self._open.done, time.perf_counter()
-        await self._open.run(_BLOCK)
-        for stop in self._plan.memory_after:
-            while self._open.done < stop and time.perf_counter() - began < self._plan.budget:
-                await self._open.run(max(1, min(_BLOCK, stop - 1 - self._open.done)))
+        drive, last = self._open, max(self._plan.memory_after, default=0)
+        before, done = drive.census().cpu, drive.done
+        until = time.perf_counter() + self._plan.budget
+        for stop in self._plan.memory_after if drive.done < last else [drive.done + _BLOCK]:
+            while drive.done < stop - 1 and (drive.done == done or time.perf_counter() < until):
+                await drive.run(min(_BLOCK, stop - 1 - drive.done))
+            if drive.done == stop - 1:
+                await self._next()
+        self.figures.cpu = (drive.census().cpu - before) / (drive.done - done)
+
+    async def widen(self) -> None:
+        """Tasks side by side, after some that nobody times."""
+        for at_once, count in self._plan.at_once.items():
+            await self._open.run(at_once, at_once)
+            _, took = await self._open.run(count, at_once)
+            self.figures.per_second[at_once] = count / took
+
+    async def _next(self) -> list[float]:
+        """One task; its seconds, unless its memory was looked at, which takes time."""
+        number = self._open.done + 1
+        if number in self._plan.memory_after:
+            self.figures.memory[number] = await self._open.observed()
+            return []
+        seconds, _ = await self._open.run(1)
+        return seconds
+
+    @property
+    def _open(self) -> Drive:
+        assert self._drive is not None, "attempt() takes no step after begin() has failed"
+        return self._drive

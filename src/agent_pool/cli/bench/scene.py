@@ -103,7 +103,8 @@ def model(request: Request) -> Reply:
         return Reply(_answer(request.last_user_text))
     if request.tool_results:
         return Reply("All done.")
-    return Reply([_delegation(line) for line in request.last_user_text.splitlines()])
+    tool = "Agent" if "Agent" in request.tools else "Task"  # as older versions call it
+    return Reply([_delegation(tool, line) for line in request.last_user_text.splitlines()])
 
 
 def _answer(question: str) -> str:
@@ -111,9 +112,9 @@ def _answer(question: str) -> str:
     return Task(int(number[1])).answer if number else f"No question: {question[:80]!r}"
 
 
-def _delegation(task: str) -> ToolUse:
+def _delegation(tool: str, task: str) -> ToolUse:
     return ToolUse(
-        "Agent",
+        tool,
         {
             "description": "Add numbers",
             "prompt": task,

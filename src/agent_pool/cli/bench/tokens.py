@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from agent_pool.cli.bench.figures import Accounts, Tokens
 from agent_pool.cli.bench.scene import is_agents
-from agent_pool.loopback import PromptCache, Request, Usage
-from agent_pool.loopback.cache import measure
+from agent_pool.loopback import PromptCache, Request, Usage, measure
 
 _HEADER: Final = "x-anthropic-billing-header"
 

@@ -10,7 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from agent_pool import Agent, Broken, Catalog, ConfigError, Settings, load_settings
+from agent_pool import (
+    Agent,
+    Broken,
+    Catalog,
+    ConfigError,
+    Settings,
+    load_settings,
+    not_honoured,
+)
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.output import count
 from agent_pool.cli.registration import SCOPES, Registration, command_of
@@ -59,7 +67,7 @@ def check_user(settings: Settings, environ: Mapping[str, str] = os.environ) -> I
 
 
 def check_agents(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """The folders that are searched, and each definition that cannot be used."""
+    """The folders that are searched, and each definition that cannot be used, or not all of it."""
     catalog = Catalog(settings, environ)
     folders = catalog.folders
     yield Finding("Project", "ok", str(settings.project_dir))
@@ -79,6 +87,20 @@ def check_agents(settings: Settings, environ: Mapping[str, str] = os.environ) ->
     for one in found:
         if isinstance(one, Broken):
             yield Finding("Agents", "wrong", f"{one.name} cannot be used: {one.error}")
+        else:
+            yield from _check_fields(one, settings, environ)
+
+
+def _check_fields(
+    agent: Agent, settings: Settings, environ: Mapping[str, str]
+) -> Iterator[Finding]:
+    try:
+        found = not_honoured(agent, settings, environ)
+    except ConfigError as error:
+        yield Finding("Agents", "wrong", f"{agent.name} cannot be used: {error}")
+        return
+    for key, why in found.items():
+        yield Finding("Agents", "warning", f"{agent.name} ({agent.path}): {key}: {why}")
 
 
 def _check_named(settings: Settings) -> Iterator[Finding]:

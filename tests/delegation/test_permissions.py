@@ -1,0 +1,204 @@
+"""What agents may do, and who is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent_pool import PermissionRequest, TaskTimeout
+from agent_pool.loopback import Reply, ToolUse
+from isolation.lab import Lab, Said, bash, tool
+
+Define = Callable[..., str]
+
+
+class Person:
+    """Somebody who is asked; remembers what, and answers by `allow`."""
+
+    def __init__(self, allow: Callable[[PermissionRequest], bool] = lambda _: False) -> None:
+        self.asked: list[str] = []
+        self._allow = allow
+
+    async def __call__(self, request: PermissionRequest) -> bool:
+        self.asked.append(request.tool)
+        return self._allow(request)
+
+
+def write(path: Path) -> object:
+    return tool("Write", file_path=str(path), content="x")
+
+
+def act(lab: Lab, agent: str, person: Person | None = None) -> tuple[bool, bool]:
+    """Whether an agent may write a file of the project, and run a command that makes one."""
+    stem = lab.word("file")
+    edited, made = lab.world.root / f"{stem}.edited", lab.world.root / f"{stem}.made"
+    steps = write(edited), bash(f"touch {made}"), "done"
+    assert lab.run(lab.ask(lab.plan(*steps), agent, on_permission=person)).text == "done"
+    return edited.exists(), made.exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "done"),
+    [
+        ("plan", ["Write"], (False, False)),
+        ("dontAsk", [], (False, False)),
+        ("default", ["Write", "Bash"], (False, False)),
+        ("ask", ["Write", "Bash"], (False, False)),
+        ("acceptEdits", [], (True, True)),
+        ("auto", [], (True, True)),
+        ("bypassPermissions", [], (True, True)),
+    ],
+)
+def test_each_permission_mode(
+    lab: Lab, define: Define, mode: str, asked: list[str], done: tuple[bool, bool]
+) -> None:
+    person = Person()
+    assert act(lab, define(permissionMode=mode), person) == done
+    assert person.asked == asked
+
+
+def test_no_agent_may_do_more_than_the_ceiling_allows(labs: Callable[..., Lab]) -> None:
+    lab = labs(reset="clear", permission_ceiling="dontAsk")
+    lab.world.agent("planner", description="Plans.", permissionMode="plan")
+    lab.world.agent("free", description="Does.", permissionMode="bypassPermissions")
+    modes = {agent: lab.run(lab.pool.launch(agent)).argv for agent in ("planner", "free", "tester")}
+    assert "--permission-mode=plan" in modes["planner"]
+    for agent in ("free", "tester"):
+        assert "--permission-mode=dontAsk" in modes[agent]
+        assert "--dangerously-skip-permissions" not in modes[agent]
+    assert act(lab, "free") == (False, False)
+
+
+def test_rules_permit_without_asking(lab: Lab, define: Define) -> None:
+    agent = define(permissionMode="ask", tools="Read, Bash(touch *), Write")
+    person = Person()
+    assert act(lab, agent, person) == (False, True)
+    assert person.asked == ["Write"]
+
+
+@pytest.fixture(scope="module")
+def asker(lab: Lab) -> str:
+    """An agent that has to ask."""
+    lab.world.agent("asker", description="Asks.", permissionMode="ask")
+    return "asker"
+
+
+def test_what_is_permitted_is_done_and_what_is_not_is_not(lab: Lab, asker: str) -> None:
+    person = Person(lambda request: request.tool == "Bash")
+    assert act(lab, asker, person) == (False, True)
+
+
+def test_the_request_says_who_wants_what(lab: Lab, asker: str) -> None:
+    seen: list[PermissionRequest] = []
+    file = lab.world.root / "seen"
+    person = Person(lambda request: seen.append(request) or False)  # type: ignore[func-returns-value]
+    lab.run(lab.ask(lab.plan(bash(f"touch {file}")), asker, on_permission=person))
+    (request,) = seen
+    assert (request.agent, request.tool) == (asker, "Bash")
+    assert request.input["command"] == f"touch {file}"
+    assert request.description == "Tests."
+
+
+def test_with_nobody_to_ask_it_is_denied_and_the_agent_goes_on(lab: Lab, asker: str) -> None:
+    assert act(lab, asker) == (False, False)
+
+
+def test_a_handler_that_fails_denies(
+    lab: Lab, asker: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: PermissionRequest) -> bool:
+        raise RuntimeError("the handler is broken")
+
+    with caplog.at_level(logging.ERROR, "agent_pool"):
+        assert act(lab, asker, Person(fail)) == (False, False)
+    assert "the handler is broken" in caplog.text
+
+
+def test_two_requests_at_once_are_both_decided(lab: Lab, asker: str) -> None:
+    files = [lab.world.root / lab.word("both") for _ in range(2)]
+    calls = Reply([ToolUse("Write", {"file_path": str(f), "content": "x"}) for f in files])
+    person = Person(lambda request: request.input["file_path"] == str(files[1]))
+    lab.run(lab.ask(lab.plan(calls, "done"), asker, on_permission=person))
+    assert [file.exists() for file in files] == [False, True]
+
+
+class Slow:
+    """A handler that never answers.
+
+    Attributes:
+        asked, left: set when it is called, and when it is given up.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def __call__(self, request: PermissionRequest) -> bool:
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+        raise AssertionError
+
+
+async def goes_on(lab: Lab, agent: str) -> Said:
+    """The worker whose request was given up serves the next task, with a handler of its own."""
+    await lab.settled()
+    return await lab.ask(lab.plan("next"), agent)
+
+
+def test_a_handler_slower_than_the_task_is_given_up(lab: Lab, asker: str) -> None:
+    async def main() -> None:
+        slow, file = Slow(), lab.world.root / lab.word("slow")
+        with pytest.raises(TaskTimeout):
+            await lab.ask(lab.plan(bash(f"touch {file}")), asker, on_permission=slow, timeout=1.5)
+        await slow.left.wait()
+        assert (await goes_on(lab, asker)).text == "next"
+        assert not file.exists()
+
+    lab.run(main())
+
+
+def test_a_caller_that_leaves_takes_its_handler_along(lab: Lab, asker: str) -> None:
+    async def main() -> None:
+        slow, file = Slow(), lab.world.root / lab.word("left")
+        before = (await lab.ask(lab.plan("hello"), asker)).pid
+        task = lab.plan(bash(f"touch {file}"))
+        asking = asyncio.ensure_future(lab.ask(task, asker, on_permission=slow))
+        await slow.asked.wait()
+        asking.cancel()
+        await slow.left.wait()
+        said = await goes_on(lab, asker)
+        assert (said.text, said.pid) == ("next", before)
+        assert not file.exists()
+
+    lab.run(main())
+
+
+def test_waiting_for_a_person_is_no_stall(labs: Callable[..., Lab]) -> None:
+    lab = labs(reset="clear", max_size=1, stall_timeout=0.2)
+    lab.world.agent("asker", description="Asks.", permissionMode="ask")
+
+    async def main() -> None:
+        looks = asyncio.Semaphore(0)  # released whenever the pool has looked at its workers
+
+        async def late(request: PermissionRequest) -> bool:
+            for _ in range(3):
+                await looks.acquire()
+            return True
+
+        file = lab.world.root / "late"
+        task = lab.plan(bash(f"touch {file}"), "done")
+        asking = asyncio.ensure_future(lab.ask(task, "asker", on_permission=late))
+        await asyncio.sleep(0)
+        next_one = lab.ask(lab.plan("next"), "asker", on_event=lambda _: looks.release())
+        said = await asyncio.gather(asking, next_one)
+        assert [one.text for one in said] == ["done", "next"]
+        assert file.exists()
+
+    lab.run(main())

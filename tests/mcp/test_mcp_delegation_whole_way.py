@@ -1,0 +1,115 @@
+"""Delegation by the official client, through the server as a process, to the real Claude Code."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp_types import ElicitRequestFormParams, ElicitResult
+
+from agent_pool.loopback import LoopbackAPI, Reply, Request, ToolUse, calling
+from mcp_fakes import ERAS, text_of
+from mcp_tasks import TasksOfClient, begin, request, until
+from mcp_world import World
+from support import run
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_many_tasks_run_at_the_same_time_on_workers_of_their_own(tmp_path: Path, era: str) -> None:
+    async def main() -> None:
+        together = asyncio.Barrier(3)
+
+        async def script(request: Request) -> str:
+            await together.wait()
+            return f"did {request.last_user_text.strip()}"
+
+        async with LoopbackAPI(script) as api, World(tmp_path, api).client(era) as client:
+            tasks = [{"agent": "reviewer", "task": f"part {n}"} for n in (1, 2, 3)]
+            answer = await client.call_tool("invoke_many", {"tasks": tasks})
+        text = text_of(answer)
+        assert text.startswith("3 tasks: 3 done, 0 failed.\n\n## 1. reviewer (")
+        assert [f"\n\ndid part {n}" in text for n in (1, 2, 3)] == [True] * 3
+        assert answer.meta is not None
+        pids = {row["agent-pool/result"]["pid"] for row in answer.meta["agent-pool/results"]}
+        assert len(pids) == 3
+
+    run(main())
+
+
+def test_a_conversation_knows_what_was_said_before_and_ends_when_told(tmp_path: Path) -> None:
+    def script(request: Request) -> str:
+        return f"{sum(message['role'] == 'assistant' for message in request.messages)} answers"
+
+    async def main() -> None:
+        async with LoopbackAPI(script) as api, World(tmp_path, api).client("auto") as client:
+            call = {"agent": "reviewer", "task": "go on", "conversation": "q3"}
+            said = [text_of(await client.call_tool("invoke", call)) for _ in range(2)]
+            ended = await client.call_tool("reset", {"agent": "reviewer", "conversation": "q3"})
+            said.append(text_of(await client.call_tool("invoke", call)))
+        note = "\n\n(The conversation 'q3' began with this task.)"
+        assert said == [f"0 answers{note}", "1 answers", f"0 answers{note}"]
+        assert text_of(ended) == "The conversation 'q3' with reviewer has ended."
+
+    run(main())
+
+
+def test_three_tasks_one_of_them_cancelled_deliver_the_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        asked: asyncio.Queue[Request] = asyncio.Queue()
+        go_on = asyncio.Event()
+
+        async def script(request: Request) -> Any:
+            asked.put_nowait(request)
+            if "part 2" in request.last_user_text:
+                return Reply("too late", delay=1000)
+            await go_on.wait()
+            return f"did {request.last_user_text.strip()}"
+
+        async with LoopbackAPI(script) as api:
+            world = World(tmp_path, api)
+            async with world.client("auto", extensions=[TasksOfClient()]) as client:
+                tasks = [
+                    (await begin(client, "invoke", {"agent": "reviewer", "task": f"part {n}"}))
+                    for n in range(3)
+                ]
+                requests = [await asked.get() for _ in tasks]
+                for _ in range(2):
+                    await request(client.session, "tasks/cancel", taskId=tasks[2].task_id)
+                (cancelled,) = (one for one in requests if "part 2" in one.last_user_text)
+                while not cancelled.disconnected:  # noqa: ASYNC110 - the server notices
+                    await asyncio.sleep(0.01)
+                go_on.set()
+                for number in (0, 1):
+                    state = await until(client.session, tasks[number].task_id, "completed")
+                    assert state["result"]["content"][0]["text"] == f"did part {number}"
+
+    run(main())
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("decision", "said"), [("allow once", "tool: hello\n"), ("deny", "has not permitted this")]
+)
+def test_what_an_agent_may_do_is_decided_by_the_person(
+    tmp_path: Path, era: str, decision: str, said: str
+) -> None:
+    async def main() -> None:
+        asked: list[str] = []
+
+        async def person(context: Any, params: ElicitRequestFormParams) -> ElicitResult:
+            asked.append(params.message)
+            return ElicitResult(action="accept", content={"decision": decision})
+
+        write = ToolUse("Bash", {"command": "tee made.txt <<< hello"})
+        async with LoopbackAPI(calling(write)) as api:
+            world = World(tmp_path, api)
+            world.agent("asker", "You ask.", permissionMode="default")
+            async with world.client(era, elicitation_callback=person) as client:
+                answer = await client.call_tool("invoke", {"agent": "asker", "task": "write"})
+            assert said.strip() in text_of(answer)
+            assert (world.root / "made.txt").exists() is (decision == "allow once")
+            (question,) = asked
+            assert question.startswith("The agent asker asks for permission to use Bash")
+            assert "tee made.txt <<< hello" in question
+
+    run(main())

@@ -1,0 +1,79 @@
+"""The real interactive Claude Code, which declares the Tasks extension, delegates side by side."""
+
+import asyncio
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+from agent_pool.loopback import LoopbackAPI, Reply, Request, ToolUse
+from interactive import interactive
+from mcp_world import World
+from support import run
+
+TOOL = "mcp__agent-pool__invoke"
+BOUND = 110.0  # seconds; the terminal's start alone takes ten on a busy machine
+
+
+class Cast:
+    """The model: it delegates three parts in one turn, stops the last, and hears of the others."""
+
+    def __init__(self) -> None:
+        self.parts: dict[int, Request] = {}
+        self.all_began = asyncio.Event()
+        self.has_stopped = asyncio.Event()
+        self.delivered = asyncio.Event()
+        self._has_delegated = False
+
+    async def __call__(self, request: Request) -> Any:
+        if "You are the reviewer." in request.system_text:
+            return await self.review(request)
+        return "a title" if request.is_side else await self.delegate(request)
+
+    async def review(self, request: Request) -> Any:
+        part = int(request.last_user_text.split()[-1])
+        self.parts[part] = request
+        if len(self.parts) == 3:
+            self.all_began.set()
+        if part == 2:
+            return Reply("too late", delay=1000)
+        await self.has_stopped.wait()
+        return f"part {part} is fine"
+
+    async def delegate(self, request: Request) -> Any:
+        said = json.dumps(request.messages)
+        if not self._has_delegated:
+            if TOOL not in request.tools:  # the server is still starting
+                return ToolUse("Bash", {"command": "true"})
+            self._has_delegated = True
+            return [
+                ToolUse(TOOL, {"agent": "reviewer", "task": f"part {part}"}) for part in range(3)
+            ]
+        if not self.has_stopped.is_set():
+            await self.all_began.wait()
+            self.has_stopped.set()
+            tasks = re.findall(r"moved to the background as task (\w+)", said)
+            return ToolUse("TaskStop", {"task_id": tasks[2]})
+        if all(f"part {part} is fine" in said for part in (0, 1)):
+            self.delivered.set()
+        return "noted"
+
+
+def test_three_delegations_of_one_turn_run_side_by_side_and_one_is_stopped(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        cast = Cast()
+        async with LoopbackAPI(cast) as api:
+            world = World(tmp_path, api)
+            async with interactive(world, "delegate it") as process:
+                await cast.all_began.wait()
+                await cast.delivered.wait()
+                while not cast.parts[2].disconnected:  # noqa: ASYNC110 - the API notices
+                    await asyncio.sleep(0.01)
+                alive = world.processes()
+                process.send_signal(signal.SIGTERM)
+                await world.until_gone(alive)
+
+    run(main(), BOUND)

@@ -1,0 +1,205 @@
+import asyncio
+
+import pytest
+
+from agent_pool import ConfigError, TaskResult, ToolUse
+from agent_pool.mcp.server import build_server
+from mcp_fakes import ERAS, FakePool, OnEvent, a_result, connected, text_of
+from support import run
+
+pytestmark = pytest.mark.parametrize("era", ERAS)
+
+
+def tasks(*given: tuple[str, ...]) -> dict[str, object]:
+    names = ("agent", "task", "conversation")
+    return {"tasks": [dict(zip(names, one, strict=False)) for one in given]}
+
+
+def test_many_tasks_run_side_by_side_and_are_answered_in_their_order(era: str) -> None:
+    async def main() -> None:
+        together = asyncio.Barrier(3)
+
+        async def meeting(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+            await together.wait()
+            return a_result(f"{agent} did {task}", agent=agent)
+
+        async with connected(build_server(FakePool(meeting)), era) as client:
+            given = tasks(("a", "one"), ("b", "two"), ("a", "three"))
+            answer = await client.call_tool("invoke_many", given)
+        assert not answer.is_error
+        first, *sections = text_of(answer).split("\n\n")
+        assert first == "3 tasks: 3 done, 0 failed."
+        headings = [heading.split(" (")[0] for heading in sections[::2]]
+        assert headings == ["## 1. a", "## 2. b", "## 3. a"]
+        assert sections[1::2] == ["a did one", "b did two", "a did three"]
+        assert answer.meta is not None
+        rows = answer.meta["agent-pool/results"]
+        assert [(row["agent"], row["is_error"]) for row in rows] == [
+            ("a", False),
+            ("b", False),
+            ("a", False),
+        ]
+        assert [row["agent-pool/result"]["pid"] for row in rows] == [4711] * 3
+
+    run(main())
+
+
+async def failing_on_request(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+    match task:
+        case "refuse":
+            raise ConfigError("no such thing")
+        case "break":
+            raise ZeroDivisionError("oops")
+        case "report":
+            return a_result("API Error: 500", agent=agent, is_error=True, subtype="error")
+    return a_result(f"{agent} did {task}", agent=agent)
+
+
+def test_failures_stand_beside_successes(era: str) -> None:
+    async def main() -> None:
+        async with connected(build_server(FakePool(failing_on_request)), era) as client:
+            given = tasks(("a", "refuse"), ("b", "work"), ("c", "break"), ("d", "report"))
+            answer = await client.call_tool("invoke_many", given)
+        assert not answer.is_error
+        text = text_of(answer)
+        assert text.startswith("4 tasks: 1 done, 3 failed.\n\n## 1. a (failed after ")
+        for said in ("no such thing", "b did work", "A bug in agent-pool", "d failed (error): API"):
+            assert said in text
+        assert answer.meta is not None
+        rows = answer.meta["agent-pool/results"]
+        assert [row["is_error"] for row in rows] == [True, False, True, True]
+        codes = [row.get("agent-pool/error", {}).get("code") for row in rows]
+        assert codes == ["config_error", None, "bug", None]
+
+    run(main())
+
+
+def test_the_answer_is_an_error_when_all_tasks_failed(era: str) -> None:
+    async def main() -> None:
+        async with connected(build_server(FakePool(failing_on_request)), era) as client:
+            given = tasks(("a", "refuse"), ("b", "report"))
+            assert (await client.call_tool("invoke_many", given)).is_error
+
+    run(main())
+
+
+def test_tasks_of_one_conversation_run_in_order_and_others_meanwhile(era: str) -> None:
+    async def main() -> None:
+        other_began, order = asyncio.Event(), []
+
+        async def working(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+            if task == "other":
+                other_began.set()
+            else:
+                await other_began.wait()
+                order.append(f"{task} begins")
+                await asyncio.sleep(0)
+                order.append(f"{task} ends")
+            return a_result(task)
+
+        pool = FakePool(working)
+        async with connected(build_server(pool), era) as client:
+            given = tasks(("a", "1", "q3"), ("a", "2", "q3"), ("a", "other"))
+            await client.call_tool("invoke_many", given)
+        assert order == ["1 begins", "1 ends", "2 begins", "2 ends"]
+        assert ("invoke", "a", "2", "q3") in pool.calls
+
+    run(main())
+
+
+def test_a_failed_task_of_a_conversation_takes_the_later_ones_with_it(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool(failing_on_request)
+        async with connected(build_server(pool), era) as client:
+            given = tasks(("a", "refuse", "q3"), ("a", "more", "q3"), ("a", "work", "q4"))
+            answer = await client.call_tool("invoke_many", given)
+        assert [call[2] for call in pool.calls] == ["refuse", "work"]
+        assert "not begun: task 1 of the conversation 'q3' did not end well" in text_of(answer)
+        assert answer.meta is not None
+        codes = [row.get("agent-pool/error") for row in answer.meta["agent-pool/results"]]
+        assert codes[1] == {"code": "context_lost", "retryable": False}
+        assert codes[2] is None
+
+    run(main())
+
+
+def test_progress_names_the_task_and_grows(era: str) -> None:
+    async def main() -> None:
+        heard = asyncio.Event()
+        lines: list[tuple[float, str | None]] = []
+
+        async def working(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+            if agent == "b":
+                on_event(ToolUse("1", "Bash", {"command": "make"}))
+            await heard.wait()
+            return a_result()
+
+        async def on_progress(number: float, total: float | None, line: str | None) -> None:
+            lines.append((number, line))
+            if line == "2/2 b: Bash: make":
+                heard.set()
+
+        async with connected(build_server(FakePool(working)), era) as client:
+            await client.call_tool(
+                "invoke_many", tasks(("a", "one"), ("b", "two")), progress_callback=on_progress
+            )
+        assert [number for number, _ in lines] == sorted({number for number, _ in lines})
+
+    run(main())
+
+
+def test_a_cancelled_call_cancels_all_of_its_tasks(era: str) -> None:
+    async def main() -> None:
+        began, cancelled = asyncio.Barrier(3), asyncio.Barrier(3)
+
+        async def endless(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+            await began.wait()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                asyncio.get_running_loop().create_task(cancelled.wait())
+            raise AssertionError
+
+        async with connected(build_server(FakePool(endless)), era) as client:
+            call = asyncio.create_task(
+                client.call_tool("invoke_many", tasks(("a", "1"), ("b", "2")))
+            )
+            await began.wait()
+            call.cancel()
+            await cancelled.wait()
+
+    run(main())
+
+
+def test_a_conversation_is_passed_on_and_its_beginning_is_told(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        async with connected(build_server(pool), era) as client:
+            given = {"agent": "a", "task": "read", "conversation": "q3"}
+            first, second = [await client.call_tool("invoke", given) for _ in range(2)]
+        assert text_of(first) == "a did read\n\n(The conversation 'q3' began with this task.)"
+        assert text_of(second) == "a did read"
+        for place, answer in enumerate((first, second), 1):
+            assert answer.meta is not None
+            figures = answer.meta["agent-pool/result"]
+            assert (figures["conversation"], figures["place"]) == ("q3", place)
+        assert pool.calls == [("invoke", "a", "read", "q3")] * 2
+
+    run(main())
+
+
+def test_a_conversation_can_be_ended_without_stopping_its_agent(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        async with connected(build_server(pool), era) as client:
+            said = [
+                text_of(await client.call_tool("reset", {"agent": "a", "conversation": name}))
+                for name in ("open", "unknown")
+            ]
+        assert said == [
+            "The conversation 'open' with a has ended.",
+            "There is no conversation 'unknown' with a.",
+        ]
+        assert [call[0] for call in pool.calls] == ["end_conversation"] * 2
+
+    run(main())
