@@ -162,7 +162,10 @@ def discovery() -> dict[str, Any]:
         "resultType": "complete",
         "supportedVersions": [PROTOCOL],
         # Whom listChanged is promised, subscribes to it before it asks for the tools.
-        "capabilities": {"tools": {"listChanged": False}},
+        "capabilities": {
+            "tools": {"listChanged": False},
+            "extensions": {"io.modelcontextprotocol/tasks": {}},
+        },
         "cacheScope": "private",
         "ttlMs": 0,
         "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "agent-pool", "version": "0"}},

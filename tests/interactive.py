@@ -20,9 +20,20 @@ KEY = "dummy-key-that-nobody-takes-for-a-real-one"
 LINES, COLUMNS = 50, 150
 
 
+class Terminal:
+    """A running Claude Code and its keyboard; nothing waits for its screen."""
+
+    def __init__(self, process: asyncio.subprocess.Process, screen: int) -> None:
+        self.process = process
+        self._screen = screen
+
+    def press(self, keys: str) -> None:
+        os.write(self._screen, keys.encode())
+
+
 @asynccontextmanager
-async def interactive(world: World, prompt: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Claude Code with the pool's server, given a prompt; nothing waits for its screen."""
+async def interactive(world: World, prompt: str) -> AsyncIterator[Terminal]:
+    """Claude Code with the pool's server, given a prompt."""
     answer_first_questions(world)
     program, *arguments = world.command
     servers = {"mcpServers": {"agent-pool": {"command": program, "args": arguments}}}
@@ -43,7 +54,7 @@ async def interactive(world: World, prompt: str) -> AsyncIterator[asyncio.subpro
     loop = asyncio.get_running_loop()
     loop.add_reader(screen, discard, screen)
     try:
-        yield process
+        yield Terminal(process, screen)
     finally:
         loop.remove_reader(screen)
         tree.kill(world.processes())

@@ -86,10 +86,13 @@ def test_while_it_installs_it_names_the_tools_and_then_becomes_the_server(
     called = launch.answer()
     assert discovered["id"] == 1
     assert discovered["result"]["supportedVersions"] == ["2026-07-28"]
-    assert discovered["result"]["capabilities"] == {"tools": {"listChanged": False}}
+    assert discovered["result"]["capabilities"] == {
+        "tools": {"listChanged": False},
+        "extensions": {"io.modelcontextprotocol/tasks": {}},
+    }
     assert listed["id"] == 2
     names = [tool["name"] for tool in listed["result"]["tools"]]
-    assert names == ["invoke", "warmup", "list", "reset"]
+    assert names == ["invoke", "invoke_many", "warmup", "list", "stats", "reset"]
     server = {"method": "tools/call", "pid": launch.process.pid}
     assert called == {
         "id": 3,

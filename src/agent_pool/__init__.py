@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from agent_pool.claude.binary import find_cli as find_cli
     from agent_pool.claude.honoured import not_honoured as not_honoured
     from agent_pool.claude.launch import Launch as Launch
-    from agent_pool.claude.verdicts import Verdict as Verdict
     from agent_pool.claude.sizes import PromptSize as PromptSize
     from agent_pool.claude.sizes import measure_prompt as measure_prompt
+    from agent_pool.claude.verdicts import Verdict as Verdict
     from agent_pool.errors import AgentNotFound as AgentNotFound
     from agent_pool.errors import AgentPoolError as AgentPoolError
     from agent_pool.errors import ConfigError as ConfigError

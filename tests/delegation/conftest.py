@@ -13,7 +13,7 @@ from isolation.lab import Lab
 @pytest.fixture(scope="module")
 def lab(labs: Callable[..., Lab]) -> Lab:
     """A pool for many agents; that its resets forget is not asked here."""
-    return labs(reset="clear", max_workers=3, max_size=1)
+    return labs(reset="clear", max_workers=3, max_size=1, acquire_timeout=30)
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
 import pytest
 
 from agent_pool import (
-    AgentPoolError,
     ConfigError,
     PoolClosed,
     PoolTimeout,
@@ -23,13 +22,21 @@ from agent_pool.loopback import Failure, Reply
 from isolation.lab import Gate, Lab, Said, flat
 from pool_world import until
 
+OF_THE_FIRST = "not said"
+"""A follow-up's plan begins where the conversation is: after the answer to its first task."""
 FORM = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
 @pytest.fixture
-def talk(lab: Lab) -> Callable[..., str]:
-    """Says something in a conversation of the test's own; gives the conversation's name."""
-    return lambda: lab.word("talk")
+def name(lab: Lab) -> Iterator[str]:
+    """The name of a conversation that is ended after the test."""
+    name = lab.word("talk")
+    yield name
+
+    async def end() -> None:
+        lab.pool.end_conversation("tester", name)
+
+    lab.run(end())
 
 
 async def say(lab: Lab, name: str, *steps: Any, agent: str = "tester", **options: Any) -> Said:
@@ -41,9 +48,8 @@ def told_before(said: Said) -> int:
     return sum(message["role"] == "assistant" for message in said.requests[-1].messages)
 
 
-def test_the_context_is_kept_until_the_conversation_ends(lab: Lab) -> None:
+def test_the_context_is_kept_until_the_conversation_ends(lab: Lab, name: str) -> None:
     async def main() -> None:
-        name = lab.word("talk")
         canary = lab.word("canary")
         first = await say(lab, name, Reply(canary))
         second = await say(lab, name)
@@ -57,7 +63,6 @@ def test_the_context_is_kept_until_the_conversation_ends(lab: Lab) -> None:
         third = await say(lab, name)
         assert (third.result.place, told_before(third)) == (1, 0)
         assert canary not in flat(third.requests[-1])
-        lab.pool.end_conversation("tester", name)
 
     lab.run(main())
 
@@ -76,15 +81,15 @@ def test_conversations_and_other_tasks_do_not_mix(labs: Callable[..., Lab]) -> N
             heard = flat((await say(lab, name)).requests[-1])
             assert canaries[name] in heard
             assert canaries[other] not in heard
-        for name in canaries:
-            lab.pool.end_conversation("tester", name)
 
     lab.run(main())
 
 
-def test_tasks_of_one_conversation_run_one_after_another_in_their_order(lab: Lab) -> None:
+def test_tasks_of_one_conversation_run_one_after_another_in_their_order(
+    lab: Lab, name: str
+) -> None:
     async def main() -> None:
-        name, gate = lab.word("talk"), Gate()
+        gate = Gate()
         queued: list[int] = []
 
         def note(event: object) -> None:
@@ -101,14 +106,13 @@ def test_tasks_of_one_conversation_run_one_after_another_in_their_order(lab: Lab
         assert [one.result.place for one in said] == [1, 2, 3, 4]
         assert [told_before(one) for one in said] == [0, 1, 2, 3]
         assert queued[:3] == [1, 2, 3]
-        lab.pool.end_conversation("tester", name)
 
     lab.run(main())
 
 
-def test_who_comes_when_it_is_handed_over_does_not_come_between(lab: Lab) -> None:
+def test_who_comes_when_it_is_handed_over_does_not_come_between(lab: Lab, name: str) -> None:
     async def main() -> None:
-        name, gate = lab.word("talk"), Gate()
+        gate = Gate()
         first = asyncio.ensure_future(say(lab, name, gate))
         await gate.reached.wait()
         second = asyncio.ensure_future(say(lab, name))
@@ -118,14 +122,13 @@ def test_who_comes_when_it_is_handed_over_does_not_come_between(lab: Lab) -> Non
         gate.open()
         assert (await second).result.place == 2
         assert (await late[0]).result.place == 3
-        lab.pool.end_conversation("tester", name)
 
     lab.run(main())
 
 
-def test_a_caller_that_leaves_the_queue_leaves_the_others_their_turn(lab: Lab) -> None:
+def test_a_caller_that_leaves_the_queue_leaves_the_others_their_turn(lab: Lab, name: str) -> None:
     async def main() -> None:
-        name, gate = lab.word("talk"), Gate()
+        gate = Gate()
         first = asyncio.ensure_future(say(lab, name, gate))
         await gate.reached.wait()
         left, stays = (asyncio.ensure_future(say(lab, name)) for _ in range(2))
@@ -135,40 +138,6 @@ def test_a_caller_that_leaves_the_queue_leaves_the_others_their_turn(lab: Lab) -
         assert (await first).result.place == 1
         assert (await stays).result.place == 2
         assert left.cancelled()
-        lab.pool.end_conversation("tester", name)
-
-    lab.run(main())
-
-
-def test_a_caller_that_leaves_in_the_moment_of_its_turn_passes_it_on(lab: Lab) -> None:
-    async def main() -> None:
-        name, gate = lab.word("talk"), Gate()
-        first = asyncio.ensure_future(say(lab, name, gate))
-        await gate.reached.wait()
-        left, stays = (asyncio.ensure_future(say(lab, name)) for _ in range(2))
-        await asyncio.sleep(0)
-        conversation = lab.pool._conversations._open["tester", name]
-        conversation.waiting[0].turn.add_done_callback(lambda _: left.cancel())
-        gate.open()
-        await first
-        assert (await stays).result.place == 2
-        assert left.cancelled()
-        lab.pool.end_conversation("tester", name)
-
-    lab.run(main())
-
-
-def test_a_caller_that_leaves_while_the_conversation_ends_is_only_cancelled(lab: Lab) -> None:
-    async def main() -> None:
-        name, gate = lab.word("talk"), Gate()
-        first = asyncio.ensure_future(say(lab, name, gate))
-        await gate.reached.wait()
-        waiting = asyncio.ensure_future(say(lab, name))
-        await asyncio.sleep(0)
-        first.cancel()
-        waiting.cancel()
-        outcome = await asyncio.gather(first, waiting, return_exceptions=True)
-        assert [type(one) for one in outcome] == [asyncio.CancelledError] * 2
 
     lab.run(main())
 
@@ -192,29 +161,28 @@ def test_a_caller_that_waits_too_long_is_told_so(labs: Callable[..., Lab]) -> No
     lab.run(main())
 
 
-def test_a_task_that_does_not_end_well_ends_its_conversation(lab: Lab) -> None:
+def test_a_task_that_reports_an_error_ends_its_conversation(lab: Lab, name: str) -> None:
     async def main() -> None:
-        name = lab.word("talk")
-        for ill in (
-            lambda: say(lab, name, Failure(400, message="no")),
-            lambda: _too_long(lab, name),
-        ):
-            await say(lab, name)
-            assert (await ill()).result.is_error if ill.__code__.co_names[0] == "say" else True
-            assert (await say(lab, name)).result.place == 1
-            lab.pool.end_conversation("tester", name)
+        await say(lab, name)
+        assert (await say(lab, name, OF_THE_FIRST, Failure(400, message="no"))).result.is_error
+        assert (await say(lab, name)).result.place == 1
 
     lab.run(main())
 
 
-async def _too_long(lab: Lab, name: str) -> None:
-    with pytest.raises(TaskTimeout):
-        await say(lab, name, Reply("late", delay=60), timeout=0.5)
-
-
-def test_an_edited_agent_begins_anew(lab: Lab) -> None:
+def test_a_task_that_takes_too_long_ends_its_conversation(lab: Lab, name: str) -> None:
     async def main() -> None:
-        name, agent = lab.word("talk"), lab.word("agent")
+        await say(lab, name)
+        with pytest.raises(TaskTimeout):
+            await say(lab, name, OF_THE_FIRST, Reply("late", delay=60), timeout=0.5)
+        assert (await say(lab, name)).result.place == 1
+
+    lab.run(main())
+
+
+def test_an_edited_agent_begins_anew(lab: Lab, name: str) -> None:
+    async def main() -> None:
+        agent = lab.word("agent")
         lab.world.agent(agent, "You were.", description="d")
         await say(lab, name, agent=agent)
         lab.world.agent(agent, "You are.", description="d")
@@ -226,9 +194,10 @@ def test_an_edited_agent_begins_anew(lab: Lab) -> None:
     lab.run(main())
 
 
-def test_a_worker_that_dies_between_two_tasks_takes_the_conversation_along(lab: Lab) -> None:
+def test_a_worker_that_dies_between_two_tasks_takes_the_conversation_along(
+    lab: Lab, name: str
+) -> None:
     async def main() -> None:
-        name = lab.word("talk")
         process = psutil.Process((await say(lab, name)).pid)
         process.kill()
         await until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
@@ -237,18 +206,15 @@ def test_a_worker_that_dies_between_two_tasks_takes_the_conversation_along(lab: 
         except WorkerDied:  # it was asked before its end was seen
             place = (await say(lab, name)).result.place
         assert place == 1
-        lab.pool.end_conversation("tester", name)
 
     lab.run(main())
 
 
-def test_a_reset_of_the_agent_ends_its_conversations(lab: Lab) -> None:
+def test_a_reset_of_the_agent_ends_its_conversations(lab: Lab, name: str) -> None:
     async def main() -> None:
-        name = lab.word("talk")
         await say(lab, name)
         assert await lab.pool.reset("tester") >= 1
         assert (await say(lab, name)).result.place == 1
-        lab.pool.end_conversation("tester", name)
 
     lab.run(main())
 
@@ -258,7 +224,7 @@ def test_nobody_may_hold_more_than_max_conversations(labs: Callable[..., Lab]) -
 
     async def main() -> None:
         await say(lab, "one")
-        with pytest.raises(TooManyRequests, match="tester/two cannot begin.*tester/one"):
+        with pytest.raises(TooManyRequests, match=r"tester/two cannot begin.*tester/one"):
             await say(lab, "two")
         lab.pool.end_conversation("tester", "one")
         assert (await say(lab, "two")).result.place == 1
@@ -278,9 +244,9 @@ def test_a_conversation_that_nobody_uses_expires(labs: Callable[..., Lab]) -> No
     lab.run(main())
 
 
-def test_ending_one_that_runs_lets_its_task_end(lab: Lab) -> None:
+def test_ending_one_that_runs_lets_its_task_end(lab: Lab, name: str) -> None:
     async def main() -> None:
-        name, gate = lab.word("talk"), Gate()
+        gate = Gate()
         first = asyncio.ensure_future(say(lab, name, gate))
         await gate.reached.wait()
         second = asyncio.ensure_future(say(lab, name))
@@ -288,14 +254,12 @@ def test_ending_one_that_runs_lets_its_task_end(lab: Lab) -> None:
         assert lab.pool.end_conversation("tester", name) is True
         gate.open()
         assert [(await one).result.place for one in (first, second)] == [1, 1]
-        lab.pool.end_conversation("tester", name)
 
     lab.run(main())
 
 
-def test_a_conversation_keeps_to_its_form(lab: Lab) -> None:
+def test_a_conversation_keeps_to_its_form(lab: Lab, name: str) -> None:
     async def main() -> None:
-        name = lab.word("talk")
         await say(lab, name)
         with pytest.raises(ConfigError, match="began with another schema, or with none"):
             await say(lab, name, schema=FORM)
@@ -310,7 +274,7 @@ def test_closing_the_pool_ends_conversations_and_refuses_who_waits_for_one(
 ) -> None:
     lab = labs(reset="clear")
 
-    async def main() -> list[Said | AgentPoolError]:
+    async def main() -> None:
         gate = Gate()
         await say(lab, "idle")
         running = asyncio.ensure_future(say(lab, "busy", gate))

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-PROBE = "agent-pool-probe-"
-"""In the name of the canary's home."""
+MARK = "TEST_MARK"
+"""In the environment of all processes of a test but the canary's, which starts with its own."""
 NOTICE = "a notice that nobody asked for"
 
 
@@ -61,7 +61,7 @@ class Liar:
 
     def __init__(self, lies: set[str], version: str) -> None:
         assert lies <= set(LIES), lies
-        is_probed = PROBE in os.environ["HOME"] and "canary" not in lies
+        is_probed = MARK not in os.environ and "canary" not in lies
         self._lies = lies & {"unstamped"} if is_probed else lies
         self._version = version
         self._messages: list[dict[str, str]] = []

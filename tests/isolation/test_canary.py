@@ -1,7 +1,7 @@
 """Whether a binary forgets is shown once, kept, and never in the way of a task; real CLI.
 
-The binary of these tests is a script that notes each start, then becomes the real CLI; the canary's
-own processes are told by their home.
+The binary of these tests is a script that notes each start, then becomes the real CLI. The canary's
+own processes are told by what they lack: the mark that a test gives to all others.
 """
 
 from __future__ import annotations
@@ -15,30 +15,27 @@ from typing import Any
 import pytest
 
 from isolation.lab import Gate, Lab
-from isolation.liar import PROBE, install
-from pool_world import is_alive, until
+from isolation.liar import install
+from pool_world import MARK, is_alive, until
 from support import real_cli
 
 
 class Wrapper:
-    """The real CLI behind a script that notes its starts."""
+    """The real CLI behind a script that notes the starts of canaries."""
 
     def __init__(self, folder: Path, towards_canary: str = "") -> None:
         folder.mkdir()
         self.path = folder / "claude"
         self._starts = folder / "starts"
+        then = f"echo canary >> {self._starts}; {towards_canary or ':'}"
         self.path.write_text(
-            "#!/bin/sh\n"
-            f'case " $* " in *" --version "*) ;; *) echo "$HOME" >> {self._starts};; esac\n'
-            f'case "$HOME" in *{PROBE}*) {towards_canary or ":"};; esac\n'
-            f'exec "{real_cli()}" "$@"\n'
+            f'#!/bin/sh\nif [ -z "${MARK}" ]; then {then}; fi\nexec "{real_cli()}" "$@"\n'
         )
         self.path.chmod(0o755)
 
     def canaries(self) -> int:
         """How many processes a canary has started."""
-        homes = self._starts.read_text().splitlines() if self._starts.exists() else []
-        return sum(PROBE in home for home in homes)
+        return len(self._starts.read_text().splitlines()) if self._starts.exists() else 0
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import agent_pool
 from agent_pool import AgentPool, ConfigError
 from isolation.lab import Lab, bash, tool
 from support import real_cli
@@ -169,7 +170,8 @@ except Exception as error:
 def test_an_agent_does_not_get_a_pool_of_its_own_unless_it_is_allowed(lab: Lab) -> None:
     script = lab.world.root / "nested.py"
     script.write_text(NESTED)
-    python = f"{sys.executable} {script}"
+    package = Path(agent_pool.__file__).parents[1]
+    python = f"PYTHONPATH={package} {sys.executable} {script}"
 
     async def main() -> None:
         refused = await lab.ask(lab.plan(bash(python)))

@@ -135,8 +135,9 @@ def test_a_command_that_a_time_out_interrupts_is_gone_before_the_next_task(lab: 
     lab.run(main())
 
 
-def test_a_late_answer_is_nobodys(lab: Lab) -> None:
+def test_a_late_answer_is_nobodys_and_its_worker_serves_on(lab: Lab) -> None:
     async def main() -> None:
+        before = await lab.ask(lab.plan("before"))
         for late in (Gate, _streaming):
             canary = lab.word("late")
             answer = late(f"too late {canary}")
@@ -146,7 +147,8 @@ def test_a_late_answer_is_nobodys(lab: Lab) -> None:
             if isinstance(answer, Gate):
                 answer.open()
             assert (await asking).text == "in time"
-            assert (await lab.ask(lab.plan("afterwards"))).text == "afterwards"
+            after = await lab.ask(lab.plan("afterwards"))
+            assert (after.text, after.pid) == ("afterwards", before.pid)
             assert lab.told(canary) == []
 
     lab.run(main())

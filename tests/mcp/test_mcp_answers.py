@@ -3,18 +3,19 @@ from dataclasses import fields
 
 import pytest
 
-from agent_pool import ConfigError, TaskResult, TaskTimeout
+from agent_pool import AgentStats, ConfigError, PoolStats, TaskResult, TaskTimeout, Usage
 from agent_pool.mcp.answers import (
     ERROR_KEY,
     RESULT_KEY,
     Ended,
     bug,
     human_bytes,
+    pool_figures,
     refusal,
     task_answer,
     worker_rows,
 )
-from mcp_fakes import a_result, a_worker, text_of
+from mcp_fakes import a_result, a_worker, some_stats, text_of
 
 
 def test_an_answer_is_the_text_alone_with_the_figures_in_meta() -> None:
@@ -110,6 +111,39 @@ def test_the_workers_are_a_json_array_with_an_object_a_line() -> None:
     (spare,) = json.loads(text_of(worker_rows([a_worker(agent="", description="")])))
     assert (spare["name"], spare["description"]) == ("", "(a spare, no agent yet)")
     assert text_of(worker_rows([])) == "[]"
+
+
+def test_the_accounts_hold_every_agent_and_the_total() -> None:
+    agents = tuple(
+        AgentStats(
+            agent=name,
+            tasks=2,
+            failed={"task_timeout": 1},
+            running=3.0,
+            waited=0.5,
+            usage=Usage(1, 2, 3, 4),
+            cost_usd=0.25,
+        )
+        for name in ("a", "b")
+    )
+    figures = json.loads(text_of(pool_figures(some_stats(agents=agents))))
+    assert set(figures) == {field.name for field in fields(PoolStats)} | {"total"}
+    assert [row["agent"] for row in figures["agents"]] == ["a", "b"]
+    assert figures["total"] == {
+        "agent": "",
+        "tasks": 4,
+        "failed": {"task_timeout": 2},
+        "running": 6.0,
+        "waited": 1.0,
+        "usage": {
+            "input_tokens": 2,
+            "output_tokens": 4,
+            "cache_write_tokens": 6,
+            "cache_read_tokens": 8,
+        },
+        "cost_usd": 0.5,
+        "cache_hit_rate": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Delegation by the official client, through the server as a process, to the real Claude Code."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,12 @@ def test_a_conversation_knows_what_was_said_before_and_ends_when_told(tmp_path: 
             said = [text_of(await client.call_tool("invoke", call)) for _ in range(2)]
             ended = await client.call_tool("reset", {"agent": "reviewer", "conversation": "q3"})
             said.append(text_of(await client.call_tool("invoke", call)))
+            figures = json.loads(text_of(await client.call_tool("stats", {})))
         note = "\n\n(The conversation 'q3' began with this task.)"
         assert said == [f"0 answers{note}", "1 answers", f"0 answers{note}"]
         assert text_of(ended) == "The conversation 'q3' with reviewer has ended."
+        assert [(row["agent"], row["tasks"]) for row in figures["agents"]] == [("reviewer", 3)]
+        assert figures["total"]["usage"]["output_tokens"] > 0
 
     run(main())
 

@@ -60,6 +60,39 @@ class Cast:
         return "noted"
 
 
+RIGHT, ENTER = "\x1b[C", "\r"
+
+
+def test_a_person_at_the_terminal_permits_what_an_agent_asks_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        world: World
+        permitted = asyncio.Event()
+        write = ToolUse("Bash", {"command": "tee made.txt <<< hello"})
+
+        def script(request: Request) -> Any:
+            if "You are the reviewer." in request.system_text:
+                if request.tool_results and (world.root / "made.txt").exists():
+                    permitted.set()
+                return "done" if request.tool_results else write
+            if request.is_side or "started server-side task" in json.dumps(request.messages):
+                return "noted"
+            if TOOL not in request.tools:
+                return ToolUse("Bash", {"command": "true"})
+            return ToolUse(TOOL, {"agent": "reviewer", "task": "write"})
+
+        async with LoopbackAPI(script) as api:
+            world = World(tmp_path, api)
+            world.agent("reviewer", "You are the reviewer.", permissionMode="default")
+            async with interactive(world, "delegate it") as terminal:
+                while not permitted.is_set():
+                    # Open the choice, take the first, accept; harmless before there is a form.
+                    for key in (RIGHT, ENTER, ENTER):
+                        terminal.press(key)
+                        await asyncio.sleep(0.5)
+
+    run(main(), BOUND)
+
+
 def test_three_delegations_of_one_turn_run_side_by_side_and_one_is_stopped(
     tmp_path: Path,
 ) -> None:
@@ -67,13 +100,13 @@ def test_three_delegations_of_one_turn_run_side_by_side_and_one_is_stopped(
         cast = Cast()
         async with LoopbackAPI(cast) as api:
             world = World(tmp_path, api)
-            async with interactive(world, "delegate it") as process:
+            async with interactive(world, "delegate it") as terminal:
                 await cast.all_began.wait()
                 await cast.delivered.wait()
                 while not cast.parts[2].disconnected:  # noqa: ASYNC110 - the API notices
                     await asyncio.sleep(0.01)
                 alive = world.processes()
-                process.send_signal(signal.SIGTERM)
+                terminal.process.send_signal(signal.SIGTERM)
                 await world.until_gone(alive)
 
     run(main(), BOUND)

@@ -19,6 +19,7 @@ from mcp_fakes import (
     a_worker,
     an_agent,
     connected,
+    some_stats,
     text_of,
     tool,
 )
@@ -167,6 +168,15 @@ def test_an_unknown_tool_is_a_protocol_error_with_the_closest_name(era: str) -> 
         async with connected(build_server(FakePool()), era) as client:
             with pytest.raises(MCPError, match="Unknown tool: invoice; there is invoke"):
                 await client.call_tool("invoice", {})
+
+    run(main())
+
+
+def test_the_accounts_are_a_json_object(era: str) -> None:
+    async def main() -> None:
+        async with connected(build_server(FakePool()), era) as client:
+            figures = json.loads(text_of(await client.call_tool("stats", {})))
+            assert figures == some_stats().as_json()
 
     run(main())
 

@@ -261,6 +261,7 @@ def test_a_task_asks_for_permission_and_goes_on_with_the_answer() -> None:
             keys = []
             for decision in ("allow once", "deny"):
                 state = await until(client.session, task, "input_required")
+                assert state["statusMessage"].startswith("reviewer waits for permission to use ")
                 ((key, asked),) = state["inputRequests"].items()
                 keys.append(key)
                 assert asked["method"] == "elicitation/create"

@@ -45,7 +45,7 @@ class Books:
     Attributes:
         now, last_look: the time, and when the core was told of it last.
         known: each agent as it was asked for last.
-        failing: the agent of which a start is failing just now.
+        failing: the agents that cannot be started, by what is being told just now.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Books:
         self.processes: dict[str, Process] = {}
         self.names_used: set[str] = set()
         self.no_reset: set[str] = set()
-        self.failing = ""
+        self.failing: set[str] = set()
 
     # What every action must be
 
@@ -122,8 +122,8 @@ class Books:
 
     def on_refuse(self, ticket: Ticket, reason: Reason) -> None:
         self.waiting.remove(ticket)
-        if reason is Reason.START_FAILED:
-            assert ticket.ref.name == self.failing
+        if reason in (Reason.START_FAILED, Reason.MAX_RSS):
+            assert ticket.ref.name in self.failing
         else:
             assert (reason, self.core.is_closed) == (Reason.CLOSED, True)
 

@@ -156,7 +156,7 @@ class World(Books, RuleBasedStateMachine):
     def be_disturbed(self, data: st.DataObject, what: str) -> None:
         if what == "grow":
             sizes = {name: data.draw(st.integers(0, 230)) for name in self.processes}
-            self.perform(self.core.sampled(sizes, self.now))
+            self.grow(sizes)
         elif what == "pause":
             self.perform(self.core.pause(self.now + data.draw(st.integers(1, 60)), self.now))
         elif what == "no_reset":
@@ -215,9 +215,9 @@ class World(Books, RuleBasedStateMachine):
     def fail_to_start(self, name: str, fatal: bool) -> None:
         process = self.processes[name]
         process.doing, process.is_clean = "given_back", False
-        self.failing = process.agent
+        self.failing = {process.agent}
         self.perform(self.core.start_failed(name, fatal, self.now))
-        self.failing = ""
+        self.failing = set()
         assert process.is_stopping
 
     def end_reset(self, name: str, clean: bool) -> None:
@@ -232,6 +232,17 @@ class World(Books, RuleBasedStateMachine):
         process.is_unfit = True
         self.perform(self.core.unfit(name, Reason.DIED, self.now))
         assert process.is_stopping or process.doing in ("leased", "resetting", "starting")
+
+    def grow(self, sizes: dict[str, int]) -> None:
+        """A worker that is too large before its first task is as good as a failed start."""
+        most = self.core.limits.max_rss_hard
+        over = [name for name, size in sizes.items() if most is not None and size > most]
+        doomed = set(over) & set(self.living())
+        unused = [self.processes[name] for name in doomed & set(self.those("starting", "ready"))]
+        self.failing = {process.agent for process in unused}
+        self.perform(self.core.sampled(sizes, self.now))
+        self.failing = set()
+        assert all(self.processes[name].is_stopping for name in doomed)
 
     def be_gone(self, name: str) -> None:
         del self.processes[name]

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from agent_pool.errors import PoolClosed
+from agent_pool.errors import PoolClosed, TooManyRequests
 from agent_pool.pool.actions import (
     Adopt,
     Grant,
@@ -198,6 +198,44 @@ def test_max_size_holds_for_workers_of_one_task_too() -> None:
         pool.settle()
     states = [record.state for record in pool.core.workers.values()]
     assert states == [WorkerState.LEASED, WorkerState.IDLE]
+
+
+# Pauses
+
+
+def test_nobody_is_served_in_a_pause_and_everybody_after_it() -> None:
+    pool = Pool()
+    name = pool.idle()
+    pool.tell("pause", 10.0)
+    ticket = pool.request()
+    assert ticket.state is TicketState.WAITING
+    assert pool.tick(9.9) == []
+    assert pool.tick(0.1) == [Grant(ticket, name)]
+
+
+def test_nothing_is_started_or_stopped_in_a_pause_for_who_waits() -> None:
+    pool = Pool(max_workers=1)
+    pool.idle(A)
+    pool.tell("pause", 10.0)
+    for ref in (A, B, A):
+        pool.request(ref)
+        assert pool.actions == []
+
+
+def test_the_queue_is_bounded_in_a_pause_too() -> None:
+    pool = Pool(max_waiting=1)
+    pool.idle()
+    pool.tell("pause", 10.0)
+    pool.request()
+    with pytest.raises(TooManyRequests):
+        pool.request()
+
+
+def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
+    pool = Pool()
+    pool.tell("pause", 10.0)
+    pool.tell("pause", 5.0)
+    assert pool.core.paused_until == 10.0
 
 
 # From outside

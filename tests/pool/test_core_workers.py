@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from agent_pool.errors import TooManyRequests
 from agent_pool.pool.actions import (
     Adopt,
     Grant,
@@ -294,6 +293,26 @@ def test_a_worker_over_the_hard_limit_is_stopped_in_its_task() -> None:
     assert pool.tell("sampled", {name: 101, other: 100}) == [Stop(name, Reason.MAX_RSS)]
 
 
+def test_who_waits_for_an_agent_that_is_too_large_from_the_start_is_told() -> None:
+    pool = Pool(max_rss_hard=100, max_size=1)
+    pool.tell("warm", A, 1)
+    ticket, other = pool.request(A), pool.request(B)
+    pool.tell("sampled", {"worker-1": 101})
+    assert pool.actions == [Stop("worker-1", Reason.MAX_RSS), Refuse(ticket, Reason.MAX_RSS)]
+    assert other.state is TicketState.WAITING
+    assert pool.tell("gone", "worker-1") == []
+
+
+def test_who_waits_for_an_agent_that_grew_too_large_in_a_task_gets_another_worker() -> None:
+    pool = Pool(max_rss_hard=100, max_size=1)
+    name = pool.leased()
+    ticket = pool.request()
+    stop, spawn = pool.tell("sampled", {name: 101})
+    assert stop == Stop(name, Reason.MAX_RSS)
+    assert isinstance(spawn, Spawn)
+    assert pool.tell("started", spawn.worker) == [Grant(ticket, spawn.worker)]
+
+
 def test_idle_workers_go_while_all_together_hold_too_much() -> None:
     pool = Pool(max_total_rss=100)
     first, second, busy = pool.leased(), pool.leased(), pool.leased()
@@ -347,41 +366,3 @@ def test_nothing_is_kept_ready_where_memory_for_one_more_is_short() -> None:
 
 def test_the_memory_of_an_unknown_worker_is_passed_over() -> None:
     assert Pool().tell("sampled", {"worker-9": 10**12}) == []
-
-
-# Pauses
-
-
-def test_nobody_is_served_in_a_pause_and_everybody_after_it() -> None:
-    pool = Pool()
-    name = pool.idle()
-    pool.tell("pause", 10.0)
-    ticket = pool.request()
-    assert ticket.state is TicketState.WAITING
-    assert pool.tick(9.9) == []
-    assert pool.tick(0.1) == [Grant(ticket, name)]
-
-
-def test_nothing_is_started_or_stopped_in_a_pause_for_who_waits() -> None:
-    pool = Pool(max_workers=1)
-    pool.idle(A)
-    pool.tell("pause", 10.0)
-    for ref in (A, B, A):
-        pool.request(ref)
-        assert pool.actions == []
-
-
-def test_the_queue_is_bounded_in_a_pause_too() -> None:
-    pool = Pool(max_waiting=1)
-    pool.idle()
-    pool.tell("pause", 10.0)
-    pool.request()
-    with pytest.raises(TooManyRequests):
-        pool.request()
-
-
-def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
-    pool = Pool()
-    pool.tell("pause", 10.0)
-    pool.tell("pause", 5.0)
-    assert pool.core.paused_until == 10.0

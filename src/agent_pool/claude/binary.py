@@ -81,7 +81,8 @@ async def cli_version(path: Path, environ: Mapping[str, str] = os.environ) -> st
     except OSError as error:
         raise SpawnError(f"{path} cannot be run: {error.strerror or error}") from None
     try:
-        said, _ = await asyncio.wait_for(process.communicate(), VERSION_TIMEOUT)
+        async with asyncio.timeout(VERSION_TIMEOUT):
+            said, _ = await process.communicate()
     except TimeoutError:
         raise SpawnError(f"{path} --version did not answer in {VERSION_TIMEOUT:g} s") from None
     finally:

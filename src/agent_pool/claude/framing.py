@@ -65,9 +65,9 @@ def encode(frame: dict[str, Any]) -> bytes:
     """A frame as one line.
 
     Raises:
-        LocalProtocolError: it holds what JSON or UTF-8 cannot carry, e.g. a lone surrogate.
+        LocalProtocolError: it holds what JSON cannot carry.
     """
     try:
         return json.dumps(frame, separators=(",", ":")).encode() + b"\n"
-    except (UnicodeEncodeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise LocalProtocolError(f"not sendable as JSON: {error}") from None

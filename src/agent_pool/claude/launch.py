@@ -48,7 +48,10 @@ of its own: some versions refuse to start with these, and the messaging token is
 POOL_VARIABLES: Final = re.compile(
     rf"{ENV_PREFIX}\w+|(?:AGENTS|SKILLS|EXPERTISE)_DIR|TASK_TIMEOUT_MS|CLAUDE_CLI"
 )
-SECRETS: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|_PAT$|DSN", re.I)
+SECRETS: Final = re.compile(
+    r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|HEADERS|_PAT$|DSN", re.I
+)
+PASSWORD_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]*@")
 
 WORKER_VARIABLES: Final = {
     "DISABLE_AUTOUPDATER": "1",  # a pooled process must not replace its own binary
@@ -93,9 +96,11 @@ class Launch:
 
     def shown_env(self) -> dict[str, str]:
         """The environment with its secrets masked, to be shown to people."""
-        return {
-            name: "…" if SECRETS.search(name) else value for name, value in sorted(self.env.items())
-        }
+        return {name: _shown(name, value) for name, value in sorted(self.env.items())}
+
+
+def _shown(name: str, value: str) -> str:
+    return "…" if SECRETS.search(name) else PASSWORD_IN_URL.sub("…@", value)
 
 
 def build_launch(

@@ -28,12 +28,19 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
     Args:
         on_data: called with each chunk of stdout.
+        on_death: called once, as soon as the child has ended.
         on_exit: called once, when the child has ended and its last words were read.
     """
 
-    def __init__(self, on_data: Callable[[bytes], None], on_exit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_data: Callable[[bytes], None],
+        on_death: Callable[[], None],
+        on_exit: Callable[[], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_data = on_data
+        self._on_death = on_death
         self._on_exit = on_exit
         self._stderr = bytearray()
         self._open_pipes = {1, 2}
@@ -49,6 +56,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
         env: Mapping[str, str],
         cwd: Path,
         on_data: Callable[[bytes], None],
+        on_death: Callable[[], None],
         on_exit: Callable[[], None],
     ) -> ChildProcess:
         """Start a child.
@@ -59,7 +67,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         try:
             _, child = await loop.subprocess_exec(
-                lambda: cls(on_data, on_exit),
+                lambda: cls(on_data, on_death, on_exit),
                 *argv,
                 env=dict(env),
                 cwd=cwd,
@@ -127,6 +135,7 @@ class ChildProcess(asyncio.SubprocessProtocol):
             self._end()
 
     def process_exited(self) -> None:
+        self._on_death()
         self._last_words = self._loop.call_later(LAST_WORDS, self._end)
         if not self._open_pipes:
             self._end()

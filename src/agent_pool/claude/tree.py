@@ -31,14 +31,15 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def bearers(cookie: str) -> list[psutil.Process]:
-    """The living processes whose cookie is, or begins with, `cookie`.
+    """The living processes with this cookie: a worker's own, or a pool's, which is the part before
+    the ``/`` of its workers' cookies.
 
     Reads the environment of every process of this user: some milliseconds, so call it off the
     event loop.
     """
     found = []
     for pid in psutil.pids():
-        if _cookie_of(pid).startswith(cookie):
+        if f"{_cookie_of(pid)}/".startswith(f"{cookie}/"):
             try:
                 found.append(psutil.Process(pid))
             except psutil.Error:

@@ -24,7 +24,7 @@ MOST_LOOKS = 600
 
 
 def bearers(cookie: str) -> list[int]:
-    """The pids of the processes whose cookie begins with `cookie`."""
+    """The pids of the processes whose cookie begins with `cookie` and a slash."""
     if os.path.isdir("/proc/self"):  # noqa: PTH112 - pathlib costs 3 MB here
         pids = map(int, filter(str.isdigit, os.listdir("/proc")))  # noqa: PTH208
         return [pid for pid in pids if _bears(pid, cookie)]
@@ -34,7 +34,7 @@ def bearers(cookie: str) -> list[int]:
 def _bears(pid: int, cookie: str) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
-            return b"\0%s=%s" % (NAME.encode(), cookie.encode()) in b"\0" + file.read()
+            return b"\0%s=%s/" % (NAME.encode(), cookie.encode()) in b"\0" + file.read()
     except OSError:
         return False
 
@@ -45,7 +45,7 @@ def _bearers_by_ps(cookie: str) -> list[int]:
     said = subprocess.run(
         ["/bin/ps", "-axwwE", "-o", "pid=,command="], capture_output=True, text=True, check=False
     ).stdout
-    mark = f" {NAME}={cookie}"
+    mark = f" {NAME}={cookie}/"
     return [int(line.split(None, 1)[0]) for line in said.splitlines() if mark in line]
 
 

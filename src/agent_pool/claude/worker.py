@@ -125,7 +125,7 @@ class Worker:
     @property
     def is_gone(self) -> bool:
         """Whether its process has ended."""
-        return self._process is not None and self._process.exited.is_set()
+        return self._process is not None and self._process.returncode is not None
 
     @property
     def is_in_turn(self) -> bool:
@@ -171,6 +171,7 @@ class Worker:
             env=env,
             cwd=self.launch.cwd,
             on_data=self._receive,
+            on_death=self._on_gone,
             on_exit=self._exited,
         )
 
@@ -246,6 +247,8 @@ class Worker:
         left = await cleanup.end_leftovers(self.pid or 0, self.cookie, self._settings.kill_grace)
         if left:
             self._session.taint(f"{left} processes of its task could not be ended")
+        if self._session.state is not State.USED:  # it ended meanwhile
+            return
         self._reset_over.clear()
         self._send(self._session.clear(_new_id(), expects_frame=expects_frame))
         try:
@@ -365,7 +368,6 @@ class Worker:
     def _exited(self) -> None:
         self._session.receive_eof()
         self._wake()
-        self._on_gone()
 
     def _wake(self) -> None:
         for event in (self._ready, self._turn_over, self._reset_over):

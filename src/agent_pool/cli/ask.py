@@ -31,8 +31,10 @@ class Terminal:
         """Whether the person says yes; Enter alone is no."""
         async with self._one_at_a_time:
             with self._silence():
+                # What was typed before the question is no answer to it.
+                termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
                 click.echo(question(request), nl=False, err=True)
-                answer = await _line()
+                answer = await _line(sys.stdin.fileno())
         return answer.strip().lower() in {"y", "yes"}
 
 
@@ -44,10 +46,8 @@ def question(request: PermissionRequest) -> str:
     return f"{printable(asked)}\nAllow it? [y/N] "
 
 
-async def _line() -> str:
-    """The next line typed; what was typed before the question is no answer to it."""
-    terminal = sys.stdin.fileno()
-    termios.tcflush(terminal, termios.TCIFLUSH)
+async def _line(terminal: int) -> str:
+    """The next line typed."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(terminal, readable.set)

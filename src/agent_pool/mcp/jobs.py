@@ -16,7 +16,6 @@ from mcp_types import INTERNAL_ERROR, CallToolResult, ErrorData
 from agent_pool import AgentPoolError, PermissionRequest
 from agent_pool.mcp.interfaces import Caller, Report
 from agent_pool.mcp.permissions import ANSWER_TIMEOUT, Verdict
-from agent_pool.mcp.text import one_line
 
 MOST_JOBS: Final = 128
 """Jobs of one connection, those that have ended included."""
@@ -52,7 +51,7 @@ class Job:
 
     Attributes:
         id: a secret that stands for it.
-        line: what happens now.
+        line: the latest line of progress, empty at first.
         questions: what a person is asked now, by keys that are never used twice.
         created: when it began.
         updated: when something about it last changed.
@@ -142,7 +141,6 @@ class Job:
         key = f"permission-{self._asked}"
         question = Question(request, asyncio.get_running_loop().create_future())
         self.questions[key] = question
-        self.line = one_line(f"{request.agent} waits for permission to use {request.tool}", 200)
         self._touch()
         try:
             async with asyncio.timeout(self._patience):

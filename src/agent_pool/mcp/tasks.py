@@ -28,6 +28,8 @@ from agent_pool.mcp import answers
 from agent_pool.mcp.clients import Context, can_be_asked, declares, is_modern
 from agent_pool.mcp.jobs import LONGEST, Job, Jobs, Run, TooManyCalls
 from agent_pool.mcp.permissions import Verdict, question, verdict_of
+from agent_pool.mcp.progress import WIDTH
+from agent_pool.mcp.text import one_line
 from agent_pool.mcp.tools import DELEGATING
 
 POLL_INTERVAL: Final = 1000  # milliseconds
@@ -141,6 +143,9 @@ def _message(job: Job) -> str:
         return job.error.message
     if job.result is not None:
         return "failed" if job.result.is_error else "done"
+    for asked in job.questions.values():
+        wanted = asked.request
+        return one_line(f"{wanted.agent} waits for permission to use {wanted.tool}", WIDTH)
     return job.line or "given out"
 
 

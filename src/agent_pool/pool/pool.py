@@ -11,13 +11,12 @@ import logging
 import os
 import secrets
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Self
 
 from agent_pool.agents import Catalog
-from agent_pool.claude import tree
 from agent_pool.claude.launch import Launch, refuse_nesting
 from agent_pool.claude.verdicts import Verdict, Verdicts
 from agent_pool.claude.worker import Worker
@@ -28,8 +27,15 @@ from agent_pool.pool.conversations import Conversations
 from agent_pool.pool.launches import Launches
 from agent_pool.pool.result import Started, TaskEvent, TaskResult, WorkerInfo
 from agent_pool.pool.running import Call, Permit, run, schema_text
+from agent_pool.pool.status import describe, pool_stats
 from agent_pool.pool.supervisor import Supervisor
-from agent_pool.pool.tasks import check_task
+from agent_pool.pool.tasks import (
+    check_calls,
+    check_name,
+    check_task,
+    check_timeout,
+    listener,
+)
 from agent_pool.settings import Settings, load_settings
 
 log = logging.getLogger("agent_pool")
@@ -113,6 +119,7 @@ class AgentPool:
             await self._supervisor.close()
         finally:
             await self._verdicts.close()
+            await self._launches.close()
 
     def kill(self) -> None:
         """SIGKILL everything that the pool started, at once and without an event loop.
@@ -139,34 +146,24 @@ class AgentPool:
         Args:
             agent: the name of a definition.
             task: what to do, as text; it is data and never a command of the CLI.
-            timeout: seconds that the task may run; `task_timeout` by default. Time in the queue
-                is bounded by `acquire_timeout` and does not count.
+            timeout: seconds that it may run, `task_timeout` by default; time in the queue does
+                not count and is bounded by `acquire_timeout`.
             on_event: called with each event as it comes, the result excepted.
-            on_permission: decides what an agent asks permission for, if its definition or
-                `permission_ceiling` makes it ask; without it all of that is denied.
-            conversation: a name that keeps this task's context for the next call with the same
-                agent and name, until `end_conversation`, `conversation_idle`, or a task of it
-                that does not end well.
+            on_permission: decides what the agent asks permission for; without it all is denied.
+            conversation: a name that keeps the context for the next call with the same agent and
+                name, until it is ended, expires, or one of its tasks does not end well.
             schema: a JSON schema; the answer is then also a Python object, `structured`.
 
         A caller that is cancelled leaves at once; the pool ends the turn and cleans up.
 
         Raises:
-            AgentNotFound, ConfigError: no such agent, or it, the task or the schema is wrong.
+            AgentNotFound, ConfigError: no such agent, or an argument or a definition is wrong.
             PoolTimeout, TooManyRequests, PoolClosed: no worker could be had.
             SpawnError, WorkerDied: a process could not be started, or ended during the task.
             TaskTimeout: the task took too long, or said nothing for too long, and was stopped.
             TaskFailed: the API refuses the sign-in, or the answer does not fit the schema.
         """
-        check_task(task)
-        call = Call(
-            agent=agent,
-            task=task,
-            timeout=self.settings.task_timeout if timeout is None else timeout,
-            tell=_guarded(on_event) if on_event else _nothing,
-            permit=on_permission,
-            schema=schema,
-        )
+        call = self._call(agent, task, timeout, on_event, on_permission, schema)
         ref = await self._find(agent, schema_text(schema))
         if conversation is not None:
             return await self._converse(call, ref, conversation)
@@ -191,31 +188,39 @@ class AgentPool:
         """Run many ``(agent, task)`` side by side within the pool's limits.
 
         Args:
-            calls: what to run.
+            calls: what to run; no more than `max_workers` of them are under way at once, so a
+                long list does not fill the queue.
             timeout: as for `invoke`, for each.
             on_event: called with the call's place in the list and the event.
 
         Returns:
             One entry a call, in their order: its result, or the error that `invoke` would raise.
-        """
 
-        async def one(place: int, agent: str, task: str) -> TaskResult | AgentPoolError:
-            tell = (lambda event: on_event(place, event)) if on_event else None
-            try:
-                return await self.invoke(agent, task, timeout=timeout, on_event=tell)
-            except AgentPoolError as error:
-                return error
+        Raises:
+            ConfigError: the calls are no list of pairs.
+        """
+        pairs = check_calls(calls)
+        results: dict[int, TaskResult | AgentPoolError] = {}
+        places = iter(range(len(pairs)))
+
+        async def run_next() -> None:
+            for place in places:
+                tell = partial(on_event, place) if on_event else None
+                try:
+                    results[place] = await self.invoke(
+                        *pairs[place], timeout=timeout, on_event=tell
+                    )
+                except AgentPoolError as error:
+                    results[place] = error
 
         async with asyncio.TaskGroup() as group:
-            running = [
-                group.create_task(one(place, agent, task))
-                for place, (agent, task) in enumerate(calls)
-            ]
-        return [task.result() for task in running]
+            for _ in range(min(len(pairs), self.settings.max_workers)):
+                group.create_task(run_next())
+        return [results[place] for place in range(len(pairs))]
 
     async def stream(
         self, agent: str, task: str, *, timeout: float | None = None
-    ) -> AsyncIterator[TaskEvent]:
+    ) -> AsyncGenerator[TaskEvent, None]:
         """As `invoke`, but yields what happens as it happens; the result comes last.
 
         Leaving the iteration early ends the task.
@@ -239,38 +244,28 @@ class AgentPool:
         Raises:
             As `invoke`.
         """
+        check_name(agent)
         ref = await self._find(agent)
-        records = self._supervisor.core.workers.values()
-        ready = [r.name for r in records if r.ref == ref and r.state in _READY]
-        if not ready:
-            worker = await self._supervisor.acquire(ref, _nothing)
-            self._supervisor.give_back_unused(worker)
-            ready = [worker.name]
-        return (await self._describe(ready[:1]))[0]
+        while True:
+            records = self._supervisor.core.workers.values()
+            ready = [r.name for r in records if r.ref == ref and r.state in _READY]
+            if not ready:
+                worker = await self._supervisor.acquire(ref, listener(None))
+                self._supervisor.give_back_unused(worker)
+                ready = [worker.name]
+            if found := await describe(self._supervisor, ready[:1]):  # it may have gone meanwhile
+                return found[0]
 
     async def list(self) -> Workers:
         """The workers as they are now, their memory measured now."""
-        return await self._describe(list(self._supervisor.workers))
+        return await describe(self._supervisor, list(self._supervisor.workers))
 
     def stats(self) -> PoolStats:
         """What happened since the pool was opened: tasks, tokens, cost, workers and why they went.
 
         Costs nothing; memory is in `list`.
         """
-        core, books = self._supervisor.core, self._supervisor.books
-        now = _now()
-        living = sum(worker.session.strays for worker in self._supervisor.workers.values())
-        return PoolStats(
-            uptime=now - self._opened,
-            waiting=core.waiting,
-            paused=max(0.0, core.paused_until - now),
-            workers=Counter(str(record.state) for record in core.workers.values()),
-            spawned=books.spawned,
-            resets=books.resets,
-            strays=books.strays + living,
-            retired={str(reason): count for reason, count in core.retired.items()},
-            agents=books.agents(),
-        )
+        return pool_stats(self._supervisor, self._opened)
 
     async def reset(self, agent: str) -> int:
         """Stop the agent's workers and wait until they are gone; the next task gets a new one.
@@ -283,10 +278,12 @@ class AgentPool:
         Raises:
             AgentNotFound: there is neither a worker nor a definition of that name.
         """
+        check_name(agent)
         stopped = await self._supervisor.retire(agent, "its agent was reset")
-        if not stopped:
-            self.catalog.find(agent)
-        return stopped
+        if stopped:
+            return stopped
+        name = self.catalog.find(agent).name  # it may go by the name of its file
+        return await self._supervisor.retire(name, "its agent was reset")
 
     async def launch(self, agent: str) -> Launch:
         """How a worker of this agent is started: command, environment, folder, prompt."""
@@ -306,6 +303,20 @@ class AgentPool:
         return await self._verdicts.refresh(launch) if refresh else self._verdicts.kept(launch)
 
     # Inside
+
+    def _call(
+        self,
+        agent: str,
+        task: str,
+        timeout: float | None,
+        on_event: Callable[[TaskEvent], None] | None,
+        on_permission: Permit | None,
+        schema: Mapping[str, Any] | None,
+    ) -> Call:
+        check_name(agent)
+        check_task(task)
+        bound = self.settings.task_timeout if timeout is None else check_timeout(timeout)
+        return Call(agent, task, bound, listener(on_event), on_permission, schema)
 
     async def _find(self, agent: str, schema: str = "") -> AgentRef:
         if not self._is_open:
@@ -352,48 +363,6 @@ class AgentPool:
             except AgentPoolError as error:
                 log.warning("agent %r cannot be kept warm (setting prewarm): %s", agent, error)
 
-    async def _describe(self, names: Iterable[str]) -> Workers:
-        workers = self._supervisor.workers
-        shown = [workers[name] for name in names if name in workers]
-        trees = await asyncio.to_thread(self._supervisor.census)
-        infos = (self._info(worker, tree.rss(trees.get(worker.name, ()))) for worker in shown)
-        return [info for info in infos if info is not None]
-
-    def _info(self, worker: Worker, size: int) -> WorkerInfo | None:
-        record = self._supervisor.core.workers.get(worker.name)
-        if record is None:
-            return None
-        agent = self._supervisor.definitions.agent(record.ref)
-        return WorkerInfo(
-            worker=worker.name,
-            agent=agent.name if agent else "",
-            description=agent.description if agent else "",
-            state=str(record.state),
-            pid=worker.pid,
-            tasks=record.tasks,
-            rss=size,
-            uptime=_now() - worker.started_at,
-            usage=worker.account.usage,
-            cost_usd=worker.account.cost_usd,
-            note=worker.note,
-        )
-
 
 def _now() -> float:
     return time.monotonic()
-
-
-def _guarded(on_event: Callable[[TaskEvent], None]) -> Callable[[TaskEvent], None]:
-    """A listener whose faults are logged: they must not end the worker that it listens to."""
-
-    def tell(event: TaskEvent) -> None:
-        try:
-            on_event(event)
-        except Exception:
-            log.exception("on_event failed for %r", type(event).__name__)
-
-    return tell
-
-
-def _nothing(event: TaskEvent) -> None:
-    pass

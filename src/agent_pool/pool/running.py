@@ -63,7 +63,7 @@ async def run(call: Call, worker: Worker, supervisor: Supervisor, waited: float)
     duration = time.monotonic() - began
     result = make_result(frame, worker, call.agent, duration=duration, waited=waited)
     if call.schema is not None and not result.is_error:
-        _check_against(call.schema, result)
+        check_answer(call.schema, result)
     return result
 
 
@@ -139,7 +139,12 @@ def _refuse_dangling(schema: Any) -> None:
     look_up(root, Registry().resolver_with_root(root))
 
 
-def _check_against(schema: Mapping[str, Any], result: TaskResult) -> None:
+def check_answer(schema: Mapping[str, Any], result: TaskResult) -> None:
+    """Refuse a result whose structure is missing or does not fit.
+
+    Raises:
+        TaskFailed: with the result.
+    """
     from jsonschema.exceptions import ValidationError
 
     if result.structured is None:

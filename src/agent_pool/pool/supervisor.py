@@ -96,28 +96,29 @@ class Supervisor:
         self._own(self._watch_time(), "ticker")
 
     async def close(self) -> None:
-        """Refuse who waits, give running tasks `close_timeout`, then end everything."""
-        if not self.core.is_closed:
-            self._perform(self.core.close(_now()))
+        """Refuse who waits, give running tasks `close_timeout`, then end everything.
+
+        However often it is cancelled, nothing is left when it ends.
+        """
+        self._perform(self.core.close(_now()))
         try:
             await self._wait_until_empty(self._settings.close_timeout)
+            self._stop_all()
+            await self._wait_until_empty(self.stop_bound)
         finally:
-            await self._end()
-
-    async def _end(self) -> None:
-        for name in list(self.core.workers):
-            bound = self._settings.close_timeout
-            self.workers[name].condemn(
-                f"the pool was closed and close_timeout ({bound:g} s) passed"
-            )
-            self._perform(self.core.stop(name, Reason.CLOSED, _now()))
-        await self._wait_until_empty(self.stop_bound)
-        self.kill()
-        for task in (tasks := list(self._tasks)):
-            task.cancel()
+            self.kill()
+            for task in (tasks := list(self._tasks)):
+                task.cancel()
+            self._watcher.dismiss(self._settings.kill_grace)
         if tasks:
             await asyncio.wait(tasks, timeout=self.stop_bound)
-        await asyncio.to_thread(self._watcher.dismiss, self._settings.kill_grace)
+
+    def _stop_all(self) -> None:
+        bound = self._settings.close_timeout
+        for name in list(self.core.workers):
+            why = f"the pool was closed and close_timeout ({bound:g} s) passed"
+            self.workers[name].condemn(why)
+            self._perform(self.core.stop(name, Reason.CLOSED, _now()))
 
     def kill(self) -> None:
         """SIGKILL all processes at once, without an event loop, and start none again."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agent_pool.claude.events import Retrying, Said, ToolAnswered, ToolCalled
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import ConfigError
 from agent_pool.pool.result import Retry, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
+
+log = logging.getLogger("agent_pool")
 
 TurnEvent = Said | ToolCalled | ToolAnswered | Retrying
 
@@ -30,6 +34,59 @@ def check_task(task: str) -> None:
             f"the task holds half a surrogate pair at character {error.start}, which is no text; "
             "remove it or decode the source again"
         ) from None
+
+
+def check_name(agent: str) -> None:
+    """Refuse what cannot be an agent's name.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    if not isinstance(agent, str):
+        raise ConfigError(f"an agent's name is text, found {agent!r}")
+
+
+def check_timeout(timeout: float) -> float:
+    """Refuse what is no time to wait.
+
+    Raises:
+        ConfigError: it is not a finite number above 0.
+    """
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not is_number or not math.isfinite(timeout) or timeout <= 0:
+        raise ConfigError(f"timeout: expected seconds above 0, found {timeout!r}")
+    return float(timeout)
+
+
+def check_calls(calls: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Refuse what is no list of agents and tasks.
+
+    Raises:
+        ConfigError: the message names the first entry that is no pair.
+    """
+    try:
+        found = [tuple(call) if not isinstance(call, str) else call for call in calls]
+    except TypeError:
+        raise ConfigError("calls: expected (agent, task) pairs") from None
+    pairs = []
+    for place, call in enumerate(found):
+        if not isinstance(call, tuple) or len(call) != 2:
+            raise ConfigError(f"calls: entry {place} is no (agent, task) pair: {call!r}")
+        pairs.append((call[0], call[1]))
+    return pairs
+
+
+def listener(on_event: Callable[[TaskEvent], None] | None) -> Callable[[TaskEvent], None]:
+    """A caller's listener whose faults are logged: they must not end the worker."""
+
+    def tell(event: TaskEvent) -> None:
+        try:
+            if on_event is not None:
+                on_event(event)
+        except Exception:
+            log.exception("on_event failed for %s", type(event).__name__)
+
+    return tell
 
 
 def to_public(event: TurnEvent) -> TaskEvent:

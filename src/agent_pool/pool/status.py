@@ -1,0 +1,60 @@
+"""What a pool tells of itself: its workers as they are, and what has happened so far."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from agent_pool.claude import tree
+from agent_pool.claude.worker import Worker
+from agent_pool.pool.books import PoolStats
+from agent_pool.pool.result import WorkerInfo
+from agent_pool.pool.supervisor import Supervisor
+
+
+async def describe(supervisor: Supervisor, names: Iterable[str]) -> list[WorkerInfo]:
+    """These workers, their memory measured now; those that are gone are left out."""
+    shown = [supervisor.workers[name] for name in names if name in supervisor.workers]
+    trees = await asyncio.to_thread(supervisor.census)
+    infos = (_info(supervisor, worker, tree.rss(trees.get(worker.name, ()))) for worker in shown)
+    return [info for info in infos if info is not None]
+
+
+def _info(supervisor: Supervisor, worker: Worker, size: int) -> WorkerInfo | None:
+    record = supervisor.core.workers.get(worker.name)
+    if record is None:
+        return None
+    agent = supervisor.definitions.agent(record.ref)
+    return WorkerInfo(
+        worker=worker.name,
+        agent=agent.name if agent else "",
+        description=agent.description if agent else "",
+        state=str(record.state),
+        pid=worker.pid,
+        tasks=record.tasks,
+        rss=size,
+        uptime=time.monotonic() - worker.started_at,
+        usage=worker.account.usage,
+        cost_usd=worker.account.cost_usd,
+        note=worker.note,
+    )
+
+
+def pool_stats(supervisor: Supervisor, opened: float) -> PoolStats:
+    """What happened since the pool was opened, a time of the monotonic clock."""
+    core, books = supervisor.core, supervisor.books
+    now = time.monotonic()
+    living = sum(worker.session.strays for worker in supervisor.workers.values())
+    return PoolStats(
+        uptime=now - opened,
+        waiting=core.waiting,
+        paused=max(0.0, core.paused_until - now),
+        workers=Counter(str(record.state) for record in core.workers.values()),
+        spawned=books.spawned,
+        resets=books.resets,
+        strays=books.strays + living,
+        retired={str(reason): count for reason, count in core.retired.items()},
+        agents=books.agents(),
+    )
