@@ -163,6 +163,21 @@ def modern(number: int, method: str, capabilities: dict[str, Any], **params: Any
     return {"id": number, "method": method, "params": {**params, "_meta": meta}}
 
 
+class Meeting:
+    """Where tasks wait for each other: nobody leaves before all are there, however often asked."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._there: set[str] = set()
+        self._complete = asyncio.Event()
+
+    async def join(self, task: str) -> None:
+        self._there.add(task)
+        if len(self._there) == self._size:
+            self._complete.set()
+        await self._complete.wait()
+
+
 class Lifeline:
     """A socket that processes hold open as long as one of them lives."""
 

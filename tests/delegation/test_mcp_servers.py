@@ -95,10 +95,19 @@ def test_a_server_is_named_by_a_tool_of_it_too(lab: Lab, define: Define, ambient
     assert servers_of(request) == {"my_server"}
 
 
-def test_servers_that_an_agent_does_not_name_stay_out(lab: Lab, ambient: Project) -> None:
-    request = lab.run(lab.ask(lab.plan())).requests[0]
-    assert servers_of(request) == set()
-    assert "mcp__shared" not in flat(request)  # nor among the tools that are offered later
+def test_servers_that_an_agent_does_not_name_stay_out(
+    lab: Lab, define: Define, ambient: Project
+) -> None:
+    agent = define(mcpServers=json.dumps([{"own": server()}]))
+    ping(lab, agent, "own")  # which waits until its own server is there; the others start with it
+    said = lab.run(lab.ask(lab.plan(), agent))
+    started = [p for p in psutil.Process(said.pid).children(recursive=True) if is_server(p)]
+    assert len(started) == 1
+    assert "mcp__shared" not in flat(said.requests[0])  # nor among the tools offered later
+
+
+def is_server(process: psutil.Process) -> bool:
+    return str(SERVER) in process.cmdline()
 
 
 def test_a_name_that_is_configured_nowhere_is_an_error_that_says_where_it_was_looked_for(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from agent_pool import PermissionRequest, TaskTimeout
+from agent_pool.claude.questions import Questions
 from agent_pool.loopback import Reply, ToolUse
+from agent_pool.pool.health import end_stalled_turns
 from isolation.lab import Lab, Said, bash, tool
+from support import run
 
 Define = Callable[..., str]
 
@@ -180,25 +184,38 @@ def test_a_caller_that_leaves_takes_its_handler_along(lab: Lab, asker: str) -> N
     lab.run(main())
 
 
-def test_waiting_for_a_person_is_no_stall(labs: Callable[..., Lab]) -> None:
-    lab = labs(reset="clear", max_size=1, stall_timeout=0.2)
-    lab.world.agent("asker", description="Asks.", permissionMode="ask")
+@pytest.mark.parametrize(("is_asking", "stalled"), [(True, 0), (False, 1)])
+def test_waiting_for_a_person_is_no_stall(is_asking: bool, stalled: int) -> None:
+    failed: list[TaskTimeout] = []
+    worker = SimpleNamespace(
+        name="worker-1",
+        who="worker-1",
+        open_tools={"toolu_1": "Bash"},
+        is_in_turn=True,
+        is_asking=is_asking,
+        silence=11.0,
+        fail_turn=failed.append,
+    )
+    end_stalled_turns([worker], {"worker-1": ["itself"]}, bound=10.0)  # type: ignore[list-item]
+    assert len(failed) == stalled
+
+
+def test_a_request_is_open_until_it_is_answered() -> None:
+    open_requests: list[bool] = []
+    questions = Questions()
 
     async def main() -> None:
-        looks = asyncio.Semaphore(0)  # released whenever the pool has looked at its workers
+        answered = asyncio.Event()
 
-        async def late(request: PermissionRequest) -> bool:
-            for _ in range(3):
-                await looks.acquire()
+        async def late(request: Mapping[str, object]) -> bool:
+            open_requests.append(questions.are_open)
             return True
 
-        file = lab.world.root / "late"
-        task = lab.plan(bash(f"touch {file}"), "done")
-        asking = asyncio.ensure_future(lab.ask(task, "asker", on_permission=late))
+        questions.asker = late
+        questions.ask({}, lambda reply: answered.set())
+        await answered.wait()
         await asyncio.sleep(0)
-        next_one = lab.ask(lab.plan("next"), "asker", on_event=lambda _: looks.release())
-        said = await asyncio.gather(asking, next_one)
-        assert [one.text for one in said] == ["done", "next"]
-        assert file.exists()
+        open_requests.append(questions.are_open)
 
-    lab.run(main())
+    run(main())
+    assert open_requests == [True, False]

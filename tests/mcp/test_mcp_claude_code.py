@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_pool.loopback import LoopbackAPI, Request, ToolUse, echo, text_of
-from mcp_world import Lifeline, World
+from mcp_world import Lifeline, Meeting, World
 from support import real_cli, run
 
 TOOL = "mcp__agent-pool__invoke"
@@ -71,11 +71,12 @@ def test_claude_code_delegates_a_task_and_sees_the_whole_answer(tmp_path: Path) 
 
 def test_claude_code_gives_out_many_tasks_in_one_call(tmp_path: Path) -> None:
     async def main() -> None:
-        together = asyncio.Barrier(3)
+        meeting = Meeting(3)
 
         async def review(request: Request) -> str:
-            await together.wait()
-            return f"{request.last_user_text.strip()}: fine"
+            task = request.last_user_text.strip()
+            await meeting.join(task)
+            return f"{task}: fine"
 
         tasks = [{"agent": "reviewer", "task": f"look at {name}.py"} for name in "xyz"]
         cast = Cast(review, ToolUse(f"{TOOL}_many", {"tasks": tasks}))

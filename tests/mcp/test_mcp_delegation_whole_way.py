@@ -11,18 +11,19 @@ from mcp_types import ElicitRequestFormParams, ElicitResult
 from agent_pool.loopback import LoopbackAPI, Reply, Request, ToolUse, calling
 from mcp_fakes import ERAS, text_of
 from mcp_tasks import TasksOfClient, begin, request, until
-from mcp_world import World
+from mcp_world import Meeting, World
 from support import run
 
 
 @pytest.mark.parametrize("era", ERAS)
 def test_many_tasks_run_at_the_same_time_on_workers_of_their_own(tmp_path: Path, era: str) -> None:
     async def main() -> None:
-        together = asyncio.Barrier(3)
+        meeting = Meeting(3)
 
         async def script(request: Request) -> str:
-            await together.wait()
-            return f"did {request.last_user_text.strip()}"
+            task = request.last_user_text.strip()
+            await meeting.join(task)
+            return f"did {task}"
 
         async with LoopbackAPI(script) as api, World(tmp_path, api).client(era) as client:
             tasks = [{"agent": "reviewer", "task": f"part {n}"} for n in (1, 2, 3)]

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,13 +9,18 @@ from hypothesis import strategies as st
 from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
+    ClientCapabilities,
+    ElicitationCapability,
     ElicitRequestFormParams,
     ElicitResult,
+    FormElicitationCapability,
     InputRequiredResult,
+    UrlElicitationCapability,
 )
 
 from agent_pool import PermissionRequest
 from agent_pool.mcp.answers import said
+from agent_pool.mcp.clients import can_be_asked
 from agent_pool.mcp.interfaces import Caller
 from agent_pool.mcp.permissions import SHOWN, Permissions, Verdict, form, verdict_of
 from agent_pool.mcp.rounds import Rounds
@@ -194,6 +200,26 @@ def test_an_agent_whose_client_does_not_come_back_is_interrupted() -> None:
     run(main())
 
 
+def test_a_cancelled_call_interrupts_its_agent() -> None:
+    async def main() -> None:
+        began, interrupted = asyncio.Event(), asyncio.Event()
+
+        async def endless(caller: Caller) -> CallToolResult:
+            began.set()
+            try:
+                return await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                interrupted.set()
+                raise
+
+        call = asyncio.create_task(Rounds().call(repeated(None), endless, unheard))
+        await began.wait()
+        call.cancel()
+        await interrupted.wait()
+
+    run(main())
+
+
 def test_so_many_calls_wait_for_a_person_at_the_most() -> None:
     async def main() -> None:
         rounds = Rounds(most=1)
@@ -204,6 +230,23 @@ def test_so_many_calls_wait_for_a_person_at_the_most() -> None:
         rounds.cancel_all()
 
     run(main())
+
+
+# Who can be asked
+
+
+@pytest.mark.parametrize(
+    ("offered", "can"),
+    [
+        (None, False),
+        (ElicitationCapability(), True),
+        (ElicitationCapability(form=FormElicitationCapability()), True),
+        (ElicitationCapability(url=UrlElicitationCapability()), False),
+    ],
+)
+def test_a_client_is_asked_only_by_forms(offered: ElicitationCapability | None, can: bool) -> None:
+    session = SimpleNamespace(client_capabilities=ClientCapabilities(elicitation=offered))
+    assert can_be_asked(SimpleNamespace(session=session)) is can  # type: ignore[arg-type]
 
 
 # The question and the answer

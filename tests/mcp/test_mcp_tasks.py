@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from mcp import Client, MCPError
+from mcp.client.extension import advertise
 from mcp_types import ElicitRequestParams, ElicitResult
 
 from agent_pool import ConfigError, TaskResult, ToolUse
@@ -184,7 +185,7 @@ def test_a_client_that_does_not_declare_the_extension_is_told_what_is_missing(me
 
 def test_the_older_protocols_have_no_tasks() -> None:
     async def main() -> None:
-        options: dict[str, Any] = {"extensions": [TasksOfClient()]}
+        options: dict[str, Any] = {"extensions": [advertise(EXTENSION)]}
         async with connected(build_server(FakePool()), "legacy", **options) as client:
             assert text_of(await client.call_tool("invoke", A_CALL)) == "reviewer did look"
             with pytest.raises(MCPError, match="Method not found"):

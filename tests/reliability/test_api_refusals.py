@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent_pool import PoolTimeout, Queued, Retry, TaskEvent, TaskFailed, TaskTimeout
-from agent_pool.loopback import Failure, Request
+from agent_pool import AgentPool, PoolTimeout, Queued, Retry, TaskEvent, TaskFailed, TaskTimeout
+from agent_pool.loopback import Failure, LoopbackAPI, Request
 from pool_world import PoolWorld, say_task, until, until_idle
 from reliability.conftest import Clock
 from reliability.seen import told
@@ -144,3 +144,26 @@ def test_a_cli_that_is_not_signed_in_says_so_without_asking_the_api(
             assert api.requests == []
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("url", "note"),
+    [("http://127.0.0.1:9", "the API cannot be reached"), (None, "the API answers 500")],
+    ids=["unreachable", "broken"],
+)
+def test_an_api_that_fails_is_named_in_the_list_and_when_the_time_is_up(
+    world: PoolWorld, clock: Clock, url: str | None, note: str
+) -> None:
+    async def main(pool: AgentPool) -> None:
+        async with pool:
+            running = asyncio.create_task(pool.invoke("tester", "refused", timeout=3))
+            notes = {""}
+            while not running.done():
+                notes |= {worker.note for worker in await pool.list()}
+            assert any(said.startswith(note) for said in notes)
+            with pytest.raises(TaskTimeout, match=rf"stopped after 3 s .*; {note} .* try \d"):
+                await running
+            assert pool.stats().paused == 0
+
+    with LoopbackAPI(Refusing(Failure(500), times=100)).in_thread() as api:
+        run(main(world.pool(url or api.url)))

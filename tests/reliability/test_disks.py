@@ -107,3 +107,16 @@ def test_on_a_full_disk_agents_answer_their_commands_say_so_and_all_is_well_when
                 await until_idle(pool)
 
     run(main())
+
+
+def test_the_files_of_a_worker_go_with_it(world: PoolWorld) -> None:
+    async def main() -> None:
+        async with world.faulty(version="2.0.77", reset="respawn", max_size=1) as pool:
+            (folder,) = scratch()
+            for _ in range(3):
+                await goes_on(pool)
+            await until_idle(pool)
+            (worker,) = await pool.list()
+            assert [file.name for file in folder.iterdir()] == [f"{worker.worker}.prompt.md"]
+
+    run(main())

@@ -37,10 +37,10 @@ from support import run
 HOST = str(Path(__file__).with_name("host.py"))
 HASTY = {**PLAIN, "close_timeout": 0.2, "stop_grace": 0.3, "kill_grace": 0.3}
 
-DAEMON = "setsid nohup sleep 1000 >/dev/null 2>&1 &"
-FORKING = "setsid nohup bash -c 'while :; do (sleep 0.1; sleep 0.1) & wait; done' >/dev/null 2>&1 &"
+DAEMON = "(setsid nohup sleep 1000 >/dev/null 2>&1 &)"  # whose parent is gone
+FORKING = "(setsid bash -c 'while :; do (sleep 0.1; sleep 0.1) & wait; done' >/dev/null 2>&1 &)"
 STUBBORN = "setsid bash -c 'trap \"\" TERM INT HUP QUIT; while :; do sleep 1000; done' &"
-COMMAND = f"{DAEMON} {FORKING} {STUBBORN} exec sleep 1000"
+COMMAND = f"{DAEMON}; {FORKING}; {STUBBORN} exec sleep 1000"
 
 
 class Host:

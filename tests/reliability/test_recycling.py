@@ -138,6 +138,8 @@ def test_a_burst_shrinks_to_min_size_of_an_agent_that_is_kept_warm(
             clock.skip(600)
             await ticks(pool, 5)
             assert pool.stats().workers == {"idle": 2}
+            assert pool.stats().retired == {"max_idle": 2}
+            assert pool.stats().spawned == 4
 
     run(main())
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 from agent_pool import Queued, Started, TaskEvent
 from pool_world import PoolWorld, is_alive, say_task, until, until_idle
 from reliability.conftest import Clock
@@ -146,3 +148,28 @@ def test_more_agents_than_workers_take_turns_and_the_least_recently_used_one_mak
             assert {worker.pid for worker in await pool.list()} == {pids["second"], pids["third"]}
 
     run(main())
+
+
+def test_limits_are_kept_again_after_the_workers_could_not_be_looked_at(
+    world: PoolWorld,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with world.faulty() as pool:
+            await pool.warmup("tester")
+            with monkeypatch.context() as patched:
+                patched.setattr("agent_pool.pool.supervisor.tree.census", no_thread)
+                await until(lambda: caplog.records)
+            clock.skip(600)
+            await until(lambda: not pool.stats().workers)
+
+    def no_thread(*_: object) -> object:
+        raise RuntimeError("can't start new thread")
+
+    run(main())
+    assert {record.getMessage() for record in caplog.records} == {
+        "the workers could not be looked at; it is tried again"
+    }
+    caplog.clear()

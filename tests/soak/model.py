@@ -32,7 +32,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "shell": {"command": "echo {token}"},
     "big": {"command": "seq 1 60000; echo {token}"},
     "background": {"command": "sleep 1000", "run_in_background": True},
-    "daemon": {"command": "setsid nohup sleep 1000 >/dev/null 2>&1 & echo {token}"},
+    "daemon": {"command": "(setsid nohup sleep 1000 >/dev/null 2>&1 &); echo {token}"},
 }
 REFUSALS = {"overload": Failure(529), "cut": Cut(), "error": Failure(400)}
 

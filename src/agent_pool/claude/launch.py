@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,6 +35,10 @@ BASE_ARGUMENTS: Final = (
     "--strict-mcp-config",
     "--no-session-persistence",
 )
+
+_PROMPT: Final = ".prompt.md"
+_SERVERS: Final = ".mcp.json"
+"""What the names of a worker's private files end with."""
 
 DEPTH: Final = "AGENT_POOL_DEPTH"
 
@@ -134,12 +139,19 @@ def file_arguments(launch: Launch, stem: Path) -> list[str]:
     """
     arguments = []
     if not launch.prompt_by_initialize:
-        path = _write_private(stem.with_suffix(".prompt.md"), launch.prompt)
+        path = _write_private(stem.with_suffix(_PROMPT), launch.prompt)
         arguments.append(f"--system-prompt-file={path}")
     if launch.servers:
-        path = _write_private(stem.with_suffix(".mcp.json"), launch.servers)
+        path = _write_private(stem.with_suffix(_SERVERS), launch.servers)
         arguments.append(f"--mcp-config={path}")
     return arguments
+
+
+def remove_files(stem: Path) -> None:
+    """Remove what `file_arguments` has written for a worker that is no more."""
+    for ending in (_PROMPT, _SERVERS):
+        with suppress(OSError):
+            stem.with_suffix(ending).unlink()
 
 
 def _write_private(path: Path, content: str) -> Path:

@@ -29,7 +29,7 @@ from agent_pool.claude.events import (
     TurnEnded,
     WasReset,
 )
-from agent_pool.claude.launch import Launch, file_arguments
+from agent_pool.claude.launch import Launch, file_arguments, remove_files
 from agent_pool.claude.process import ChildProcess
 from agent_pool.claude.questions import Asker, Questions
 from agent_pool.claude.session import Session
@@ -280,6 +280,7 @@ class Worker:
         if self._process is not None:
             gentle = self._session.state in (State.READY, State.USED, State.STARTING)
             await cleanup.stop(self._process, self.cookie, self._settings, gentle=gentle)
+        remove_files(self._run_dir / self.name)
 
     def kill(self) -> None:
         """SIGKILL the process and its group at once, without waiting."""

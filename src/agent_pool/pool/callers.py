@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from agent_pool.errors import AgentPoolError, PoolTimeout, SpawnError
-from agent_pool.pool.actions import AgentRef, Ticket
+from agent_pool.errors import AgentPoolError, PoolClosed, PoolTimeout, SpawnError
+from agent_pool.pool.actions import AgentRef, Reason, Ticket
 from agent_pool.pool.core import PoolCore
 from agent_pool.pool.result import Queued
 
@@ -72,6 +72,18 @@ def no_worker(ref: AgentRef, core: PoolCore, bound: float, now: float) -> PoolTi
         f"{own} of at most {core.limits.max_size}, the pool {len(core.workers)} of at most "
         f"{core.limits.max_workers}, {core.waiting} callers wait; try later or raise the limits"
     )
+
+
+def refusal(
+    ticket: Ticket, reason: Reason, core: PoolCore, start_errors: Mapping[str, AgentPoolError]
+) -> AgentPoolError:
+    """What a caller is told that is not served."""
+    agent = ticket.ref.name
+    if reason is Reason.START_FAILED and agent in start_errors:
+        return start_errors[agent]
+    if reason is Reason.MAX_RSS:
+        return too_large(agent, core)
+    return PoolClosed(f"the pool was closed while a task of {agent!r} waited")
 
 
 def too_large(agent: str, core: PoolCore) -> SpawnError:

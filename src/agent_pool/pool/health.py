@@ -18,12 +18,10 @@ RETRY_GRACE: Final = 1.0
 """Seconds after a retry in which its outcome gets known; new work is not to fall in between."""
 
 
-def overloaded(event: Retrying) -> str:
-    """What `list` shows of a worker whose requests are refused for now."""
-    return (
-        f"the API answers {event.status} ({event.error}); try {event.attempt + 1} "
-        f"in {event.delay:.0f} s"
-    )
+def in_vain(event: Retrying) -> str:
+    """What `list` shows of a worker whose requests are refused, or reach nobody, for now."""
+    answers = f"answers {event.status}" if event.status else "cannot be reached"
+    return f"the API {answers} ({event.error}); try {event.attempt + 1} in {event.delay:.0f} s"
 
 
 def signed_out(worker: Worker, event: Retrying) -> TaskFailed:

@@ -54,9 +54,10 @@ async def run(call: Call, worker: Worker, supervisor: Supervisor, waited: float)
     except TimeoutError as error:
         if isinstance(error, AgentPoolError):
             raise
+        what = worker.note or "give it more time or a smaller task"
         raise TaskTimeout(
             f"the task of agent {call.agent!r} on worker {worker.name} was stopped after "
-            f"{call.timeout:g} s (setting task_timeout); give it more time or a smaller task"
+            f"{call.timeout:g} s (setting task_timeout); {what}"
         ) from None
     if frame.get("api_error_status") in OVERLOADED:
         supervisor.pause(PAUSE)

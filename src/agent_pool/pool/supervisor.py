@@ -23,11 +23,7 @@ from agent_pool.claude.events import Retrying
 from agent_pool.claude.launch import Launch
 from agent_pool.claude.verdicts import Verdicts
 from agent_pool.claude.worker import Worker
-from agent_pool.errors import (
-    AgentPoolError,
-    PoolClosed,
-    SpawnError,
-)
+from agent_pool.errors import AgentPoolError, SpawnError
 from agent_pool.pool import health
 from agent_pool.pool.actions import (
     Action,
@@ -42,7 +38,7 @@ from agent_pool.pool.actions import (
     Ticket,
 )
 from agent_pool.pool.books import Books
-from agent_pool.pool.callers import Callers, describe, no_worker, too_large
+from agent_pool.pool.callers import Callers, describe, no_worker, refusal
 from agent_pool.pool.core import PoolCore
 from agent_pool.pool.definitions import Definitions
 from agent_pool.pool.policy import Limits
@@ -194,8 +190,8 @@ class Supervisor:
         New work waits while the API is overloaded or the account over its rate; a sign-in that was
         refused twice will not get better, so its task fails now.
         """
+        worker.note = health.in_vain(event)
         if event.status in health.OVERLOADED:
-            worker.note = health.overloaded(event)
             self.pause(event.delay + health.RETRY_GRACE)
         elif event.status in health.SIGNED_OUT and event.attempt >= 2:
             worker.fail_turn(health.signed_out(worker, event))
@@ -241,14 +237,8 @@ class Supervisor:
                 case Grant(ticket, name):
                     self._callers.grant(ticket, name)
                 case Refuse(ticket, reason):
-                    self._callers.refuse(ticket, self._refusal(ticket, reason))
-
-    def _refusal(self, ticket: Ticket, reason: Reason) -> AgentPoolError:
-        if reason is Reason.START_FAILED and (error := self._start_errors.get(ticket.ref.name)):
-            return error
-        if reason is Reason.MAX_RSS:
-            return too_large(ticket.ref.name, self.core)
-        return PoolClosed(f"the pool was closed while a task of {ticket.ref.name!r} waited")
+                    error = refusal(ticket, reason, self.core, self._start_errors)
+                    self._callers.refuse(ticket, error)
 
     def _create(self, name: str, ref: AgentRef | None, flags: str) -> None:
         assert self._run_dir is not None, "open() comes before the first request"
@@ -364,14 +354,20 @@ class Supervisor:
     async def _watch_time(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            if self.workers:
-                trees = await asyncio.to_thread(self.census)
-                sizes = {name: tree.rss(processes) for name, processes in trees.items()}
-                self._perform(self.core.sampled(sizes, _now()))
-                health.end_stalled_turns(self.workers.values(), trees, self._settings.stall_timeout)
-            self._perform(self.core.tick(_now()))
-            self._callers.tell(self._queued)
-            self.on_tick()
+            try:
+                await self._look()
+            except Exception:  # e.g. no thread to be had; without this the limits would end too
+                log.exception("the workers could not be looked at; it is tried again")
+
+    async def _look(self) -> None:
+        if self.workers:
+            trees = await asyncio.to_thread(self.census)
+            sizes = {name: tree.rss(processes) for name, processes in trees.items()}
+            self._perform(self.core.sampled(sizes, _now()))
+            health.end_stalled_turns(self.workers.values(), trees, self._settings.stall_timeout)
+        self._perform(self.core.tick(_now()))
+        self._callers.tell(self._queued)
+        self.on_tick()
 
     def census(self) -> dict[str, list[Any]]:
         """The living processes of each worker; some milliseconds, so call it off the loop."""

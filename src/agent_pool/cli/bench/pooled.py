@@ -55,7 +55,7 @@ class McpWay(Way):
             await asyncio.sleep(POLLED_EVERY)
 
     async def _is_busy(self) -> bool:
-        return any(row["state"] != "idle" for row in json.loads(await self._call("list")))
+        return bool(set(json.loads(await self._call("stats"))["workers"]) - {"idle"})
 
     async def _call(self, tool: str, **arguments: Any) -> str:
         result = await self._client.call_tool(tool, arguments)
