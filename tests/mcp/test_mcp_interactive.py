@@ -24,7 +24,6 @@ class Cast:
         self.all_began = asyncio.Event()
         self.has_stopped = asyncio.Event()
         self.delivered = asyncio.Event()
-        self._has_delegated = False
 
     async def __call__(self, request: Request) -> Any:
         if "You are the reviewer." in request.system_text:
@@ -42,22 +41,29 @@ class Cast:
         return f"part {part} is fine"
 
     async def delegate(self, request: Request) -> Any:
+        """By what was said, not by what was answered: a request may be made twice."""
         said = json.dumps(request.messages)
-        if not self._has_delegated:
-            if TOOL not in request.tools:  # the server is still starting
-                return ToolUse("Bash", {"command": "true"})
-            self._has_delegated = True
+        if all(f"part {part} is fine" in said for part in (0, 1)):
+            self.delivered.set()
+        if TOOL not in request.tools:  # the server is still starting
+            return ToolUse("Bash", {"command": "true"})
+        tasks = re.findall(r"moved to the background as task (\w+)", said)
+        if not tasks:
             return [
                 ToolUse(TOOL, {"agent": "reviewer", "task": f"part {part}"}) for part in range(3)
             ]
-        if not self.has_stopped.is_set():
-            await self.all_began.wait()
+        await self.all_began.wait()
+        if "TaskStop" in called(request):
             self.has_stopped.set()
-            tasks = re.findall(r"moved to the background as task (\w+)", said)
-            return ToolUse("TaskStop", {"task_id": tasks[2]})
-        if all(f"part {part} is fine" in said for part in (0, 1)):
-            self.delivered.set()
-        return "noted"
+            return "noted"
+        return ToolUse("TaskStop", {"task_id": tasks[2]})
+
+
+def called(request: Request) -> set[str]:
+    """The names of the tools that were called so far."""
+    contents = (message["content"] for message in request.messages)
+    blocks = (block for content in contents if isinstance(content, list) for block in content)
+    return {block["name"] for block in blocks if block["type"] == "tool_use"}
 
 
 RIGHT, ENTER = "\x1b[C", "\r"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Iterable
 from typing import Any
 
 import psutil
 
 from agent_pool import AgentPool, TaskEvent, TaskResult
+from agent_pool.pool.actions import Action, Stop
 
 MIB = 1 << 20
 
@@ -41,7 +42,7 @@ async def ticks(pool: AgentPool, count: int) -> None:
         supervisor.on_tick = own
 
 
-class Stops(logging.Handler):
+class Stops:
     """The workers that are stopped while this is open.
 
     Attributes:
@@ -49,25 +50,23 @@ class Stops(logging.Handler):
     """
 
     def __init__(self, pool: AgentPool) -> None:
-        super().__init__()
         self.seen: list[tuple[str, dict[str, int]]] = []
         self._pool = pool
-        self._log = logging.getLogger("agent_pool")
+        self._own = pool._supervisor._perform
 
     def __enter__(self) -> Stops:
-        self._level = self._log.level
-        self._log.setLevel(logging.INFO)
-        self._log.addHandler(self)
+        self._pool._supervisor._perform = self._perform  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._log.removeHandler(self)
-        self._log.setLevel(self._level)
+        self._pool._supervisor._perform = self._own  # type: ignore[method-assign]
 
-    def emit(self, record: logging.LogRecord) -> None:
-        _, stopped, reason = record.getMessage().partition(" is stopped: ")
-        if stopped:
-            self.seen.append((reason, dict(self._pool.stats().workers)))
+    def _perform(self, actions: Iterable[Action]) -> None:
+        actions = list(actions)
+        for action in actions:
+            if isinstance(action, Stop):
+                self.seen.append((str(action.reason), dict(self._pool.stats().workers)))
+        self._own(actions)
 
 
 def watchers(pid: int) -> list[psutil.Process]:

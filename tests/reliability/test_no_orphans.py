@@ -72,7 +72,6 @@ async def host(world: PoolWorld, environ: dict[str, str], **settings: Any) -> As
         json.dumps({**HASTY, **settings}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         env={**os.environ, MARK: world.mark, "TMPDIR": tempfile.gettempdir()},
     )
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Collection
 
 import psutil
@@ -15,16 +16,18 @@ from agent_pool.settings import Settings
 
 async def end_leftovers(pid: int, cookie: str, bound: float) -> int:
     """End what a task left running, daemonised processes included; the worker and its own MCP
-    servers stay.
+    servers stay. Looks again until nothing is found: a process may have forked meanwhile.
 
     Returns:
-        How many are still alive after `bound` seconds.
+        How many were still there after `bound` seconds.
     """
-    left = await asyncio.to_thread(_left_behind, pid, cookie)
-    if not left:
-        return 0
-    tree.kill(left)
-    return len(await asyncio.to_thread(tree.wait_gone, left, bound))
+    deadline = time.monotonic() + bound
+    while left := await asyncio.to_thread(_left_behind, pid, cookie):
+        tree.kill(left)
+        await asyncio.to_thread(tree.wait_gone, left, max(0.0, deadline - time.monotonic()))
+        if time.monotonic() >= deadline:
+            return len(left)
+    return 0
 
 
 def _left_behind(pid: int, cookie: str) -> list[psutil.Process]:

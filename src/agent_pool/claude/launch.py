@@ -40,12 +40,16 @@ _PROMPT: Final = ".prompt.md"
 _SERVERS: Final = ".mcp.json"
 """What the names of a worker's private files end with."""
 
+FILE_MENTIONS_OFF: Final = (2, 1, 300)
+"""From here on `CLAUDE_CODE_DISABLE_FILE_MENTIONS` is known; before, only all attachments can be
+switched off, which would hide the list of deferred tools from here on."""
+
 DEPTH: Final = "AGENT_POOL_DEPTH"
 
 SESSION_VARIABLES: Final = re.compile(
     r"CLAUDECODE|CLAUDE_PID|CLAUDE_EFFORT|AI_AGENT|CLAUDE_PROJECT_DIR|CLAUDE_ENV_FILE"
     r"|CLAUDE_PLUGIN_\w+|CLAUDE_AGENT_SDK_\w+"
-    r"|CLAUDE_CODE_(?:ENTRYPOINT|SSE_PORT|SIMPLE|\w*(?:SESSION|MESSAGING|CHILD|PARENT|LAUNCHED)\w*)"
+    r"|CLAUDE_CODE_(?:ENTRYPOINT|EXECPATH|SSE_PORT|SIMPLE|\w*(?:SESSION|MESSAGING|CHILD|PARENT|LAUNCHED)\w*)"
 )
 """What Claude Code tells its own children about the session they belong to. A worker is a session
 of its own: some versions refuse to start with these, and the messaging token is a secret."""
@@ -63,6 +67,9 @@ WORKER_VARIABLES: Final = {
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # a task is data: `@file` in it is not expanded
     "CLAUDE_CODE_DISABLE_CRON": "1",  # nothing may start a turn of its own later
 }
+NO_BACKGROUND: Final = "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"
+"""Set for workers unless the user says otherwise: a task is done when it is answered, and a
+sub-agent in the background would be answered for before it has begun."""
 NO_CLAUDE_MD: Final = "CLAUDE_CODE_DISABLE_CLAUDE_MDS"
 
 
@@ -118,7 +125,7 @@ def build_launch(
     """
     return Launch(
         argv=(str(cli), *BASE_ARGUMENTS, *agent_arguments(agent, settings)),
-        env=worker_environment(environ, settings, agent),
+        env=worker_environment(environ, settings, agent, parse_version(version)),
         cwd=settings.project_dir,
         servers=Servers(settings, environ).config_for(agent),
         prompt=agent.prompt,
@@ -169,12 +176,18 @@ def _write_private(path: Path, content: str) -> Path:
 
 
 def worker_environment(
-    environ: Mapping[str, str], settings: Settings, agent: Agent | None = None
+    environ: Mapping[str, str],
+    settings: Settings,
+    agent: Agent | None = None,
+    version: tuple[int, ...] = FILE_MENTIONS_OFF,
 ) -> dict[str, str]:
     """What a worker inherits: everything but the parent session's and the pool's own variables,
     and what the settings `env_passthrough` and `env_block` say otherwise."""
     env = {name: value for name, value in environ.items() if _is_passed(name, settings)}
     own = dict(WORKER_VARIABLES)
+    if version < FILE_MENTIONS_OFF:
+        own["CLAUDE_CODE_DISABLE_ATTACHMENTS"] = "1"
+    own[NO_BACKGROUND] = environ.get(NO_BACKGROUND, "1")
     if agent is not None and "CronCreate" in (agent.tools or ()):
         del own["CLAUDE_CODE_DISABLE_CRON"]
     if agent is not None and agent.omit_claude_md:

@@ -40,6 +40,7 @@ class Session:
 
     Args:
         max_line: bytes that one line of the process may have.
+        is_stamped: this version is known to stamp its results; otherwise it is once it does.
 
     Attributes:
         state: where the conversation stands.
@@ -49,10 +50,11 @@ class Session:
         strays: results that nobody had asked for.
         noise: lines that were no frames.
         background: the background tasks that the CLI says are running, by id.
+        is_stamped: whether the CLI stamps its results with the prompts that they answer.
         announced_reset: whether the last reset was announced by a `conversation_reset` frame.
     """
 
-    def __init__(self, *, max_line: int) -> None:
+    def __init__(self, *, max_line: int, is_stamped: bool = False) -> None:
         self.state = State.STARTING
         self.session_id = ""
         self.version = ""
@@ -64,7 +66,7 @@ class Session:
         self._expects_reset_frame = False
         self._initialize_id = ""
         self._stamp = ""
-        self._stamps_seen = False
+        self.is_stamped = is_stamped
         self._foreign_turn = False
         self.announced_reset = False
         self._session_before_reset = ""
@@ -210,8 +212,8 @@ class Session:
         self.version = text_of(frame, "claude_code_version") or self.version
         self.session_id = text_of(frame, "session_id") or self.session_id
         stamps = stamps_of(frame)
-        self._stamps_seen |= bool(stamps)
-        self._foreign_turn = self._stamps_seen and self._stamp not in stamps
+        self.is_stamped |= bool(stamps)
+        self._foreign_turn = self.is_stamped and self._stamp not in stamps
         if self._foreign_turn:
             self.taint(SELF_STARTED)
         self._compare_with_baseline(frame)
@@ -273,7 +275,7 @@ class Session:
 
     def _on_result(self, frame: Frame, emit: Callable[[Event], None]) -> None:
         stamps = stamps_of(frame)
-        self._stamps_seen |= bool(stamps)
+        self.is_stamped |= bool(stamps)
         if not self._answers_ours(stamps):
             self.strays += 1
             self.taint("a result came that nobody had asked for")
@@ -290,7 +292,7 @@ class Session:
             return False
         if stamps:
             return self._stamp in stamps
-        return not self._stamps_seen and not self._foreign_turn
+        return not self.is_stamped and not self._foreign_turn
 
     def _on_reset_result(self, frame: Frame, emit: Callable[[Event], None]) -> None:
         self._stamp = ""

@@ -24,16 +24,17 @@ from typing import Final
 
 from agent_pool.claude.launch import Launch
 from agent_pool.claude.offline import offline_environment
+from agent_pool.claude.states import State
 from agent_pool.claude.watcher import folder_prefix
 from agent_pool.claude.worker import Worker
-from agent_pool.errors import AgentPoolError
+from agent_pool.errors import AgentPoolError, SpawnError
 from agent_pool.settings import Settings
 
 log = logging.getLogger("agent_pool")
 
 TIMEOUT: Final = 60.0
 """Seconds for a whole probe; one takes about a second on an idle machine."""
-EDITION: Final = 1
+EDITION: Final = 2
 """Part of the key: another number makes all kept verdicts void."""
 
 
@@ -194,8 +195,7 @@ async def probe(launch: Launch, settings: Settings, cookie: str) -> Verdict:
                 before = len(api.requests)
                 await worker.reset()
                 if not worker.is_clean:
-                    why = "; ".join(worker.taints) or "the process ended"
-                    return Verdict(forgets=False, announces=False, why=why)
+                    return _refused(worker)
                 await worker.turn("Which word?")
                 after = list(api.requests)[before:]
             finally:
@@ -205,8 +205,19 @@ async def probe(launch: Launch, settings: Settings, cookie: str) -> Verdict:
     if any(canary in str(request.body) for request in after):
         why = "after /clear it sent the earlier conversation again"
         return Verdict(forgets=False, announces=False, why=why)
+    if not worker.session.is_stamped:
+        why = "it does not say which task a result answers"
+        return Verdict(forgets=False, announces=False, why=why)
     announces = worker.session.announced_reset
     return Verdict(forgets=True, announces=announces, why="after /clear it sent nothing of it")
+
+
+def _refused(worker: Worker) -> Verdict:
+    """What a reset means that did not end well; no answer at all means nothing."""
+    why = "; ".join(worker.taints) or "the process ended"
+    if worker.is_gone or worker.session.state is State.RESETTING:
+        raise SpawnError(f"the canary did not answer /clear: {why}")
+    return Verdict(forgets=False, announces=False, why=why)
 
 
 def _canary_worker(

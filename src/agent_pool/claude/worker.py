@@ -12,10 +12,11 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agent_pool.claude import cleanup, endings, tree
 from agent_pool.claude.accounts import Account, running_account
+from agent_pool.claude.binary import parse_version
 from agent_pool.claude.events import (
     ControlAsked,
     Event,
@@ -36,6 +37,9 @@ from agent_pool.claude.session import Session
 from agent_pool.claude.states import State
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.settings import Settings
+
+STAMPED_FROM: Final = (2, 1, 330)
+"""From here on, measured, every result names the prompts that it answers; it may be earlier."""
 
 Listener = Callable[[Said | ToolCalled | ToolAnswered | Retrying], None]
 
@@ -94,7 +98,10 @@ class Worker:
         self._on_gone = on_gone
         self._on_taint = on_taint
         self._on_account = on_account
-        self._session = Session(max_line=settings.max_line)
+        self._session = Session(
+            max_line=settings.max_line,
+            is_stamped=parse_version(launch.version) >= STAMPED_FROM,
+        )
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
         self._listener: Listener | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -12,10 +13,19 @@ from agent_pool.pool.actions import Reason
 from agent_pool.pool.callers import mib
 from agent_pool.pool.policy import Limits, Record
 
+log = logging.getLogger("agent_pool")
+
 OVERLOADED: Final = (429, 529)
 SIGNED_OUT: Final = (401, 403)
 RETRY_GRACE: Final = 1.0
 """Seconds after a retry in which its outcome gets known; new work is not to fall in between."""
+
+
+def tell_stop(worker: Worker, reason: Reason) -> None:
+    """Log why a worker goes; loudly only if it did something that a reset does not undo."""
+    log.info("%s is stopped: %s", worker.who, reason)
+    if worker.taints:
+        log.warning("%s is replaced: %s", worker.who, "; ".join(worker.taints))
 
 
 def in_vain(event: Retrying) -> str:

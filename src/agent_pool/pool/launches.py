@@ -37,7 +37,8 @@ class Launches:
         version = await self._version(cli)
         key = agent.fingerprint, str(cli), version
         known = self._launches.get(agent.name)
-        if known is None or known[0] != key:
+        has_servers = bool(agent.mcp_servers) or "mcp" in self._settings.inherit
+        if known is None or known[0] != key or has_servers:  # their configuration may be edited
             launch = build_launch(cli, version, agent, self._settings, self._environ)
             known = self._launches[agent.name] = key, launch
         return known[1]

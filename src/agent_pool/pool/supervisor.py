@@ -230,7 +230,7 @@ class Supervisor:
                 case Reset(name):
                     self._occupy(name, self._reset(name), "reset")
                 case Stop(name, reason):
-                    log.info("%s is stopped: %s", self.workers[name].who, reason)
+                    health.tell_stop(self.workers[name], reason)
                     why = health.why_stopped(self.core.workers[name], reason, self.core.limits)
                     self.workers[name].condemn(why)
                     self._own(self._stop(name), f"stop {name}")
@@ -297,7 +297,6 @@ class Supervisor:
 
     async def _try_to_reset(self, worker: Worker) -> None:
         if not await worker.settle() or worker.taints:
-            self._say_why(worker)
             return
         verdict = await self._verdicts.get(worker.launch)
         if not verdict.forgets:
@@ -305,12 +304,6 @@ class Supervisor:
             return
         await worker.reset(expects_frame=verdict.announces)
         self.books.resets += worker.is_clean
-        self._say_why(worker)
-
-    def _say_why(self, worker: Worker) -> None:
-        if not worker.is_clean and not worker.is_gone:
-            why = "; ".join(worker.taints) or f"it is {worker.session.state}"
-            log.warning("%s is replaced: %s", worker.who, why)
 
     async def _stop(self, name: str) -> None:
         worker = self.workers[name]

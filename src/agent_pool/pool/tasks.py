@@ -25,7 +25,7 @@ def check_task(task: str) -> None:
     """
     if not isinstance(task, str):
         raise ConfigError(f"a task is text, found {type(task).__name__}")
-    if not task.strip():
+    if not task.replace("\ufeff", "").strip():  # what the CLI takes for blank
         raise ConfigError("the task is empty; say what the agent should do")
     try:
         task.encode()
