@@ -33,8 +33,9 @@ def install(
 ) -> None:
     """Register the MCP server and the delegation hook with Claude Code.
 
-    The server gives Claude Code the tools invoke, warmup, list and reset. The hook turns its own
-    delegation tool away for the agents of this project, with the name of the pool's tool instead.
+    The server gives Claude Code the tools invoke, invoke_many, warmup, list, stats and reset. The
+    hook turns its own delegation tool away for the agents of this project, with the name of the
+    pool's tool instead.
     The server is added by `claude mcp add`; the hook is cut into the settings file of the scope,
     where everything else stays as it is. Running it again changes nothing.
 

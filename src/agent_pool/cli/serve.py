@@ -16,8 +16,8 @@ def serve(ctx: click.Context, project: Path | None) -> None:
     """Run the MCP server on stdin and stdout, until the client leaves.
 
     Claude Code starts it by itself once `agent-pool install` has registered it; other clients
-    take the same command. Its tools are invoke, warmup, list and reset. Notices go to stderr,
-    more of them with AGENT_POOL_LOG=info or debug.
+    take the same command. Its tools are invoke, invoke_many, warmup, list, stats and reset.
+    Notices go to stderr, more of them with AGENT_POOL_LOG=info or debug.
 
     \b
     Example:

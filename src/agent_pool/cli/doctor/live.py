@@ -83,4 +83,4 @@ def _reuse(*, reused: bool, forgot: bool) -> Finding:
     if reused and forgot:
         return Finding("Reuse", "ok", "after /clear the CLI has forgotten; workers are reused")
     said = "/clear does not work in this CLI; each task gets a process of its own"
-    return Finding("Reuse", "warning", said, "update Claude Code to 2.1.131 or newer")
+    return Finding("Reuse", "warning", said, "update Claude Code")

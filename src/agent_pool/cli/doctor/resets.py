@@ -38,4 +38,4 @@ def _finding(verdict: Verdict | None, names: str) -> Finding:
     if verdict.forgets:
         return Finding(ABOUT, "ok", f"{verdict.why}: workers of {names} are used again")
     said = f"{verdict.why}: each task of {names} gets a process of its own"
-    return Finding(ABOUT, "warning", said, "update Claude Code to 2.1.131 or newer")
+    return Finding(ABOUT, "warning", said, "update Claude Code")
