@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import psutil
 COOKIE = "AGENT_POOL_COOKIE"
 SERVER_MARK = "AGENT_POOL_SERVER"
 """In the environment of a worker's own MCP servers: they outlive its tasks."""
+POLL = 0.005
+"""Seconds between two looks at processes that are about to end."""
 _HAS_PROC = Path("/proc/self/environ").exists()
 
 
@@ -110,9 +113,16 @@ def kill(processes: Iterable[psutil.Process], sig: signal.Signals = signal.SIGKI
 
 
 def wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Those that are still alive after `timeout` seconds; blocks until all are gone or then."""
-    _, alive = psutil.wait_procs(list(processes), timeout=timeout)
-    return [process for process in alive if _is_alive(process)]
+    """Those that are still alive after `timeout` seconds; blocks until all are gone or then.
+
+    One that has ended is gone, whether its parent has noticed or not.
+    """
+    deadline = time.monotonic() + timeout
+    alive = [process for process in processes if _is_alive(process)]
+    while alive and time.monotonic() < deadline:
+        time.sleep(POLL)
+        alive = [process for process in alive if _is_alive(process)]
+    return alive
 
 
 def kill_group(pgid: int, sig: signal.Signals = signal.SIGKILL) -> None:

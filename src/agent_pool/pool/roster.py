@@ -56,9 +56,11 @@ class Roster:
         return len(self.in_state(WorkerState.STARTING))
 
     def coming(self, agent: str) -> int:
-        """Workers of an agent that will be idle soon."""
-        soon = (WorkerState.STARTING, WorkerState.RESETTING)
-        return sum(r.agent == agent and r.state in soon and not r.unfit for r in self.living())
+        """Workers of an agent that will be idle soon; a start counts until it is known to fail, so
+        that the next one waits as it should."""
+        starting = self.in_state(WorkerState.STARTING)
+        resetting = (r for r in self.in_state(WorkerState.RESETTING) if not r.unfit)
+        return sum(r.agent == agent for r in (*starting, *resetting))
 
     def has_room(self) -> bool:
         """Whether another worker may be started."""
