@@ -32,8 +32,8 @@ class Refusing:
 @pytest.mark.parametrize(
     ("failure", "note"),
     [
-        (Failure(429, retry_after=1), "the API answers 429 (rate_limit); try 2 in 1 s"),
-        (Failure(529), "the API answers 529 (overloaded); try 2 in 1 s"),
+        (Failure(429, retry_after=1, delay=0.4), "the API answers 429 (rate_limit); try 2 in 1 s"),
+        (Failure(529, delay=0.4), "the API answers 529 (overloaded); try 2 in 1 s"),
     ],
     ids=["rate-limit", "overload"],
 )

@@ -61,6 +61,7 @@ def test_a_cli_that_may_write_no_file_is_given_up_with_the_reason_of_its_end(
             with pytest.raises(SpawnError, match=r"signal \d+ \(File ?size .*before it was ready"):
                 await pool.invoke("tester", "one")
             assert api.requests == []
+            assert pool.stats().spawned == 3  # no other try is under way
             launcher.write_text(launcher.read_text().replace("ulimit -f 0", "true"))
             await goes_on(pool)
 

@@ -297,3 +297,11 @@ def test_processes_are_found_by_their_cookie_alone(world: PoolWorld) -> None:
             assert tree.bearers(cookie + "x") == []
 
     run(main())
+
+
+def test_a_process_that_has_ended_is_gone_although_its_parent_has_not_noticed() -> None:
+    process = subprocess.Popen(["true"])
+    ended = psutil.Process(process.pid)
+    assert tree.wait_gone([ended], timeout=600) == []
+    assert ended.status() == psutil.STATUS_ZOMBIE
+    process.wait()

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from agent_pool import AgentPool, TaskTimeout
-from agent_pool.loopback import Request
+from agent_pool.loopback import LoopbackAPI, Request
 from pool_world import (
+    MARK,
+    PLAIN,
     Held,
     PoolWorld,
     bash,
@@ -141,18 +143,21 @@ def test_a_cancelled_task_with_a_background_command_costs_its_worker(
         return await held(request)
 
     async def main() -> None:
-        async with world.real(script, max_size=1) as (pool, _):
-            leaving = asyncio.create_task(pool.invoke("tester", "leave"))
-            await until(lambda: held.began)
-            command = await pid_in(path)
-            (worker,) = await pool.list()
-            commands = [p for p in world.processes() if p.pid != worker.pid]
-            leaving.cancel()
-            result = await pool.invoke("tester", "next")
-            assert result.text == "echo: next"
-            assert result.pid != worker.pid
-            await until_gone(commands)
-            assert not is_alive(command)
-            await until_idle(pool)
+        async with LoopbackAPI(script) as api:
+            allowed = {MARK: world.mark, "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}
+            environ = world.environment(api.url, **allowed)
+            async with AgentPool(environ=environ, **PLAIN, max_size=1) as pool:
+                leaving = asyncio.create_task(pool.invoke("tester", "leave"))
+                await until(lambda: held.began)
+                command = await pid_in(path)
+                (worker,) = await pool.list()
+                commands = [p for p in world.processes() if p.pid != worker.pid]
+                leaving.cancel()
+                result = await pool.invoke("tester", "next")
+                assert result.text == "echo: next"
+                assert result.pid != worker.pid
+                await until_gone(commands)
+                assert not is_alive(command)
+                await until_idle(pool)
 
     run(main())

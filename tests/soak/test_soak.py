@@ -215,9 +215,8 @@ async def soak(world: PoolWorld, seed: int, tasks: int) -> Books:
         define(world, agent, 1)
     counts = {"max_size": MAX_SIZE, "max_workers": 5, "max_tasks": 20, "max_rss": BOUND_RSS}
     async with model() as url:
-        environ = world.environment(
-            url, **{MARK: world.mark, "XDG_CACHE_HOME": str(world.home / "cache")}
-        )
+        more = {MARK: world.mark, "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}
+        environ = world.environment(url, XDG_CACHE_HOME=str(world.home / "cache"), **more)
         before = possessions()
         async with AgentPool(environ=environ, **IMPATIENT, **counts) as pool:
             soaking = Soak(world, pool, seed, tasks)
