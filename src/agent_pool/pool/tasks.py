@@ -9,7 +9,7 @@ from typing import Any
 
 from agent_pool.claude.events import Retrying, Said, ToolAnswered, ToolCalled
 from agent_pool.claude.worker import Worker
-from agent_pool.errors import ConfigError
+from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.pool.result import Retry, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
 
 log = logging.getLogger("agent_pool")
@@ -40,10 +40,10 @@ def check_name(agent: str) -> None:
     """Refuse what cannot be an agent's name.
 
     Raises:
-        ConfigError: it is no text.
+        AgentNotFound: it is no text.
     """
     if not isinstance(agent, str):
-        raise ConfigError(f"an agent's name is text, found {agent!r}")
+        raise AgentNotFound(f"an agent's name is text, found {agent!r}")
 
 
 def check_timeout(timeout: float) -> float:
