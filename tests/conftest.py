@@ -9,6 +9,7 @@ from support import Project
 
 LONG = (
     "tests/reliability/",
+    "tests/soak/",
     "tests/isolation/test_reset_checks.py",
     "tests/isolation/test_taint.py",
     "tests/isolation/test_old_versions.py",
