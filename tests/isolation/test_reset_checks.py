@@ -25,7 +25,9 @@ def lab_of(labs: Callable[..., Lab], tmp_path: Path) -> LabOf:
 
     def open_lab(*lies: str, **settings: object) -> Lab:
         hasty = {"reset_timeout": 0.5, "stop_grace": 0.3, "kill_grace": 0.3, "max_size": 1}
-        return labs(cli=install(tmp_path / "liar", *lies), **{**hasty, **settings})
+        version = "2.1.197" if "unstamped" in lies else "2.1.330"
+        cli = install(tmp_path / "liar", *lies, version=version)
+        return labs(cli=cli, **{**hasty, **settings})
 
     return open_lab
 

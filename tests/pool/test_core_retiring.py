@@ -362,9 +362,12 @@ def test_a_closed_pool_starts_nothing() -> None:
 
 def test_a_halted_pool_starts_and_gives_out_nothing_more() -> None:
     pool = Pool(spares=1)
-    pool.request()
+    waiting = pool.request()
     pool.core.halt()
-    assert pool.tell("started", "worker-1") == [Stop("worker-1", Reason.CLOSED)]
+    assert pool.tell("started", "worker-1") == [
+        Refuse(waiting, Reason.CLOSED),
+        Stop("worker-1", Reason.CLOSED),
+    ]
     assert pool.tell("gone", "worker-1") == []
     with pytest.raises(PoolClosed):
         pool.request()

@@ -80,7 +80,7 @@ def test_a_process_that_is_stopped_is_a_stall_and_is_replaced(
             result = await pool.invoke("tester", "next")
             assert result.text == "echo: next"
             assert result.pid != worker.pid
-            assert not is_alive(worker.pid)
+            await until(lambda: not is_alive(worker.pid or 0))
 
     run(main())
 

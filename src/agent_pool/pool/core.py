@@ -257,19 +257,13 @@ class PoolCore:
         """Refuse who waits, stop who is idle; leased workers stop when they are given back."""
         self.is_closed = True
         self._roster.warm.clear()
-        out: Actions = []
-        for agent in self._queues.agents():
-            out += self._refuse_all(agent, Reason.CLOSED)
-        leased = (WorkerState.LEASED,)
-        out += [
-            self._roster.stop(r, Reason.CLOSED)
-            for r in self._roster.living()
-            if r.state not in leased
-        ]
-        return out
+        living = self._roster.living()
+        unleased = [record for record in living if record.state is not WorkerState.LEASED]
+        stops = [self._roster.stop(record, Reason.CLOSED) for record in unleased]
+        return [*stops, *self._balance(now)]
 
     def halt(self) -> None:
-        """Nothing is started or given out any more."""
+        """Nothing is started or given out any more; the next stimulus refuses who waits."""
         self.is_closed = True
 
     # Inside
@@ -277,8 +271,11 @@ class PoolCore:
     def _balance(self, now: float) -> Actions:
         if not self.is_closed:
             return self._balancing.run(now)
+        out: Actions = []
+        for agent in self._queues.agents():
+            out += self._refuse_all(agent, Reason.CLOSED)
         idle = self._roster.in_state(WorkerState.IDLE)
-        return [self._roster.stop(record, Reason.CLOSED) for record in idle]
+        return [*out, *(self._roster.stop(record, Reason.CLOSED) for record in idle)]
 
     def _know(self, ref: AgentRef) -> None:
         self._roster.refs[ref.name] = ref
