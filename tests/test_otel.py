@@ -7,6 +7,7 @@ import builtins
 import gc
 import importlib
 import itertools
+import re
 import sys
 import weakref
 from collections import Counter
@@ -22,13 +23,37 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from agent_pool import AgentNotFound, AgentPool, TaskResult, TooManyRequests
+from agent_pool import AgentNotFound, AgentPool, TaskFailed, TaskResult, TooManyRequests
 from agent_pool.loopback import Failure, Reply, Request
-from agent_pool.otel import instrument
+from agent_pool.otel import COUNTERS, LEVELS, instrument
 from pool_world import PoolWorld, until, until_idle
 from support import run
 
 SECRET = "the colour of the bicycle shed"
+
+OTHER_NAMES = (
+    "agent_pool.paused",
+    "agent_pool.task.cost",
+    "agent_pool.task.turns",
+    "agent_pool.task.waited",
+    "agent_pool.token.type",
+    "agent_pool.worker",
+    "agent_pool.worker.pid",
+    "agent_pool.worker.reason",
+    "agent_pool.worker.state",
+    "gen_ai.agent.name",
+    "gen_ai.client.token.usage",
+    "gen_ai.conversation.id",
+    "gen_ai.invoke_agent.duration",
+    "gen_ai.operation.name",
+    "gen_ai.provider.name",
+    "gen_ai.token.type",
+    "gen_ai.usage.cache_creation.input_tokens",
+    "gen_ai.usage.cache_read.input_tokens",
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.output_tokens",
+)
+"""What else is written, as the other tests show."""
 
 
 @pytest.fixture
@@ -104,7 +129,7 @@ def test_a_task_is_a_span_of_the_caller_with_what_it_took(world: PoolWorld) -> N
                 "agent_pool.worker": "worker-1",
                 "agent_pool.worker.pid": result.pid,
                 "agent_pool.task.waited": result.waited,
-                "agent_pool.task.requests": 1,
+                "agent_pool.task.turns": 1,
                 "agent_pool.task.cost": result.cost_usd,
             }
 
@@ -173,6 +198,41 @@ def test_how_a_task_failed_is_told_by_its_code(world: PoolWorld) -> None:
     run(main())
 
 
+def test_an_answer_that_does_not_fit_is_told_with_what_it_took(world: PoolWorld) -> None:
+    form = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+    async def main() -> None:
+        async with world.real(lambda _: SECRET) as (pool, _):
+            telemetry = Telemetry(pool)
+            with pytest.raises(TaskFailed) as caught:
+                await pool.invoke("tester", "task", schema=form)
+            assert caught.value.result is not None
+            told = attributes(telemetry.spans[0])
+            assert told["error.type"] == TaskFailed.code
+            output = caught.value.result.usage.output_tokens
+            assert told["gen_ai.usage.output_tokens"] == output > 0
+            counted = telemetry.metrics()["gen_ai.client.token.usage"]
+            assert {key[-1]: value for key, value in counted.items()}["output"] == (1, output)
+
+    run(main())
+
+
+def test_the_page_names_every_metric_and_every_attribute(world: PoolWorld) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    kinds = {name: "counter" for name, *_ in COUNTERS} | {
+        name: "up-down counter" for name, *_ in LEVELS
+    }
+    for name, unit, *_ in (*COUNTERS, *LEVELS):
+        (row,) = [
+            line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line
+        ]
+        _, _, kind, its_unit, *_ = map(str.strip, row.split("|"))
+        assert (kind, its_unit) == (kinds[name], unit)
+    written = set(re.findall(r"`((?:gen_ai|agent_pool)\.[a-z_.]+)`", page))
+    known = {name for name, *_ in (*COUNTERS, *LEVELS)} | set(OTHER_NAMES)
+    assert written - {"agent_pool.", "agent_pool.otel"} == known
+
+
 def test_the_metrics_are_the_pools_figures(world: PoolWorld) -> None:
     async def main() -> None:
         async with world.real(lambda _: "done", max_size=1) as (pool, _):
@@ -183,6 +243,7 @@ def test_the_metrics_are_the_pools_figures(world: PoolWorld) -> None:
             stats = pool.stats()
             usage, metrics = stats.total.usage, telemetry.metrics()
             assert metrics["agent_pool.tasks"] == {("tester",): 3}
+            assert metrics["agent_pool.tasks.reused"] == {(): 2}
             assert metrics["agent_pool.tokens"] == {
                 ("tester", "input"): usage.input_tokens,
                 ("tester", "output"): usage.output_tokens,

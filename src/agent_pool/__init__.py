@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent_pool.claude.binary import find_cli as find_cli
     from agent_pool.claude.honoured import not_honoured as not_honoured
     from agent_pool.claude.launch import Launch as Launch
+    from agent_pool.claude.questions import Denied as Denied
     from agent_pool.claude.sizes import PromptSize as PromptSize
     from agent_pool.claude.sizes import measure_prompt as measure_prompt
     from agent_pool.claude.verdicts import Verdict as Verdict
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from agent_pool.errors import WorkerError as WorkerError
     from agent_pool.pool.books import AgentStats as AgentStats
     from agent_pool.pool.books import PoolStats as PoolStats
+    from agent_pool.pool.many import ContextLost as ContextLost
     from agent_pool.pool.pool import AgentPool as AgentPool
     from agent_pool.pool.result import PermissionRequest as PermissionRequest
     from agent_pool.pool.result import Queued as Queued
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
     from agent_pool.pool.result import ToolOutput as ToolOutput
     from agent_pool.pool.result import ToolUse as ToolUse
     from agent_pool.pool.result import WorkerInfo as WorkerInfo
+    from agent_pool.pool.status import PoolStatus as PoolStatus
+    from agent_pool.pool.window import SilentPool as SilentPool
+    from agent_pool.pool.window import running_pools as running_pools
     from agent_pool.settings import Settings as Settings
     from agent_pool.settings import load_settings as load_settings
 
@@ -63,6 +68,7 @@ _HOMES = {
     "agent_pool.claude.binary": "cli_version find_cli",
     "agent_pool.claude.honoured": "not_honoured",
     "agent_pool.claude.launch": "Launch",
+    "agent_pool.claude.questions": "Denied",
     "agent_pool.claude.verdicts": "Verdict",
     "agent_pool.claude.sizes": "PromptSize measure_prompt",
     "agent_pool.errors": (
@@ -71,11 +77,14 @@ _HOMES = {
         " TaskTimeout TooManyRequests WorkerDied WorkerError"
     ),
     "agent_pool.pool.books": "AgentStats PoolStats",
+    "agent_pool.pool.many": "ContextLost",
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.result": (
         "PermissionRequest Queued Retry Started TaskEvent TaskResult Text ToolOutput ToolUse"
         " WorkerInfo"
     ),
+    "agent_pool.pool.status": "PoolStatus",
+    "agent_pool.pool.window": "SilentPool running_pools",
     "agent_pool.settings": "Settings load_settings",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -31,7 +31,7 @@ except ImportError as error:
     ) from error
 
 import agent_pool
-from agent_pool import AgentPoolError, AgentStats, PoolStats, TaskResult, Usage
+from agent_pool import AgentPoolError, AgentStats, PoolStats, TaskError, TaskResult, Usage
 
 if TYPE_CHECKING:
     from agent_pool import AgentPool
@@ -102,6 +102,9 @@ def _traced(invoke: Callable[..., Any], tracer: Tracer, histograms: _Histograms)
                 return result
             except AgentPoolError as error:
                 failure = error.code
+                if isinstance(error, TaskError) and error.result is not None:
+                    _describe(span, error.result)
+                    histograms.count(error.result.usage, attributes)
                 raise
             except asyncio.CancelledError:
                 failure = "cancelled"
@@ -127,7 +130,7 @@ def _describe(span: Span, result: TaskResult) -> None:
             "agent_pool.worker": result.worker,
             "agent_pool.worker.pid": result.pid,
             "agent_pool.task.waited": result.waited,
-            "agent_pool.task.requests": result.turns,
+            "agent_pool.task.turns": result.turns,
             "agent_pool.task.cost": result.cost_usd,
         }
     )
@@ -238,6 +241,12 @@ Instrument = tuple[str, str, str, Callable[[PoolStats], Rows]]
 COUNTERS: Final[tuple[Instrument, ...]] = (
     ("agent_pool.tasks", "{task}", "Tasks that ended.", _each(lambda agent: agent.tasks)),
     ("agent_pool.tasks.failed", "{task}", "Tasks that did not end well.", _failed),
+    (
+        "agent_pool.tasks.reused",
+        "{task}",
+        "Tasks that ran on a process which had been given one before.",
+        lambda stats: [(stats.reuse.tasks, {})],
+    ),
     (
         "agent_pool.tasks.running_time",
         "s",

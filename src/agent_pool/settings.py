@@ -169,6 +169,11 @@ class Settings(BaseModel):
     stall_timeout: Seconds | None = Field(
         600.0, description="a task is stopped when its process says nothing for this long"
     )
+    permission_timeout: Seconds = Field(
+        180.0,
+        description="a person's answer to what an agent asks permission for, else it is denied; "
+        "does not count as the task's running time",
+    )
     acquire_timeout: Seconds = Field(300.0, description="waiting for a worker at the most")
     start_timeout: Seconds = Field(60.0, description="a worker's start, to its ready answer")
     reset_timeout: Seconds = Field(10.0, description="/clear, to its acknowledgement")

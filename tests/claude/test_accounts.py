@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -64,3 +65,17 @@ def test_taking_away_what_was_added_gives_what_was_there(first: Account, second:
 )
 def test_totals_that_are_no_numbers_count_as_nothing(frame: dict[str, Any]) -> None:
     assert running_account(frame) == Account()
+
+
+@given(before=ACCOUNTS, gained=ACCOUNTS)
+def test_what_came_since_is_what_was_added(before: Account, gained: Account) -> None:
+    assert (before + gained).since(before) == gained
+
+
+@given(before=ACCOUNTS, after=ACCOUNTS)
+def test_totals_that_have_restarted_are_never_taken_for_less_than_nothing(
+    before: Account, after: Account
+) -> None:
+    found = after.since(before)
+    assert min(*asdict(found.usage).values(), found.cost_usd) >= 0
+    assert found in (after, after - before)

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -86,43 +85,56 @@ def test_a_schema_that_cannot_be_read_is_a_wrong_command_line(here: Project, sch
     assert "--schema" in done.stderr
 
 
-def test_run_asks_at_the_terminal(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (b"y\n", "hello"),
+        (b"\n", "The person in charge has not permitted this."),
+        (b"\x04", "This is not permitted: the question was closed without an answer."),
+        (b"", "This is not permitted: nobody answered within 0.3 s (setting permission_timeout)."),
+    ],
+    ids=["yes", "enter", "end of input", "nothing"],
+)
+def test_run_asks_at_the_terminal(project: Project, typed: bytes, read: str) -> None:
     project.agent("one", permissionMode="ask")
-    wanted, unwanted = project.root / "wanted", project.root / "unwanted"
-    assert _asked(project, wanted, answer=b"y\n")
-    assert wanted.exists()
-    assert _asked(project, unwanted, answer=b"\n")
-    assert not unwanted.exists()
+    patience = "100s" if typed else "300ms"
+    with LoopbackAPI(calling(ToolUse("Bash", {"command": MADE}))).in_thread() as api:
+        environ = project.environment(api.url, AGENT_POOL_PERMISSION_TIMEOUT=patience)
+        asked, said, more = _asked(project, environ, typed)
+    assert MADE in asked  # all of it
+    assert said.endswith(read)
+    assert (project.root / "made").exists() is (typed == b"y\n")
+    assert ("no answer came, so it is denied" in more) is (typed == b"")
 
 
-def _asked(project: Project, file: Path, answer: bytes) -> bool:
-    """Run a task that makes a file, answering the question; whether all of it was shown."""
-    made = f"touch {file} {'#' * 200} the end"
-    script = calling(ToolUse("Bash", {"command": made, "description": "Makes it."}))
+MADE = f"tee made <<< hello {'#' * 200} the end"
+
+
+def _asked(project: Project, environ: dict[str, str], typed: bytes) -> tuple[str, str, str]:
+    """Run a task that asks, and type; what was asked, the answer, and what else was told."""
     ours, theirs = pty.openpty()
-    with LoopbackAPI(script).in_thread() as api:
-        running = subprocess.Popen(
-            command("run", "one", "Make it.", "--ask"),
-            cwd=project.root,
-            env=project.environment(api.url),
-            stdin=theirs,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        os.close(theirs)
-        assert running.stderr is not None
-        shown = b""
-        try:
-            while not shown.endswith(b"[y/N] "):
-                part = os.read(running.stderr.fileno(), 4096)
-                assert part, shown
-                shown += part
-            os.write(ours, answer)
-            running.communicate(timeout=60)
-        finally:
-            os.close(ours)  # whatever still asks is told that nobody is there
+    running = subprocess.Popen(
+        command("run", "one", "Make it.", "--ask", "--timeout", "90"),
+        cwd=project.root,
+        env=environ,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    assert running.stderr is not None
+    shown = b""
+    try:
+        while not shown.endswith(b"[y/N] "):
+            part = os.read(running.stderr.fileno(), 4096)
+            assert part, shown
+            shown += part
+        os.write(ours, typed)
+        stdout, stderr = running.communicate(timeout=60)
+    finally:
+        os.close(ours)  # whatever still asks is told that nobody is there
     assert running.returncode == 0
-    return made.encode() in shown
+    return shown.decode(), stdout.decode().strip(), stderr.decode()
 
 
 def test_without_a_terminal_nothing_is_asked_and_it_is_denied(project: Project) -> None:

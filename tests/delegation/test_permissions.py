@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from agent_pool import PermissionRequest, TaskTimeout
-from agent_pool.claude.questions import Questions
+from agent_pool import Denied, PermissionRequest, TaskTimeout
+from agent_pool.claude.accounts import Account
+from agent_pool.claude.questions import Asker, Questions
 from agent_pool.loopback import Reply, ToolUse
+from agent_pool.pool.asking import Clock
 from agent_pool.pool.health import end_stalled_turns
+from agent_pool.pool.running import Call
+from agent_pool.pool.running import run as carry_out
 from isolation.lab import Lab, Said, bash, tool
 from support import run
 
@@ -23,11 +28,13 @@ Define = Callable[..., str]
 class Person:
     """Somebody who is asked; remembers what, and answers by `allow`."""
 
-    def __init__(self, allow: Callable[[PermissionRequest], bool] = lambda _: False) -> None:
+    def __init__(
+        self, allow: Callable[[PermissionRequest], bool | Denied] = lambda _: False
+    ) -> None:
         self.asked: list[str] = []
         self._allow = allow
 
-    async def __call__(self, request: PermissionRequest) -> bool:
+    async def __call__(self, request: PermissionRequest) -> bool | Denied:
         self.asked.append(request.tool)
         return self._allow(request)
 
@@ -111,15 +118,40 @@ def test_with_nobody_to_ask_it_is_denied_and_the_agent_goes_on(lab: Lab, asker: 
     assert act(lab, asker) == (False, False)
 
 
+def broken(_: PermissionRequest) -> bool:
+    raise RuntimeError("the handler is broken")
+
+
 def test_a_handler_that_fails_denies(
     lab: Lab, asker: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: PermissionRequest) -> bool:
-        raise RuntimeError("the handler is broken")
-
     with caplog.at_level(logging.ERROR, "agent_pool"):
-        assert act(lab, asker, Person(fail)) == (False, False)
+        assert act(lab, asker, Person(broken)) == (False, False)
     assert "the handler is broken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("person", "read"),
+    [
+        (Person(lambda _: Denied("Only on Tuesdays.")), "Only on Tuesdays."),
+        (Person(lambda _: Denied()), "The person in charge has not permitted this."),
+        (Person(lambda _: False), "The person in charge has not permitted this."),
+        (Person(broken), "This is not permitted: asking for permission failed."),
+        (None, "This is not permitted: nobody can be asked for permission here."),
+    ],
+)
+def test_the_agent_reads_why_it_may_not(
+    lab: Lab, asker: str, person: Person | None, read: str
+) -> None:
+    file = lab.world.root / lab.word("why")
+    said = lab.run(lab.ask(lab.plan(bash(f"touch {file}")), asker, on_permission=person))
+    assert said.text == f"tool: {read}"
+    assert not file.exists()
+
+
+def test_a_denial_is_false() -> None:
+    assert not Denied("no")
+    assert Denied("no") == Denied("no")
 
 
 def test_two_requests_at_once_are_both_decided(lab: Lab, asker: str) -> None:
@@ -156,16 +188,134 @@ async def goes_on(lab: Lab, agent: str) -> Said:
     return await lab.ask(lab.plan("next"), agent)
 
 
-def test_a_handler_slower_than_the_task_is_given_up(lab: Lab, asker: str) -> None:
+def test_a_handler_slower_than_permission_timeout_is_given_up(labs: Callable[..., Lab]) -> None:
+    lab = labs(reset="clear", permission_timeout=0.2)
+    lab.world.agent("slowly", description="Asks.", permissionMode="ask")
+
     async def main() -> None:
-        slow, file = Slow(), lab.world.root / lab.word("slow")
-        with pytest.raises(TaskTimeout):
-            await lab.ask(lab.plan(bash(f"touch {file}")), asker, on_permission=slow, timeout=1.5)
-        await slow.left.wait()
-        assert (await goes_on(lab, asker)).text == "next"
+        slow, file = Slow(), lab.world.root / "slow"
+        said = await lab.ask(lab.plan(bash(f"touch {file}")), "slowly", on_permission=slow)
+        assert said.text == (
+            "tool: This is not permitted: nobody answered within 0.2 s (setting "
+            "permission_timeout)."
+        )
+        assert slow.left.is_set()
+        assert (await goes_on(lab, "slowly")).text == "next"
         assert not file.exists()
 
     lab.run(main())
+
+
+# A task's time, and that of a person
+
+
+class Asking:
+    """A worker whose turn is one function of what asks; its task has `BRIEF` seconds."""
+
+    def __init__(self, turn: Callable[[Asker], Awaitable[None]], permit: Any, **more: Any) -> None:
+        self._turn = turn
+        self.name, self.note, self.pid, self.last_turn = "worker-1", "", 1, Account()
+        self.call = Call("asker", "x", BRIEF, lambda event: None, permit, **more)
+
+    async def turn(self, task: str, listener: object, ask: Asker) -> Mapping[str, Any]:
+        await self._turn(ask)
+        return {"subtype": "success", "result": "done"}
+
+    async def carry_out(self) -> str:
+        return (await carry_out(self.call, self, SimpleNamespace(), 0.0)).text  # type: ignore[arg-type]
+
+
+BRIEF = 0.05
+
+
+async def late(request: PermissionRequest) -> bool:
+    """Answers long after the task's time."""
+    await asyncio.sleep(4 * BRIEF * (2 if request.tool == "Slow" else 1))
+    return True
+
+
+def test_the_time_in_which_a_person_is_asked_is_not_the_task_s() -> None:
+    async def turn(ask: Asker) -> None:
+        assert await ask({}) is True
+        assert await ask({}) is True
+
+    assert run(Asking(turn, late).carry_out()) == "done"
+
+
+def test_the_time_stands_still_until_the_last_open_question_is_answered() -> None:
+    async def turn(ask: Asker) -> None:
+        assert await asyncio.gather(ask({}), ask({"tool_name": "Slow"})) == [True, True]
+
+    assert run(Asking(turn, late).carry_out()) == "done"
+
+
+def test_after_the_answer_the_task_has_the_rest_of_its_time() -> None:
+    async def turn(ask: Asker) -> None:
+        assert await ask({}) is True
+        await asyncio.Event().wait()
+
+    with pytest.raises(TaskTimeout, match=r"after 0\.05 s"):
+        run(Asking(turn, late).carry_out())
+
+
+def test_what_goes_on_asking_though_given_up_does_not_hold_the_task_for_ever() -> None:
+    async def stubborn(request: PermissionRequest) -> bool:
+        for _ in range(2):  # when its time is up, and when the task's is
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                given_up.append(request)
+        raise AssertionError
+
+    async def turn(ask: Asker) -> None:
+        asking = asyncio.ensure_future(ask({}))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asking.cancel()
+
+    given_up: list[PermissionRequest] = []
+    with pytest.raises(TaskTimeout):
+        run(Asking(turn, stubborn, patience=0.001).carry_out())
+    assert len(given_up) >= 1
+
+
+def test_a_handler_s_own_timeout_is_a_fault_of_it_and_no_missing_answer() -> None:
+    async def impatient(request: PermissionRequest) -> bool:
+        raise TimeoutError("the phone was engaged")
+
+    async def turn(ask: Asker) -> None:
+        with pytest.raises(TimeoutError, match="engaged"):
+            await ask({})
+
+    assert run(Asking(turn, impatient).carry_out()) == "done"
+
+
+def test_a_question_may_begin_and_end_when_the_time_is_up() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(0) as bound:
+            clock = Clock(bound)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                clock.stop("late")
+                clock.go_on("late")
+
+    with pytest.raises(TimeoutError):
+        run(main())
+
+
+def test_a_question_may_end_after_its_task() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60) as bound:
+            clock = Clock(bound)
+            clock.stop("open")
+            await asyncio.sleep(0)
+            assert bound.when() is None
+            clock.end()
+        clock.go_on("open")
+
+    run(main())
 
 
 def test_a_caller_that_leaves_takes_its_handler_along(lab: Lab, asker: str) -> None:

@@ -108,13 +108,23 @@ def test_an_answer_reaches_whoever_asked_and_answers_to_nothing_are_ignored() ->
     run(main())
 
 
-def test_a_question_that_nobody_answers_is_denied_in_time() -> None:
+def test_a_question_that_is_given_up_is_not_open_any_more() -> None:
+    async def impatient(caller: Caller) -> CallToolResult:
+        assert caller.ask is not None
+        try:
+            async with asyncio.timeout(0.001):
+                await caller.ask(A_REQUEST)
+        except TimeoutError:
+            return said("given up")
+        raise AssertionError
+
     async def main() -> None:
-        job = asking(1, patience=0.001)
+        job = Job(impatient, can_ask=True)
         await asyncio.wait([job.running])
         assert job.result is not None
-        assert text_of(job.result) == "nobody answered in time"
+        assert text_of(job.result) == "given up"
         assert job.questions == {}
+        job.answer({"permission-1": Verdict.ONCE})
 
     run(main())
 

@@ -1,5 +1,7 @@
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +20,8 @@ from mcp_types import (
     UrlElicitationCapability,
 )
 
-from agent_pool import PermissionRequest
+from agent_pool import Denied, PermissionRequest
+from agent_pool.loopback import LoopbackAPI, Request, ToolUse, echo
 from agent_pool.mcp.answers import said
 from agent_pool.mcp.clients import can_be_asked
 from agent_pool.mcp.interfaces import Caller
@@ -26,6 +29,7 @@ from agent_pool.mcp.permissions import SHOWN, Permissions, Verdict, form, verdic
 from agent_pool.mcp.rounds import Rounds
 from agent_pool.mcp.server import build_server
 from mcp_fakes import ERAS, FakePool, connected, text_of
+from mcp_world import World
 from support import run
 
 A_CALL = {"agent": "reviewer", "task": "look"}
@@ -187,15 +191,32 @@ def test_an_agent_whose_client_does_not_come_back_is_interrupted() -> None:
         interrupted = asyncio.Event()
 
         async def waits(caller: Caller) -> CallToolResult:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.001):  # as the pool does
+                    await asks_once(caller)
             try:
-                return await asks_once(caller)
-            except asyncio.CancelledError:
+                return await asyncio.get_running_loop().create_future()
+            finally:
                 interrupted.set()
-                raise
 
         first = await Rounds(absence=0.001).call(repeated(None), waits, unheard)
         assert isinstance(first, InputRequiredResult)
         await interrupted.wait()
+
+    run(main())
+
+
+def test_a_client_may_be_away_for_as_long_as_its_person_may_think() -> None:
+    async def main() -> None:
+        rounds = Rounds(absence=0)
+        first = await rounds.call(repeated(None), asks_once, unheard)
+        assert isinstance(first, InputRequiredResult)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        again = repeated(first.request_state, **{"permission-1": YES})
+        second = await rounds.call(again, asks_once, unheard)
+        assert isinstance(second, CallToolResult)
+        assert text_of(second) == "allowed once"
 
     run(main())
 
@@ -283,10 +304,75 @@ def test_a_closed_question_is_told_from_a_denial() -> None:
     assert verdict_of(ElicitResult(action="cancel")) is Verdict.CLOSED
 
 
-def test_without_anybody_to_ask_everything_is_denied() -> None:
+A_REQUEST = PermissionRequest("a", "Bash", {})
+
+
+@pytest.mark.parametrize(
+    ("verdict", "read"),
+    [
+        (None, "nobody can be asked, as the client cannot ask"),
+        (Verdict.DENIED, ""),  # the usual words
+        (Verdict.CLOSED, "the question was closed without an answer"),
+        (Verdict.TOO_OFTEN, "you have asked too often"),
+        (Verdict.CANNOT_ASK, "nobody can be asked, as the client cannot ask"),
+    ],
+)
+def test_the_agent_reads_why_it_may_not(verdict: Verdict | None, read: str) -> None:
+    async def ask(request: PermissionRequest) -> Verdict:
+        assert verdict is not None
+        return verdict
+
     async def main() -> None:
-        permissions = Permissions(None)
-        assert await permissions.permit(PermissionRequest("a", "Bash", {})) is False
-        assert permissions.refused == [("Bash", Verdict.CANNOT_ASK)]
+        permissions = Permissions(ask if verdict else None)
+        answer = await permissions.permit(A_REQUEST)
+        assert isinstance(answer, Denied)
+        assert read in answer.reason
+        assert bool(answer.reason) is bool(read)
+        assert permissions.refused == [("Bash", verdict or Verdict.CANNOT_ASK)]
+
+    run(main())
+
+
+def test_a_question_that_the_pool_gives_up_was_not_answered_in_time() -> None:
+    async def never(request: PermissionRequest) -> Verdict:
+        return await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        permissions = Permissions(never)
+        asking = asyncio.ensure_future(permissions.permit(A_REQUEST))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        assert permissions.refused == [("Bash", Verdict.UNANSWERED)]
+
+    run(main())
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_person_that_does_not_answer_in_time_denies(tmp_path: Path, era: str) -> None:
+    async def main() -> None:
+        answer = asyncio.Event()
+
+        async def slow(context: Any, params: ElicitRequestFormParams) -> ElicitResult:
+            await answer.wait()
+            return YES
+
+        write = ToolUse("Bash", {"command": "tee made.txt <<< hello"})
+
+        def script(request: Request) -> Any:
+            if request.tool_results:
+                answer.set()
+            return echo(request) if request.tool_results else write
+
+        async with LoopbackAPI(script) as api:
+            world = World(tmp_path, api)
+            world.env["AGENT_POOL_PERMISSION_TIMEOUT"] = "200ms"
+            world.agent("asker", "You ask.", permissionMode="default")
+            async with world.client(era, elicitation_callback=slow) as client:
+                said = text_of(await client.call_tool("invoke", {"agent": "asker", "task": "x"}))
+            assert "nobody answered within 0.2 s (setting permission_timeout)" in said
+            assert "(asker was not permitted to use Bash: nobody answered in time." in said
+            assert not (world.root / "made.txt").exists()
 
     run(main())

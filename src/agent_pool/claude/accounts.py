@@ -43,6 +43,12 @@ class Account:
     def __sub__(self, other: Account) -> Account:
         return Account(self.usage - other.usage, self.cost_usd - other.cost_usd)
 
+    def since(self, earlier: Account) -> Account:
+        """What these running totals gained; all of them if they have restarted since."""
+        gained = self - earlier
+        has_restarted = min(*_values(gained.usage), gained.cost_usd) < 0
+        return self if has_restarted else gained
+
 
 def running_account(frame: Frame) -> Account:
     """The totals of a `result` frame: all turns since the process started or was cleared."""

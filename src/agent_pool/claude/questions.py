@@ -5,11 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 log = logging.getLogger("agent_pool")
 
-Asker = Callable[[Mapping[str, Any]], Awaitable[bool]]
+DENIED: Final = "The person in charge has not permitted this."
+NOBODY: Final = "This is not permitted: nobody can be asked for permission here."
+FAULT: Final = "This is not permitted: asking for permission failed."
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """No, as an answer to what an agent asks permission for; false as a condition.
+
+    Attributes:
+        reason: what the agent reads; empty for the usual words.
+    """
+
+    reason: str = ""
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+Asker = Callable[[Mapping[str, Any]], Awaitable[bool | Denied]]
 
 
 class Questions:
@@ -43,13 +63,15 @@ class Questions:
     async def _decide(
         self, request: Mapping[str, Any], reply: Callable[[Mapping[str, Any]], None]
     ) -> None:
+        answer: bool | Denied
         try:
-            allowed = self.asker is not None and await self.asker(request)
+            answer = await self.asker(request) if self.asker else Denied(NOBODY)
         except Exception:
             log.exception("asking for a permission failed; it is denied")
-            allowed = False
+            answer = Denied(FAULT)
         given = request.get("input")
-        if allowed:
+        if answer:
             reply({"behavior": "allow", "updatedInput": given if isinstance(given, dict) else {}})
         else:
-            reply({"behavior": "deny", "message": "The person in charge has not permitted this."})
+            reason = answer.reason if isinstance(answer, Denied) else ""
+            reply({"behavior": "deny", "message": str(reason) or DENIED})

@@ -59,6 +59,7 @@ class Worker:
         on_account: called with what a turn took, whenever one has ended.
 
     Attributes:
+        turns: how many prompts it was given.
         account: what all its turns took together.
         last_turn: what the last one took.
         signed_in_by: how the CLI says that it is signed in, in its own words.
@@ -87,6 +88,7 @@ class Worker:
         self.cookie = cookie
         self.started_at = time.monotonic()
         self.last_heard = self.started_at
+        self.turns = 0
         self.account = Account()
         self.last_turn = Account()
         self.note = ""
@@ -218,6 +220,7 @@ class Worker:
         self._listener = listener
         self._questions.asker = asker
         self._send(self._session.prompt(_new_id(), text))
+        self.turns += 1
         try:
             await self._turn_over.wait()
         finally:
@@ -357,7 +360,7 @@ class Worker:
         self.note = ""
         self._turn_frame = frame
         total = running_account(frame)
-        self.last_turn = total - self._running
+        self.last_turn = total.since(self._running)
         self._running = total
         self.account += self.last_turn
         self._on_account(self.last_turn)

@@ -15,9 +15,11 @@ from agent_pool.cli.command import WIDTH, project_option
 
 COMMANDS: Final = {
     "run": "Give an agent one task and print its answer.",
+    "batch": "Give agents many tasks, side by side.",
     "agents": "List the agents that are defined.",
     "show": "Show an agent's prompt and how it is started.",
     "init": "Write a starter agent, skill and expertise.",
+    "stats": "Show every running pool: workers, tasks, tokens, cost.",
     "doctor": "Say what is found and what is wrong.",
     "demo": "Show what the pool does, offline and at no cost.",
     "bench": "Measure the pool beside every other way, offline and at no cost.",
@@ -60,7 +62,7 @@ Exit codes:
   0    it worked
   1    it did not: the agent reported an error, a check failed, output was refused
   2    the command line was wrong
-  3    it could not start: settings, no such agent, no usable Claude Code CLI
+  3    it could not start: settings, a batch's lines, no such agent, no usable Claude Code CLI
   124  a time limit passed
   128+n  stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM
 """

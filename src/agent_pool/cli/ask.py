@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 import click
 
-from agent_pool import PermissionRequest
+from agent_pool import Denied, PermissionRequest
 from agent_pool.cli.output import printable
 
 
@@ -27,15 +27,21 @@ class Terminal:
         self._silence = silence
         self._one_at_a_time = asyncio.Lock()
 
-    async def permit(self, request: PermissionRequest) -> bool:
-        """Whether the person says yes; Enter alone is no."""
+    async def permit(self, request: PermissionRequest) -> bool | Denied:
+        """Whether the person says yes; Enter alone is no, and so is the end of the input."""
         async with self._one_at_a_time:
             with self._silence():
                 # What was typed before the question is no answer to it.
                 termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
                 click.echo(question(request), nl=False, err=True)
-                answer = await _line(sys.stdin.fileno())
-        return answer.strip().lower() in {"y", "yes"}
+                try:
+                    answer = await _line(sys.stdin.fileno())
+                except asyncio.CancelledError:
+                    click.echo("\nno answer came, so it is denied", err=True)
+                    raise
+        if not answer:
+            return Denied("This is not permitted: the question was closed without an answer.")
+        return answer.strip().lower() in {"y", "yes"} or Denied()
 
 
 def question(request: PermissionRequest) -> str:

@@ -136,6 +136,30 @@ project_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
+def duration(value: str) -> float:
+    """Seconds from what the settings take as a duration.
+
+    Raises ValueError when it is none.
+    """
+    from agent_pool.settings import Settings
+
+    try:
+        return Settings.model_validate({"task_timeout": value}).task_timeout
+    except ValueError:
+        problem = f"{value!r}: expected a time above 0: 90, 250ms, 30s, 5m, 2h"
+        raise ValueError(problem) from None
+
+
+def duration_option(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """An option's value as seconds."""
+    try:
+        return None if value is None else duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def settings_of(ctx: click.Context, project: Path | None, **overrides: Any) -> Settings:
     """The settings with the options that were given, `--project` before or after the command.
 

@@ -11,7 +11,17 @@ from typing import Final, Self
 from rich.console import Console
 from rich.status import Status
 
-from agent_pool import Queued, Retry, Started, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
+from agent_pool import (
+    Queued,
+    Retry,
+    Started,
+    TaskEvent,
+    TaskResult,
+    Text,
+    ToolOutput,
+    ToolUse,
+    Usage,
+)
 from agent_pool.cli.output import count, one_line, seconds
 
 _TELLING: Final = ("command", "file_path", "path", "pattern", "url", "query", "description")
@@ -33,14 +43,42 @@ def describe_wait(queued: Queued) -> str:
     return f"waiting for a worker, number {queued.position} in the queue"
 
 
-def summary(result: TaskResult) -> str:
-    """What a task took, on one line."""
-    usage = result.usage
+def describe_refusal(retry: Retry) -> str:
+    """A request that the API refused, and when the CLI tries again."""
+    refused = f"the API refused: {retry.status} {retry.error}"
+    return one_line(f"{refused}; again in {seconds(retry.delay)}")
+
+
+def doing(event: TaskEvent) -> str:
+    """What goes on now that this has happened; empty for the result."""
+    match event:
+        case Queued():
+            return describe_wait(event)
+        case Started() | ToolOutput():
+            return "thinking"
+        case Text():
+            return one_line(event.text)
+        case ToolUse():
+            return describe_call(event)
+        case Retry():
+            return describe_refusal(event)
+    return ""
+
+
+def spent(usage: Usage, cost_usd: float) -> str:
+    """Tokens and their price."""
     return (
-        f"{result.agent}: {seconds(result.duration)}, {count(result.turns, 'turn')}, "
         f"tokens {usage.input_tokens:,} in, {usage.output_tokens:,} out, "
         f"{usage.cache_write_tokens:,} cached, {usage.cache_read_tokens:,} read from cache, "
-        f"${result.cost_usd:.4f}"
+        f"${cost_usd:.4f}"
+    )
+
+
+def summary(result: TaskResult) -> str:
+    """What a task took, on one line."""
+    return (
+        f"{result.agent}: {seconds(result.duration)}, {count(result.turns, 'turn')}, "
+        f"{spent(result.usage, result.cost_usd)}"
     )
 
 
@@ -86,26 +124,19 @@ class Narrator:
     def tell(self, event: TaskEvent) -> None:
         """Say what happened."""
         match event:
-            case Queued():
-                self._show(describe_wait(event))
             case Started():
                 self._line(f"{event.worker} (process {event.pid}) has the task")
-                self._show("thinking")
             case Text():
                 self._speak()
                 self._said = event.text
-                self._show(one_line(event.text))
             case ToolUse():
                 self._speak()
                 self._line(f"→ {describe_call(event)}")
-                self._show(describe_call(event))
             case Retry():
-                refused = f"the API refused: {event.status} {event.error}"
-                self._line(one_line(f"{refused}; again in {seconds(event.delay)}"))
-            case ToolOutput():
-                if event.is_error:
-                    self._line(f"← failed: {one_line(event.text)}")
-                self._show("thinking")
+                self._line(describe_refusal(event))
+            case ToolOutput() if event.is_error:
+                self._line(f"← failed: {one_line(event.text)}")
+        self._show(doing(event))
 
     def _speak(self) -> None:
         """Tell what was said last, now that it proved not to be the answer."""

@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
-from agent_pool import AgentPool, Settings, TaskResult
+from agent_pool import AgentPool, TaskResult
 from agent_pool.cli.ask import Terminal
 from agent_pool.cli.command import (
     FAILED,
     Command,
+    duration_option,
     json_option,
     project_option,
     run_async,
@@ -23,17 +24,6 @@ from agent_pool.cli.command import (
 )
 from agent_pool.cli.narrate import Narrator, summary
 from agent_pool.cli.output import console, print_json, printable
-
-
-def _duration(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Seconds from what the settings take as a duration."""
-    if value is None:
-        return None
-    try:
-        return Settings.model_validate({"task_timeout": value}).task_timeout
-    except ValueError:
-        problem = f"{value!r}: expected a time above 0: 90, 250ms, 30s, 5m, 2h"
-        raise click.BadParameter(problem) from None
 
 
 def _schema(
@@ -57,7 +47,7 @@ def _schema(
 @click.argument("task")
 @click.option(
     "--timeout",
-    callback=_duration,
+    callback=duration_option,
     metavar="TIME",
     help="Stop the task after this long: 90, 30s, 5m. Default: the setting task_timeout.",
 )

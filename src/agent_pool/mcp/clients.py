@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from mcp.server.context import ServerRequestContext
@@ -10,7 +9,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agent_pool import PermissionRequest
-from agent_pool.mcp.permissions import ANSWER_TIMEOUT, Ask, Verdict, form, verdict_of
+from agent_pool.mcp.permissions import Ask, Verdict, form, verdict_of
 
 Context = ServerRequestContext[Any, Any]
 
@@ -33,18 +32,15 @@ def can_be_asked(ctx: Context) -> bool:
     return offered is not None and (offered.form is not None or offered.url is None)
 
 
-def asking(ctx: Context, patience: float = ANSWER_TIMEOUT) -> Ask:
+def asking(ctx: Context) -> Ask:
     """Asks by a request to the client, which only the older protocols have."""
 
     async def ask(request: PermissionRequest) -> Verdict:
         shown = form(request)
         try:
-            async with asyncio.timeout(patience):
-                answer = await ctx.session.elicit_form(
-                    shown.message, shown.requested_schema, ctx.request_id
-                )
-        except TimeoutError:
-            return Verdict.UNANSWERED
+            answer = await ctx.session.elicit_form(
+                shown.message, shown.requested_schema, ctx.request_id
+            )
         except MCPError:
             return Verdict.CANNOT_ASK
         return verdict_of(answer)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from mcp_types import CallToolResult
 
-from agent_pool import AgentPoolError, TaskEvent
+from agent_pool import AgentPoolError, ContextLost, TaskEvent
 from agent_pool.mcp import answers
 from agent_pool.mcp.answers import Ended
 from agent_pool.mcp.arguments import Invoke, InvokeMany
@@ -21,12 +21,6 @@ from agent_pool.mcp.progress import Progress, narrate
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
-
-
-class ContextLost(AgentPoolError):  # noqa: N818
-    """A task of a conversation was not begun, because the one before it did not end well."""
-
-    code = "context_lost"
 
 
 async def invoke(pool: Pool, call: Invoke, caller: Caller) -> CallToolResult:

@@ -9,6 +9,7 @@ from typing import Protocol
 from agent_pool import (
     Agent,
     Broken,
+    Denied,
     PermissionRequest,
     PoolStats,
     TaskEvent,
@@ -56,7 +57,7 @@ class Pool(Protocol):
         task: str,
         *,
         on_event: Callable[[TaskEvent], None],
-        on_permission: Callable[[PermissionRequest], Awaitable[bool]],
+        on_permission: Callable[[PermissionRequest], Awaitable[bool | Denied]],
         conversation: str | None,
     ) -> TaskResult: ...
 

@@ -15,7 +15,7 @@ from mcp_types import INTERNAL_ERROR, CallToolResult, ErrorData
 
 from agent_pool import AgentPoolError, PermissionRequest
 from agent_pool.mcp.interfaces import Caller, Report
-from agent_pool.mcp.permissions import ANSWER_TIMEOUT, Verdict
+from agent_pool.mcp.permissions import Verdict
 
 MOST_JOBS: Final = 128
 """Jobs of one connection, those that have ended included."""
@@ -64,7 +64,6 @@ class Job:
         run: the call.
         can_ask: whether there is a person to ask.
         most_questions: after so many all others are denied.
-        patience: seconds that the person has for each.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Job:
         *,
         can_ask: bool,
         most_questions: int | None = None,
-        patience: float = ANSWER_TIMEOUT,
     ) -> None:
         self.id = secrets.token_urlsafe(24)
         self.line = ""
@@ -85,7 +83,6 @@ class Job:
         self.listener: Report | None = None
         self._asked = 0
         self._most_questions = most_questions
-        self._patience = patience
         self._news = asyncio.Event()
         caller = Caller(self._report, self._ask if can_ask else None)
         self.running = asyncio.create_task(self._run(run, caller))
@@ -143,10 +140,7 @@ class Job:
         self.questions[key] = question
         self._touch()
         try:
-            async with asyncio.timeout(self._patience):
-                return await question.answer
-        except TimeoutError:
-            return Verdict.UNANSWERED
+            return await question.answer
         finally:
             self.questions.pop(key, None)
             self._touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
@@ -9,11 +10,8 @@ from typing import Any, Final
 
 from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult
 
-from agent_pool import PermissionRequest
+from agent_pool import Denied, PermissionRequest
 from agent_pool.mcp.text import one_line
-
-ANSWER_TIMEOUT: Final = 180.0
-"""Seconds that a person has for an answer; they count towards the task's own time."""
 
 SHOWN: Final = 4000
 """Characters of a tool's input that a person sees."""
@@ -42,11 +40,20 @@ class Verdict(StrEnum):
     CANNOT_ASK = "the client cannot ask"
 
 
+_REASONS: Final = {
+    Verdict.CLOSED: f"The person in charge has not permitted this: {Verdict.CLOSED}.",
+    Verdict.TOO_OFTEN: "This is not permitted: you have asked too often during this task.",
+    Verdict.CANNOT_ASK: "This is not permitted: nobody can be asked, as the client cannot ask.",
+}
+"""What the agent reads, where it is not that the person said no."""
+
 Ask = Callable[[PermissionRequest], Awaitable[Verdict]]
 
 
 class Permissions:
     """What one task's agent may do.
+
+    How long a person may think is the pool's to bound; it cancels what it does not wait for.
 
     Attributes:
         refused: the tools that it was denied, each with the reason.
@@ -57,16 +64,20 @@ class Permissions:
         self._permits_all = False
         self.refused: list[tuple[str, Verdict]] = []
 
-    async def permit(self, request: PermissionRequest) -> bool:
-        """Whether the agent may; the pool's `on_permission`."""
+    async def permit(self, request: PermissionRequest) -> bool | Denied:
+        """Whether the agent may, and if not, why; the pool's `on_permission`."""
         if self._permits_all:
             return True
-        verdict = await self._ask(request) if self._ask else Verdict.CANNOT_ASK
+        try:
+            verdict = await self._ask(request) if self._ask else Verdict.CANNOT_ASK
+        except asyncio.CancelledError:
+            self.refused.append((request.tool, Verdict.UNANSWERED))
+            raise
         if verdict in (Verdict.ONCE, Verdict.TASK):
             self._permits_all = verdict is Verdict.TASK
             return True
         self.refused.append((request.tool, verdict))
-        return False
+        return Denied(_REASONS.get(verdict, ""))
 
 
 def form(request: PermissionRequest) -> ElicitRequestFormParams:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
@@ -24,13 +24,14 @@ from agent_pool import AgentPoolError
 from agent_pool.mcp import answers
 from agent_pool.mcp.interfaces import Report
 from agent_pool.mcp.jobs import MOST_JOBS, Job, Run, TooManyCalls
-from agent_pool.mcp.permissions import ANSWER_TIMEOUT, question, verdict_of
+from agent_pool.mcp.permissions import question, verdict_of
 
 MOST_QUESTIONS: Final = 8
 """Questions in one call; clients give up after ten rounds, and everything would be lost."""
 
-ABSENCE: Final = 2 * ANSWER_TIMEOUT
-"""Seconds after which a client that does not come back is taken to have left."""
+ABSENCE: Final = 180.0
+"""Seconds after which a client that does not come back is taken to have left, if there is no
+question any more that its person may be thinking about."""
 
 
 class CallExpired(AgentPoolError):  # noqa: N818
@@ -42,9 +43,10 @@ class CallExpired(AgentPoolError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class _Paused:
-    """A job whose client is away, with the person."""
+    """A job whose client is away, with the person, who is asked the questions of these keys."""
 
     job: Job
+    asked: frozenset[str]
     name: str
     arguments: Mapping[str, Any] | None
     end: asyncio.TimerHandle
@@ -89,8 +91,9 @@ class Rounds:
         return Job(run, can_ask=True, most_questions=MOST_QUESTIONS)
 
     def _pause(self, job: Job, params: CallToolRequestParams) -> InputRequiredResult:
-        end = asyncio.get_running_loop().call_later(self._absence, self._give_up, job)
-        self._paused[job.id] = _Paused(job, params.name, params.arguments, end)
+        asked = frozenset(job.questions)
+        end = self._end_later(job)
+        self._paused[job.id] = _Paused(job, asked, params.name, params.arguments, end)
         questions: InputRequests = {
             key: question(asked.request) for key, asked in job.questions.items()
         }
@@ -112,9 +115,15 @@ class Rounds:
         )
         return paused.job
 
+    def _end_later(self, job: Job) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self._absence, self._give_up, job)
+
     def _give_up(self, job: Job) -> None:
-        del self._paused[job.id]
-        job.cancel()
+        paused = self._paused.pop(job.id)
+        if paused.asked & job.questions.keys():  # which the pool bounds
+            self._paused[job.id] = replace(paused, end=self._end_later(job))
+        else:
+            job.cancel()
 
 
 def _answer_of(job: Job) -> CallToolResult:

@@ -12,6 +12,7 @@ from agent_pool import (
     AgentPoolError,
     Broken,
     ConfigError,
+    Denied,
     PermissionRequest,
     PoolStats,
     TaskEvent,
@@ -48,7 +49,7 @@ class UnusablePool:
         task: str,
         *,
         on_event: Callable[[TaskEvent], None],
-        on_permission: Callable[[PermissionRequest], Awaitable[bool]],
+        on_permission: Callable[[PermissionRequest], Awaitable[bool | Denied]],
         conversation: str | None,
     ) -> TaskResult:
         raise ConfigError(self._problem)

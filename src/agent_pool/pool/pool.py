@@ -11,9 +11,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Self
 
 from agent_pool.agents import Catalog
@@ -22,26 +23,24 @@ from agent_pool.claude.verdicts import Verdict, Verdicts
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import AgentPoolError, ConfigError, PoolClosed
 from agent_pool.pool.actions import AgentRef, WorkerState
+from agent_pool.pool.asking import Permit
 from agent_pool.pool.books import PoolStats
 from agent_pool.pool.conversations import Conversations
 from agent_pool.pool.launches import Launches
+from agent_pool.pool.many import Call as ManyCall
+from agent_pool.pool.many import Many, Outcome, check_calls
 from agent_pool.pool.result import Started, TaskEvent, TaskResult, WorkerInfo
-from agent_pool.pool.running import Call, Permit, run, schema_text
-from agent_pool.pool.status import describe, pool_stats
+from agent_pool.pool.running import Call, run, schema_text
+from agent_pool.pool.status import PoolStatus, describe, pool_stats, pool_status
 from agent_pool.pool.supervisor import Supervisor
-from agent_pool.pool.tasks import (
-    check_calls,
-    check_name,
-    check_task,
-    check_timeout,
-    listener,
-)
+from agent_pool.pool.tasks import check_arguments, check_name, listener, streamed
+from agent_pool.pool.window import Window
 from agent_pool.settings import Settings, load_settings
 
 log = logging.getLogger("agent_pool")
 
 Workers = list[WorkerInfo]
-Results = list[TaskResult | AgentPoolError]
+Results = list[Outcome]
 
 _READY: Final = (WorkerState.IDLE, WorkerState.LEASED, WorkerState.RESETTING)
 
@@ -77,7 +76,8 @@ class AgentPool:
         self._supervisor = Supervisor(self.settings, self._verdicts, cookie)
         self._conversations = Conversations(self._supervisor, self.settings)
         self._supervisor.on_tick = self._conversations.tick
-        self._prewarming: asyncio.Task[None] | None = None
+        self._window = Window(self._status)
+        self._beginning: asyncio.Task[None] | None = None
         self._is_open = False
         self._opened = _now()
 
@@ -102,22 +102,23 @@ class AgentPool:
             raise PoolClosed("this pool was closed; make a new one")
         if not self._is_open:
             refuse_nesting(self._environ, self.settings)
-            self._supervisor.open()
+            folder = self._supervisor.open()
             self._is_open = True
             self._opened = _now()
-            self._prewarming = asyncio.create_task(self._prewarm())
+            self._beginning = asyncio.create_task(self._begin(folder))
 
     async def close(self) -> None:
         """End the pool: waiting callers are refused, running tasks get `close_timeout`.
 
         Returns when every process is gone. A second call waits for the same end.
         """
-        if self._prewarming is not None:
-            self._prewarming.cancel()
+        if self._beginning is not None:
+            self._beginning.cancel()
         self._conversations.end_all()
         try:
             await self._supervisor.close()
         finally:
+            self._window.close()
             await self._verdicts.close()
             await self._launches.close()
 
@@ -146,10 +147,12 @@ class AgentPool:
         Args:
             agent: the name of a definition.
             task: what to do, as text; it is data and never a command of the CLI.
-            timeout: seconds that it may run, `task_timeout` by default; time in the queue does
-                not count and is bounded by `acquire_timeout`.
+            timeout: seconds that it may run, `task_timeout` by default. Time in the queue does
+                not count and is bounded by `acquire_timeout`; nor does time in which
+                `on_permission` decides, bounded by `permission_timeout`.
             on_event: called with each event as it comes, the result excepted.
-            on_permission: decides what the agent asks permission for; without it all is denied.
+            on_permission: decides what the agent asks permission for, by True, False or `Denied`
+                with a reason that the agent reads; without it all is denied.
             conversation: a name that keeps the context for the next call with the same agent and
                 name, until it is ended, expires, or one of its tasks does not end well.
             schema: a JSON schema; the answer is then also a Python object, `structured`.
@@ -163,7 +166,10 @@ class AgentPool:
             TaskTimeout: the task took too long, or said nothing for too long, and was stopped.
             TaskFailed: the API refuses the sign-in, or the answer does not fit the schema.
         """
-        call = self._call(agent, task, timeout, on_event, on_permission, schema)
+        check_arguments(agent, task, timeout, conversation)
+        bound = float(timeout or self.settings.task_timeout)
+        patience = self.settings.permission_timeout
+        call = Call(agent, task, bound, listener(on_event), on_permission, patience, schema)
         ref = await self._find(agent, schema_text(schema))
         if conversation is not None:
             return await self._converse(call, ref, conversation)
@@ -174,69 +180,95 @@ class AgentPool:
         finally:
             self._supervisor.give_back(worker)
 
+    def check(
+        self,
+        agent: str,
+        task: str,
+        *,
+        timeout: float | None = None,
+        conversation: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Refuse what `invoke` would refuse without asking for a worker; runs nothing.
+
+        Works on a pool that is not open.
+
+        Raises:
+            AgentNotFound, ConfigError: as `invoke`.
+        """
+        check_arguments(agent, task, timeout, conversation)
+        schema_text(schema)
+        self.catalog.find(agent)
+
     def end_conversation(self, agent: str, conversation: str) -> bool:
-        """Forget a conversation, after the task that it runs, if any; whether there was one."""
-        return self._conversations.end(agent, conversation)
+        """Forget a conversation, after the task that it runs, if any; whether there was one.
+
+        Raises:
+            AgentNotFound: there is neither such a conversation nor a definition of that name.
+        """
+        check_name(agent)
+        if self._conversations.end(agent, conversation):
+            return True
+        name = self.catalog.find(agent).name  # it may go by the name of its file
+        return self._conversations.end(name, conversation)
 
     async def map(
         self,
-        calls: Iterable[tuple[str, str]],
+        calls: Iterable[ManyCall],
         *,
         timeout: float | None = None,
         on_event: Callable[[int, TaskEvent], None] | None = None,
+        on_permission: Permit | None = None,
+        on_end: Callable[[int, Outcome], None] | None = None,
     ) -> Results:
-        """Run many ``(agent, task)`` side by side within the pool's limits.
+        """Run many tasks side by side within the pool's limits.
 
         Args:
-            calls: what to run; no more than `max_workers` of them are under way at once, so a
-                long list does not fill the queue.
-            timeout: as for `invoke`, for each.
+            calls: what to run: ``(agent, task)`` pairs, or mappings with `agent`, `task` and, as
+                for `invoke`, `timeout`, `conversation` and `schema`. Those of one agent and
+                conversation run in their order. No more than `max_workers` are under way at once,
+                and `max_size` of one agent, so a long list does not fill the queue.
+            timeout: for each call that has none of its own.
             on_event: called with the call's place in the list and the event.
+            on_permission: as for `invoke`, for all of them.
+            on_end: called with the call's place and its result or error, as each ends. What it
+                raises ends all others and is raised.
 
         Returns:
-            One entry a call, in their order: its result, or the error that `invoke` would raise.
+            One entry a call, in their order: its result, or the error that `invoke` would raise;
+            `ContextLost` if an earlier task of its conversation did not end well.
 
         Raises:
-            ConfigError: the calls are no list of pairs.
+            ConfigError: the calls are no list of such pairs and mappings.
         """
-        pairs = check_calls(calls)
-        results: dict[int, TaskResult | AgentPoolError] = {}
-        places = iter(range(len(pairs)))
+        given = check_calls(calls)
 
-        async def run_next() -> None:
-            for place in places:
-                tell = partial(on_event, place) if on_event else None
-                try:
-                    results[place] = await self.invoke(
-                        *pairs[place], timeout=timeout, on_event=tell
-                    )
-                except AgentPoolError as error:
-                    results[place] = error
+        def run_one(place: int) -> Awaitable[TaskResult]:
+            tell = partial(on_event, place) if on_event else None
+            call: dict[str, Any] = {"timeout": timeout, **given[place]}
+            return self.invoke(**call, on_event=tell, on_permission=on_permission)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(len(pairs), self.settings.max_workers)):
-                group.create_task(run_next())
-        return [results[place] for place in range(len(pairs))]
+        return await Many(given, run_one, on_end).run(
+            at_once=self.settings.max_workers, per_agent=self.settings.max_size
+        )
 
-    async def stream(
-        self, agent: str, task: str, *, timeout: float | None = None
+    def stream(
+        self,
+        agent: str,
+        task: str,
+        *,
+        timeout: float | None = None,
+        on_permission: Permit | None = None,
+        conversation: str | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         """As `invoke`, but yields what happens as it happens; the result comes last.
 
         Leaving the iteration early ends the task.
         """
-        events: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
-        running = asyncio.create_task(
-            self.invoke(agent, task, timeout=timeout, on_event=events.put_nowait)
-        )
-        running.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            while (event := await events.get()) is not None:
-                yield event
-            yield await running
-        finally:
-            running.cancel()
-            await asyncio.wait([running])
+        options: dict[str, Any] = {"conversation": conversation, "schema": schema}
+        options |= {"timeout": timeout, "on_permission": on_permission}
+        return streamed(partial(self.invoke, agent, task, **options))
 
     async def warmup(self, agent: str) -> WorkerInfo:
         """Make sure that a worker of the agent has been started, and wait until it is ready.
@@ -304,20 +336,6 @@ class AgentPool:
 
     # Inside
 
-    def _call(
-        self,
-        agent: str,
-        task: str,
-        timeout: float | None,
-        on_event: Callable[[TaskEvent], None] | None,
-        on_permission: Permit | None,
-        schema: Mapping[str, Any] | None,
-    ) -> Call:
-        check_name(agent)
-        check_task(task)
-        bound = self.settings.task_timeout if timeout is None else check_timeout(timeout)
-        return Call(agent, task, bound, listener(on_event), on_permission, schema)
-
     async def _find(self, agent: str, schema: str = "") -> AgentRef:
         if not self._is_open:
             raise PoolClosed("the pool is not open; use `async with AgentPool() as pool`")
@@ -330,6 +348,8 @@ class AgentPool:
     async def _run(self, call: Call, worker: Worker, asked: float) -> TaskResult:
         began = _now()
         waited = began - asked
+        agent = self._supervisor.agent_of(worker.name)  # a call may use the name of its file
+        reused = worker.turns > 0
         call.tell(Started(call.agent, worker.name, worker.pid or 0, waited))
         failure = "cancelled"
         try:
@@ -340,8 +360,9 @@ class AgentPool:
             failure = error.code
             raise
         finally:
+            running = _now() - began
             self._supervisor.books.task_ended(
-                call.agent, waited=waited, running=_now() - began, failure=failure
+                agent, waited=waited, running=running, reused=reused, failure=failure
             )
 
     async def _converse(self, call: Call, ref: AgentRef, name: str) -> TaskResult:
@@ -356,7 +377,12 @@ class AgentPool:
             self._conversations.give_back(conversation, intact=intact)
         return replace(result, conversation=name, place=conversation.tasks)
 
-    async def _prewarm(self) -> None:
+    async def _status(self) -> PoolStatus:
+        return pool_status(await self.list(), self.stats(), self.settings)
+
+    async def _begin(self, folder: Path) -> None:
+        """What follows on opening and keeps nobody waiting."""
+        await self._window.open(folder)
         for agent in self.settings.prewarm:
             try:
                 self._supervisor.keep_warm(await self._find(agent), self.settings.min_size)

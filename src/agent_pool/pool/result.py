@@ -135,6 +135,8 @@ TaskEvent = Queued | Started | Text | ToolUse | ToolOutput | Retry | TaskResult
 class PermissionRequest:
     """What an agent asks permission for, if its `permissionMode` makes it ask.
 
+    It is answered by True, False, or `Denied` with a reason.
+
     Attributes:
         agent: the agent's name.
         tool: the tool that it wants to use.

@@ -5,33 +5,33 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agent_pool.claude.events import Retrying
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import AgentPoolError, ConfigError, TaskFailed, TaskTimeout
+from agent_pool.pool.asking import Clock, Permit, asker
 from agent_pool.pool.health import OVERLOADED
-from agent_pool.pool.result import PermissionRequest, TaskEvent, TaskResult
+from agent_pool.pool.result import TaskEvent, TaskResult
 from agent_pool.pool.supervisor import Supervisor
 from agent_pool.pool.tasks import TurnEvent, make_result, to_public
 
 PAUSE: Final = 5.0
 """Seconds without new work after the API refused a task for load without saying for how long."""
 
-Permit = Callable[[PermissionRequest], Awaitable[bool]]
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a caller wants: see `AgentPool.invoke`."""
+    """What a caller wants: see `AgentPool.invoke`; `patience` is the setting permission_timeout."""
 
     agent: str
     task: str
     timeout: float
     tell: Callable[[TaskEvent], None]
     permit: Permit | None = None
+    patience: float = 180.0
     schema: Mapping[str, Any] | None = None
 
 
@@ -49,8 +49,13 @@ async def run(call: Call, worker: Worker, supervisor: Supervisor, waited: float)
         call.tell(to_public(event))
 
     try:
-        async with asyncio.timeout(call.timeout):
-            frame = await worker.turn(call.task, listen, _asker(call))
+        async with asyncio.timeout(call.timeout) as bound:
+            clock = Clock(bound)
+            ask = asker(call.agent, call.permit, call.patience, clock)
+            try:
+                frame = await worker.turn(call.task, listen, ask)
+            finally:
+                clock.end()
     except TimeoutError as error:
         if isinstance(error, AgentPoolError):
             raise
@@ -66,25 +71,6 @@ async def run(call: Call, worker: Worker, supervisor: Supervisor, waited: float)
     if call.schema is not None and not result.is_error:
         check_answer(call.schema, result)
     return result
-
-
-def _asker(call: Call) -> Callable[[Mapping[str, Any]], Awaitable[bool]] | None:
-    permit = call.permit
-    if permit is None:
-        return None
-
-    async def ask(request: Mapping[str, Any]) -> bool:
-        given = request.get("input")
-        return await permit(
-            PermissionRequest(
-                agent=call.agent,
-                tool=str(request.get("tool_name", "")),
-                input=given if isinstance(given, dict) else {},
-                description=str(request.get("description") or ""),
-            )
-        )
-
-    return ask
 
 
 def schema_text(schema: Mapping[str, Any] | None) -> str:

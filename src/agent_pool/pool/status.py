@@ -3,15 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 from agent_pool.claude import tree
 from agent_pool.claude.worker import Worker
 from agent_pool.pool.books import PoolStats
 from agent_pool.pool.result import WorkerInfo
 from agent_pool.pool.supervisor import Supervisor
+from agent_pool.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool as it is now.
+
+    Attributes:
+        pid: the process that it belongs to.
+        program: what that is called: the file or the module that it runs, without its arguments.
+        project: the folder that it works in.
+        version: of agent-pool.
+        workers: as `AgentPool.list` says.
+        stats: as `AgentPool.stats` says.
+    """
+
+    pid: int
+    program: str
+    project: str
+    version: str
+    workers: tuple[WorkerInfo, ...]
+    stats: PoolStats
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain JSON values, totals and rates included."""
+        return {
+            "pid": self.pid,
+            "program": self.program,
+            "project": self.project,
+            "version": self.version,
+            "workers": [asdict(worker) for worker in self.workers],
+            "stats": self.stats.as_json(),
+        }
 
 
 async def describe(supervisor: Supervisor, names: Iterable[str]) -> list[WorkerInfo]:
@@ -57,4 +96,32 @@ def pool_stats(supervisor: Supervisor, opened: float) -> PoolStats:
         strays=books.strays + living,
         retired={str(reason): count for reason, count in core.retired.items()},
         agents=books.agents(),
+        reuse=books.reuse,
     )
+
+
+def pool_status(workers: Sequence[WorkerInfo], stats: PoolStats, settings: Settings) -> PoolStatus:
+    """A pool of this process, as others may see it."""
+    return PoolStatus(
+        pid=os.getpid(),
+        program=_program(),
+        project=str(settings.project_dir.absolute()),
+        version=_version(),
+        workers=tuple(workers),
+        stats=stats,
+    )
+
+
+def _program() -> str:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__")
+    name = Path(sys.argv[0]).name if sys.argv else ""
+    return name if name and not name.startswith("-") else "python"
+
+
+def _version() -> str:
+    try:
+        return version("claude-agent-pool")
+    except PackageNotFoundError:
+        return "unknown"

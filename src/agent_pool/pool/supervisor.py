@@ -82,14 +82,15 @@ class Supervisor:
 
     # Life
 
-    def open(self) -> None:
-        """Begin to watch the time.
+    def open(self) -> Path:
+        """Begin to watch the time; returns the pool's private folder, removed when it ends.
 
         Raises:
             ConfigError: there is no place for temporary files.
         """
         self._run_dir = make_folder(self._cookie)
         self._own(self._watch_time(), "ticker")
+        return self._run_dir
 
     async def close(self) -> None:
         """Refuse who waits, give running tasks `close_timeout`, then end everything.
@@ -253,17 +254,22 @@ class Supervisor:
             run_dir=self._run_dir,
             on_gone=lambda: self._perform(self.core.unfit(name, Reason.DIED, _now())),
             on_taint=lambda: self._perform(self.core.unfit(name, Reason.TAINTED, _now())),
-            on_account=lambda account: self.books.turn_ended(self._agent_of(name), account),
+            on_account=lambda account: self.books.turn_ended(self.agent_of(name), account),
         )
 
-    def _agent_of(self, name: str) -> str:
+    def agent_of(self, name: str) -> str:
+        """The agent that a worker is; empty for a spare and where there is no such worker."""
         record = self.core.workers.get(name)
         agent = self.definitions.agent(record.ref) if record else None
         return agent.name if agent else ""
 
     async def _start(self, name: str, ref: AgentRef | None) -> None:
         worker = self.workers[name]
-        await self._until_started(name, worker.start() if ref else worker.spawn())
+        await self._until_started(name, self._timed_start(worker) if ref else worker.spawn())
+
+    async def _timed_start(self, worker: Worker) -> None:
+        await worker.start()
+        self.books.process_started(_now() - worker.started_at)
 
     async def _adopt(self, name: str, ref: AgentRef) -> None:
         worker = self.workers[name]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import Any
 
 from agent_pool.claude.events import Retrying, Said, ToolAnswered, ToolCalled
@@ -15,6 +16,18 @@ from agent_pool.pool.result import Retry, TaskEvent, TaskResult, Text, ToolOutpu
 log = logging.getLogger("agent_pool")
 
 TurnEvent = Said | ToolCalled | ToolAnswered | Retrying
+
+
+def check_arguments(agent: str, task: str, timeout: float | None, conversation: str | None) -> None:
+    """Refuse a call that cannot be made, whatever is defined.
+
+    Raises:
+        AgentNotFound, ConfigError: see the others.
+    """
+    check_name(agent)
+    check_task(task)
+    check_timeout(timeout)
+    check_conversation(conversation)
 
 
 def check_task(task: str) -> None:
@@ -46,34 +59,27 @@ def check_name(agent: str) -> None:
         raise AgentNotFound(f"an agent's name is text, found {agent!r}")
 
 
-def check_timeout(timeout: float) -> float:
+def check_timeout(timeout: float | None) -> None:
     """Refuse what is no time to wait.
 
     Raises:
-        ConfigError: it is not a finite number above 0.
+        ConfigError: it is neither None nor a finite number above 0.
     """
+    if timeout is None:
+        return
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not is_number or not math.isfinite(timeout) or timeout <= 0:
         raise ConfigError(f"timeout: expected seconds above 0, found {timeout!r}")
-    return float(timeout)
 
 
-def check_calls(calls: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Refuse what is no list of agents and tasks.
+def check_conversation(name: str | None) -> None:
+    """Refuse what cannot be a conversation's name.
 
     Raises:
-        ConfigError: the message names the first entry that is no pair.
+        ConfigError: it is no text, or blank.
     """
-    try:
-        found = [tuple(call) if not isinstance(call, str) else call for call in calls]
-    except TypeError:
-        raise ConfigError("calls: expected (agent, task) pairs") from None
-    pairs = []
-    for place, call in enumerate(found):
-        if not isinstance(call, tuple) or len(call) != 2:
-            raise ConfigError(f"calls: entry {place} is no (agent, task) pair: {call!r}")
-        pairs.append((call[0], call[1]))
-    return pairs
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        raise ConfigError(f"conversation: expected a name, found {name!r}")
 
 
 def listener(on_event: Callable[[TaskEvent], None] | None) -> Callable[[TaskEvent], None]:
@@ -87,6 +93,22 @@ def listener(on_event: Callable[[TaskEvent], None] | None) -> Callable[[TaskEven
             log.exception("on_event failed for %s", type(event).__name__)
 
     return tell
+
+
+async def streamed(
+    invoke: Callable[..., Coroutine[Any, Any, TaskResult]],
+) -> AsyncGenerator[TaskEvent, None]:
+    """The events of a task as they come, then its result; the task ends with the iteration."""
+    events: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
+    running = asyncio.create_task(invoke(on_event=events.put_nowait))
+    running.add_done_callback(lambda _: events.put_nowait(None))
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        yield await running
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
 
 
 def to_public(event: TurnEvent) -> TaskEvent:
