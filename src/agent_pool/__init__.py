@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agent_pool.errors import AgentNotFound as AgentNotFound
     from agent_pool.errors import AgentPoolError as AgentPoolError
     from agent_pool.errors import ConfigError as ConfigError
+    from agent_pool.errors import ContextLost as ContextLost
     from agent_pool.errors import LocalProtocolError as LocalProtocolError
     from agent_pool.errors import PoolClosed as PoolClosed
     from agent_pool.errors import PoolError as PoolError
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from agent_pool.errors import WorkerError as WorkerError
     from agent_pool.pool.books import AgentStats as AgentStats
     from agent_pool.pool.books import PoolStats as PoolStats
-    from agent_pool.pool.many import ContextLost as ContextLost
     from agent_pool.pool.pool import AgentPool as AgentPool
     from agent_pool.pool.result import PermissionRequest as PermissionRequest
     from agent_pool.pool.result import Queued as Queued
@@ -72,12 +72,11 @@ _HOMES = {
     "agent_pool.claude.verdicts": "Verdict",
     "agent_pool.claude.sizes": "PromptSize measure_prompt",
     "agent_pool.errors": (
-        "AgentNotFound AgentPoolError ConfigError LocalProtocolError PoolClosed PoolError"
-        " PoolTimeout ProtocolError RemoteProtocolError SpawnError TaskError TaskFailed"
+        "AgentNotFound AgentPoolError ConfigError ContextLost LocalProtocolError PoolClosed"
+        " PoolError PoolTimeout ProtocolError RemoteProtocolError SpawnError TaskError TaskFailed"
         " TaskTimeout TooManyRequests WorkerDied WorkerError"
     ),
     "agent_pool.pool.books": "AgentStats PoolStats",
-    "agent_pool.pool.many": "ContextLost",
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.result": (
         "PermissionRequest Queued Retry Started TaskEvent TaskResult Text ToolOutput ToolUse"

@@ -12,7 +12,8 @@
     │  └─ WorkerDied                   the process ended, or broke a limit, during a task
     ├─ TaskError                       carries what the agent did report
     │  ├─ TaskFailed                   the task could not be carried out
-    │  └─ TaskTimeout (TimeoutError)   `task_timeout` or `stall_timeout` passed
+    │  ├─ TaskTimeout (TimeoutError)   `task_timeout` or `stall_timeout` passed
+    │  └─ ContextLost                  the task before it in its conversation did not end well
     └─ ProtocolError
        ├─ LocalProtocolError           this package asked for an impossible step: a bug of ours
        └─ RemoteProtocolError          the CLI broke the protocol; its worker is retired
@@ -152,6 +153,12 @@ class TaskTimeout(TaskError, TimeoutError):  # noqa: N818
 
     code = "task_timeout"
     retryable = True
+
+
+class ContextLost(TaskError):  # noqa: N818 - named after what is lost
+    """A task of a conversation was not begun, because the one before it did not end well."""
+
+    code = "context_lost"
 
 
 class ProtocolError(AgentPoolError):

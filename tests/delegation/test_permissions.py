@@ -215,6 +215,7 @@ class Asking:
     def __init__(self, turn: Callable[[Asker], Awaitable[None]], permit: Any, **more: Any) -> None:
         self._turn = turn
         self.name, self.note, self.pid, self.last_turn = "worker-1", "", 1, Account()
+        self.taints: list[str] = []
         self.call = Call("asker", "x", BRIEF, lambda event: None, permit, **more)
 
     async def turn(self, task: str, listener: object, ask: Asker) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_pool import TaskTimeout
 from isolation.lab import Gate, Lab, Said, flat
 from isolation.liar import NOTICE, install
 from pool_world import is_alive, until
@@ -23,9 +24,9 @@ LabOf = Callable[..., Lab]
 def lab_of(labs: Callable[..., Lab], tmp_path: Path) -> LabOf:
     """Opens a pool on a CLI that tells these lies."""
 
-    def open_lab(*lies: str, **settings: object) -> Lab:
+    def open_lab(*lies: str, version: str = "", **settings: object) -> Lab:
         hasty = {"reset_timeout": 0.5, "stop_grace": 0.3, "kill_grace": 0.3, "max_size": 1}
-        version = "2.1.197" if "unstamped" in lies else "2.1.330"
+        version = version or ("2.1.197" if "unstamped" in lies else "2.1.330")
         cli = install(tmp_path / "liar", *lies, version=version)
         return labs(cli=cli, **{**hasty, **settings})
 
@@ -131,6 +132,18 @@ def test_an_answer_to_something_else_is_counted_and_not_delivered(lab_of: LabOf,
         stats = lab.pool.stats()
         assert stats.strays == 1
         assert stats.retired == {"tainted": 1}
+
+    lab.run(main())
+
+
+def test_a_task_whose_result_says_of_no_task_that_it_is_its_own_ends_with_that_said(
+    lab_of: LabOf,
+) -> None:
+    lab = lab_of("unstamped", version="2.1.330", reset="clear")
+
+    async def main() -> None:
+        with pytest.raises(TaskTimeout, match="a result came that nobody had asked for"):
+            await lab.ask(lab.plan("unheard"), timeout=1)
 
     lab.run(main())
 

@@ -373,6 +373,7 @@ class Worker:
             self._reply(request_id, f"agent-pool cannot answer {subtype}")
 
     def _reply(self, request_id: str, reply: Mapping[str, Any] | str) -> None:
+        self.last_heard = time.monotonic()  # its silence until now was our own
         if not self._session.is_over:
             self._send(self._session.answer_control(request_id, reply))
 

@@ -48,10 +48,10 @@ class Callers:
                 self._listeners[ticket](describe(ticket))
 
 
-def describe(ticket: Ticket, core: PoolCore, now: float) -> Queued:
-    """Where a waiting caller stands."""
+def describe(ticket: Ticket, agent: str, core: PoolCore, now: float) -> Queued:
+    """Where a caller that waits for this agent stands."""
     return Queued(
-        agent=ticket.ref.name,
+        agent=agent,
         position=core.position(ticket),
         waited=now - ticket.since,
         paused=max(0.0, core.paused_until - now),

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from agent_pool.errors import AgentPoolError, ConfigError
+from agent_pool.errors import AgentPoolError, ConfigError, ContextLost
 from agent_pool.pool.result import TaskResult
 
 Call = tuple[str, str] | Mapping[str, Any]
@@ -18,12 +18,6 @@ Outcome = TaskResult | AgentPoolError
 NEEDED: Final = ("agent", "task")
 OPTIONS: Final = ("timeout", "conversation", "schema")
 """What a call may have for itself, as `AgentPool.invoke` takes it; None counts as not given."""
-
-
-class ContextLost(AgentPoolError):  # noqa: N818 - named after what is lost
-    """A task of a conversation was not begun, because the one before it did not end well."""
-
-    code = "context_lost"
 
 
 def check_calls(calls: Iterable[Call]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ class TaskResult:
         agent: the agent's name.
         duration: seconds from the prompt to the result.
         waited: seconds in the queue before a worker was there.
-        turns: requests to the model.
+        turns: steps of the main agent, as the CLI counts them.
         usage: tokens, all models together.
         cost_usd: what the CLI computes from its list prices.
         session_id: the CLI's id of this conversation.

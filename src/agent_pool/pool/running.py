@@ -59,7 +59,7 @@ async def run(call: Call, worker: Worker, supervisor: Supervisor, waited: float)
     except TimeoutError as error:
         if isinstance(error, AgentPoolError):
             raise
-        what = worker.note or "give it more time or a smaller task"
+        what = worker.note or "; ".join(worker.taints) or "give it more time or a smaller task"
         raise TaskTimeout(
             f"the task of agent {call.agent!r} on worker {worker.name} was stopped after "
             f"{call.timeout:g} s (setting task_timeout); {what}"

@@ -374,7 +374,8 @@ class Supervisor:
         return tree.census(self._cookie, roots)
 
     def _queued(self, ticket: Ticket) -> Queued:
-        return describe(ticket, self.core, _now())
+        agent = self.definitions.agent(ticket.ref)
+        return describe(ticket, agent.name if agent else ticket.ref.name, self.core, _now())
 
     async def _wait_until_empty(self, timeout: float) -> None:
         self._emptied.clear()
