@@ -27,6 +27,17 @@ def test_the_settings_page_is_made_from_the_settings() -> None:
     assert script["page"]() == script["PAGE"].read_text(encoding="utf-8")
 
 
+def test_every_planted_bug_has_its_place_and_its_test_and_stands_in_the_design() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "plant_bugs.py"))
+
+    assert script["table"]() in (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for bug in script["bugs"]():
+        source = (ROOT / "src" / "agent_pool" / bug["file"]).read_text(encoding="utf-8")
+        assert script["edited"](bug, source) != source
+        path, _, name = bug["test"].partition("::")
+        assert f"def {name.partition('[')[0]}" in (ROOT / path).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_documentation_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_pool import TaskTimeout
+from agent_pool import TaskTimeout, WorkerDied
 from agent_pool.claude.states import SURVIVING_TOOLS
 from agent_pool.loopback import Reply
 from isolation.lab import Gate, Lab, Said, bash, flat, tool
@@ -116,6 +116,21 @@ def test_a_daemon_that_never_stops_forking_is_gone_with_all_its_children(lab: La
             for process in left:
                 process.kill()
             assert left == []
+
+    lab.run(main())
+
+
+def test_a_daemon_goes_with_a_worker_that_is_stopped_in_its_task(lab: Lab) -> None:
+    async def main() -> None:
+        gate = Gate()
+        daemon = bash(f"nohup setsid sh {LINGER} >/dev/null 2>&1 & echo started")
+        asking = asyncio.create_task(lab.ask(lab.plan(daemon, gate)))
+        await gate.reached.wait()
+        await until(lambda: lab.processes(LINGER))
+        assert await lab.pool.reset("tester") == 1
+        with pytest.raises(WorkerDied):
+            await asking
+        await until(lambda: lab.processes(LINGER) == [])
 
     lab.run(main())
 
