@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
@@ -73,7 +72,7 @@ Exit codes:
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
-@click.version_option(version("claude-agent-pool"), prog_name="agent-pool")
+@click.version_option(package_name="claude-agent-pool", prog_name="agent-pool")
 @project_option
 @click.pass_context
 def cli(ctx: click.Context, project: Path | None) -> None:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from mcp.server.extension import Extension, compose_tool_call_handler
@@ -26,19 +25,13 @@ from mcp_types import (
 
 from agent_pool import AgentPoolError
 from agent_pool.mcp.clients import Context, asking, can_be_asked, is_modern
+from agent_pool.mcp.greeting import INSTRUCTIONS, NAME, package_version
 from agent_pool.mcp.interfaces import Caller, Pool
 from agent_pool.mcp.jobs import Jobs, Run
 from agent_pool.mcp.rounds import Rounds
 from agent_pool.mcp.tasks import Tasks, for_this_protocol
 from agent_pool.mcp.tools import DELEGATING, Found, call_tool, declare
 
-NAME: Final = "agent-pool"
-INSTRUCTIONS: Final = (
-    "Runs this project's agents in warm Claude Code processes. invoke gives a task to an agent "
-    "and returns its answer; its description lists the agents. invoke_many runs several tasks at "
-    "the same time. list shows the processes, stats what they did, warmup starts one beforehand, "
-    "reset stops an agent's processes."
-)
 WATCH_INTERVAL: Final = 1.0  # seconds between two looks at the agent files
 
 logger = logging.getLogger(__name__)
@@ -88,14 +81,6 @@ def _extend(server: Server[Any], extension: Extension, tools: _Tools) -> None:
 def initialization_options(server: Server[Any]) -> InitializationOptions:
     """What `Server.run` needs; it promises `tools/list_changed`."""
     return server.create_initialization_options(NotificationOptions(tools_changed=True))
-
-
-def package_version() -> str:
-    """The installed version; ``"unknown"`` when the package is not installed."""
-    try:
-        return version("claude-agent-pool")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class _Tools:

@@ -12,17 +12,21 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NoReturn, Self
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.shared._stream_protocols import WriteStream
 from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCError, JSONRPCResponse
 
 from agent_pool import AgentPool, AgentPoolError
+from agent_pool.mcp.greeting import RequestId
 from agent_pool.mcp.interfaces import Pool
+from agent_pool.mcp.opening import Opening
 from agent_pool.mcp.server import build_server, initialization_options
 from agent_pool.mcp.unusable import UnusablePool
 
@@ -34,13 +38,10 @@ Message = SessionMessage | Exception
 logger = logging.getLogger(__name__)
 
 
-def run(overrides: Mapping[str, Any]) -> NoReturn:
+def run(overrides: Mapping[str, Any], opening: Opening) -> NoReturn:
     """Serve until the end of the process; see `agent_pool.mcp.run`."""
     _log_to_stderr(os.environ.get(LOG_LEVEL, "warning"))
-    try:
-        asyncio.run(serve(_make_pool(overrides)))
-    except KeyboardInterrupt:  # before our own handlers were there, so before any worker
-        os._exit(128 + signal.SIGINT)
+    asyncio.run(serve(_make_pool(overrides), opening))
     raise AssertionError("unreachable: serve() ends the process")
 
 
@@ -51,7 +52,7 @@ def _make_pool(overrides: Mapping[str, Any]) -> AgentPool | UnusablePool:
         return UnusablePool(error)
 
 
-async def serve(pool: AgentPool | UnusablePool) -> NoReturn:
+async def serve(pool: AgentPool | UnusablePool, opening: Opening) -> NoReturn:
     """Open the pool and serve it on stdin and stdout; ends the process, every worker killed."""
     loop = asyncio.get_running_loop()
 
@@ -70,7 +71,8 @@ async def serve(pool: AgentPool | UnusablePool) -> NoReturn:
     for number in SIGNALS:
         loop.add_signal_handler(number, leave, 128 + number)
     try:
-        await _converse(build_server(await _opened(pool)), client_left, leave)
+        server = build_server(await _opened(pool))
+        await _converse(server, opening, client_left, leave)
     except* (BrokenPipeError, anyio.BrokenResourceError):
         logger.info("the client closed our stdout")
     except* Exception:
@@ -88,14 +90,22 @@ async def _opened(pool: AgentPool | UnusablePool) -> Pool:
 
 
 async def _converse(
-    server: Server[Any], client_left: Callable[[], None], leave: Callable[[int], NoReturn]
+    server: Server[Any],
+    opening: Opening,
+    client_left: Callable[[], None],
+    leave: Callable[[int], NoReturn],
 ) -> None:
     """Serve until stdin ends and every answer under way is written."""
-    async with stdio_server() as (incoming, outgoing), anyio.create_task_group() as group:
+    stdin, answered = opening.hand_over()
+    async with (
+        stdio_server(anyio.wrap_file(stdin)) as (incoming, outgoing),
+        anyio.create_task_group() as group,
+    ):
         relay, requests = anyio.create_memory_object_stream[Message]()
         group.start_soon(_relay, incoming, relay, client_left)
         try:
-            await server.run(requests, outgoing, initialization_options(server))
+            unsaid = Unsaid(outgoing, answered)
+            await server.run(requests, unsaid, initialization_options(server))
         except asyncio.CancelledError:
             # Writing to stdout failed. Unwinding would wait for stdin, which is still open.
             leave(0)
@@ -111,6 +121,32 @@ async def _relay(
         async for message in source:
             await sink.send(message)
         at_end()
+
+
+class Unsaid:
+    """A stream to the client without the answers that it has: the first to each of these ids."""
+
+    def __init__(self, stream: WriteStream[SessionMessage], answered: Iterable[RequestId]) -> None:
+        self._stream = stream
+        self._answered = set(answered)
+
+    async def send(self, item: SessionMessage) -> None:
+        """Pass a message on, unless the client has it."""
+        number = getattr(item.message, "id", None) if self._answered else None
+        if number in self._answered and isinstance(item.message, JSONRPCResponse | JSONRPCError):
+            self._answered.remove(number)
+        else:
+            await self._stream.send(item)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *how: Any) -> None:
+        await self._stream.__aexit__(*how)
 
 
 def _log_to_stderr(level: str) -> None:

@@ -133,7 +133,7 @@ class Start:
     """The start of a program.
 
     Attributes:
-        seconds: from its spawn to its first answer, or to its end.
+        seconds: from its spawn to an answer, or to its end.
         memory: resident bytes then.
     """
 
