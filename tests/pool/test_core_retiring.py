@@ -73,6 +73,17 @@ def test_an_old_worker_is_replaced_while_it_is_idle() -> None:
     assert pool.tell("started", spawn.worker) == [Stop(name, Reason.MAX_LIFETIME)]
 
 
+def test_a_worker_that_nobody_asks_for_idles_out_although_it_is_replaced_meanwhile() -> None:
+    pool = Pool(max_lifetime=100, max_idle=150)
+    first = pool.idle()
+    pool.tick(100)
+    second = pool.spawned()
+    pool.tell("started", second)
+    pool.tell("gone", first)
+    assert pool.tick(49) == []
+    assert pool.tick(1) == [Stop(second, Reason.MAX_IDLE)]
+
+
 def test_a_worker_that_grew_too_large_is_replaced_between_tasks() -> None:
     pool = Pool(max_rss=100)
     name = pool.leased()

@@ -145,6 +145,24 @@ def test_starts_that_keep_failing_are_told_to_who_waits() -> None:
     assert other.state is TicketState.WAITING
 
 
+def test_who_waits_for_an_agent_that_has_a_worker_waits_on_when_another_cannot_be_started() -> None:
+    pool = Pool(max_size=2)
+    first = pool.leased()
+    waiting = pool.request()
+    pool.tell("start_failed", pool.spawned(), True)
+    assert waiting.state is TicketState.WAITING
+    pool.use(first)
+    assert (waiting.state, waiting.worker) == (TicketState.GRANTED, first)
+
+
+def test_a_worker_of_an_older_edition_is_no_reason_to_wait_on() -> None:
+    pool = Pool(max_size=2)
+    pool.leased()
+    waiting = pool.request(A2)
+    pool.tell("start_failed", pool.spawned(), True)
+    assert waiting.state is TicketState.REFUSED
+
+
 def test_a_start_that_can_never_succeed_is_told_at_once() -> None:
     pool = Pool()
     ticket = pool.request()
@@ -301,6 +319,17 @@ def test_who_waits_for_an_agent_that_is_too_large_from_the_start_is_told() -> No
     assert pool.actions == [Stop("worker-1", Reason.MAX_RSS), Refuse(ticket, Reason.MAX_RSS)]
     assert other.state is TicketState.WAITING
     assert pool.tell("gone", "worker-1") == []
+
+
+def test_who_waits_is_served_by_the_worker_there_is_when_another_would_be_too_large() -> None:
+    pool = Pool(max_rss_hard=100, max_size=2)
+    first = pool.leased()
+    waiting = pool.request()
+    second = pool.spawned()
+    assert pool.tell("sampled", {second: 101}) == [Stop(second, Reason.MAX_RSS)]
+    assert pool.tell("gone", second) == []
+    pool.use(first)
+    assert (waiting.state, waiting.worker) == (TicketState.GRANTED, first)
 
 
 def test_who_waits_for_an_agent_that_grew_too_large_in_a_task_gets_another_worker() -> None:

@@ -157,7 +157,7 @@ class PoolCore:
         record = self.workers.get(worker)
         if record is not None and record.state is WorkerState.STARTING:
             record.is_parked = record.ref is None
-            self._roster.move(record, WorkerState.IDLE, now)
+            self._roster.move(record, WorkerState.IDLE, self._idle_since(record, now))
             self._failures.pop(record.agent, None)
             self._balancing.retry_at.pop(record.agent, None)
         return self._balance(now)
@@ -172,11 +172,10 @@ class PoolCore:
             self._balancing.spare_flags = ""
             return [*out, *self._balance(now)]
         agent = record.agent
-        self._failures[agent] += 1
-        self._balancing.retry_at[agent] = now + backoff(self._failures[agent])
+        self._put_off(agent, now)
         if fatal or self._failures[agent] >= START_ATTEMPTS:
             self._roster.warm.pop(agent, None)
-            out += self._refuse_all(agent, Reason.START_FAILED)
+            out += self._refuse_unless_served(agent, Reason.START_FAILED)
         return [*out, *self._balance(now)]
 
     def was_reset(self, worker: str, clean: bool, now: float) -> Actions:
@@ -226,7 +225,7 @@ class PoolCore:
         if self.limits.max_rss_hard is not None:
             for record in self._roster.living():
                 if record.rss > self.limits.max_rss_hard:
-                    out += self._stop_too_large(record)
+                    out += self._stop_too_large(record, now)
         if self.limits.max_total_rss is not None:
             out += self._roster.shed(self.limits.max_total_rss)
         return [*out, *self._balance(now)]
@@ -277,6 +276,12 @@ class PoolCore:
         idle = self._roster.in_state(WorkerState.IDLE)
         return [*out, *(self._roster.stop(record, Reason.CLOSED) for record in idle)]
 
+    def _idle_since(self, record: Record, now: float) -> float:
+        """Since when a started worker is: one in the place of an idle one has its elder's idle
+        time, or an agent that nobody asks for would be replaced for ever."""
+        elder = self.workers.get(record.replaces)
+        return elder.since if elder and elder.state is WorkerState.IDLE else now
+
     def _know(self, ref: AgentRef) -> None:
         self._roster.refs[ref.name] = ref
         self._balancing.spare_flags = ref.flags
@@ -286,15 +291,25 @@ class PoolCore:
         if record is not None and record.state is WorkerState.LEASED:
             self._roster.move(record, WorkerState.IDLE, now)
 
-    def _stop_too_large(self, record: Record) -> Actions:
+    def _put_off(self, agent: str, now: float) -> None:
+        """The agent's next start waits for a while."""
+        self._failures[agent] += 1
+        self._balancing.retry_at[agent] = now + backoff(self._failures[agent])
+
+    def _stop_too_large(self, record: Record, now: float) -> Actions:
         is_new = not record.tasks and record.state is not WorkerState.LEASED
         out: Actions = [self._roster.stop(record, Reason.MAX_RSS)]
         if is_new and record.ref is None:
             self._balancing.spare_flags = ""
         elif is_new:  # the next one would be as large
+            self._put_off(record.agent, now)
             self._roster.warm.pop(record.agent, None)
-            out += self._refuse_all(record.agent, Reason.MAX_RSS)
+            out += self._refuse_unless_served(record.agent, Reason.MAX_RSS)
         return out
+
+    def _refuse_unless_served(self, agent: str, reason: Reason) -> list[Refuse]:
+        """No further worker can be had; those that there are may serve all the same."""
+        return [] if self._roster.is_served(agent) else self._refuse_all(agent, reason)
 
     def _refuse_all(self, agent: str, reason: Reason) -> list[Refuse]:
         refused = []

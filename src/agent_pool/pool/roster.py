@@ -106,6 +106,19 @@ class Roster:
             if r.state is not WorkerState.STARTING
         )
 
+    def is_served(self, agent: str) -> bool:
+        """Whether a worker that has been started will take the agent's next task."""
+        started = (WorkerState.IDLE, WorkerState.LEASED, WorkerState.RESETTING)
+        return any(
+            r.agent == agent
+            and r.state in started
+            and self.is_current(r)
+            and not r.unfit
+            and not r.retiring
+            and r.flags not in self.no_reset
+            for r in self.workers.values()
+        )
+
     def is_kept_warm(self, record: Record) -> bool:
         """Whether without it fewer workers of its agent would be ready than are to be kept."""
         starting = self.in_state(WorkerState.STARTING)
