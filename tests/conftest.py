@@ -7,27 +7,6 @@ import pytest
 
 from support import Project
 
-LONG = (
-    "tests/reliability/",
-    "tests/soak/",
-    "tests/isolation/test_reset_checks.py",
-    "tests/isolation/test_taint.py",
-    "tests/isolation/test_old_versions.py",
-    "tests/mcp/test_mcp_interactive.py",
-    "tests/pool/test_cancellation.py",
-    "tests/pool/test_pool_faults.py",
-    "tests/pool/test_pool_start_faults.py",
-    "tests/pool/test_pool_close.py",
-)
-"""What would take the default run beyond its eight minutes: ``pytest -m long``."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is long by its place."""
-    for item in items:
-        if any(place in item.nodeid for place in LONG):
-            item.add_marker(pytest.mark.long)
-
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:

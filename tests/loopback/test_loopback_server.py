@@ -48,6 +48,25 @@ def test_only_the_loopback_interface_is_bound() -> None:
     assert bound == ["127.0.0.1"]
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_a_server_that_is_cancelled_anywhere_leaves_no_socket(steps: int) -> None:
+    async def visit() -> None:
+        async with LoopbackAPI():
+            pass
+
+    async def main() -> None:
+        visiting = asyncio.create_task(visit())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        visiting.cancel()
+        await asyncio.wait([visiting])
+        assert len(asyncio.all_tasks()) == 1
+
+    before = psutil.Process().net_connections("inet")
+    asyncio.run(main())
+    assert psutil.Process().net_connections("inet") == before
+
+
 def test_signals_stay_with_the_program() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 

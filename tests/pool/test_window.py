@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -66,7 +67,12 @@ async def look_at(folder: Path) -> bytes:
 # What is seen
 
 
-def test_an_open_pool_is_seen_as_it_is(world: PoolWorld, place: Path) -> None:
+def test_an_open_pool_is_seen_as_it_is(
+    world: PoolWorld, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys, "argv", ["/some/where/reviewing", "--of=this"])
+
     async def main() -> None:
         async with world.faulty() as pool:
             await pool.invoke("tester", "one")
@@ -76,7 +82,7 @@ def test_an_open_pool_is_seen_as_it_is(world: PoolWorld, place: Path) -> None:
             (worker,) = await pool.list()
             assert found.pid == os.getpid()
             assert found.project == str(world.root)
-            assert found.program == "pytest"
+            assert found.program == "reviewing"
             (seen,) = found.workers
             assert replace(seen, rss=0, uptime=0) == replace(worker, rss=0, uptime=0)
             assert seen.rss > 0

@@ -47,15 +47,24 @@ class Server(uvicorn.Server):
         self._ready = asyncio.Event()
         self._serving = asyncio.create_task(self.serve([self._socket]), name="loopback server")
         ready = asyncio.create_task(self._ready.wait())
-        await asyncio.wait({ready, self._serving}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        try:
+            await asyncio.wait({ready, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
+        finally:
+            ready.cancel()
         if self._serving.done():
             self._serving.result()
 
     async def stop(self) -> None:
-        """Abort every connection and end, within `SHUTDOWN_TIMEOUT`."""
+        """Abort every connection and end, within `SHUTDOWN_TIMEOUT`; cancelled or not."""
         self._stopping.set()
-        await self._serving
+        try:
+            await asyncio.shield(self._serving)
+        except asyncio.CancelledError:
+            await asyncio.wait([self._serving], timeout=SHUTDOWN_TIMEOUT)
+            raise
 
     def abort(self, client: tuple[str, int]) -> None:
         """Drop one client's connection; what the system has taken before still reaches it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -52,13 +53,16 @@ class Window:
     async def open(self, folder: Path) -> None:
         """Let visitors in; where that is impossible the pool works without."""
         loop = asyncio.get_running_loop()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            listener.bind(str(folder / NAME))
             # It does not serve yet, and so there is no wait here in which it could be lost.
             self._server = await loop.create_unix_server(
-                lambda: _Visitor(self._receive), str(folder / NAME), start_serving=False
+                lambda: _Visitor(self._receive), sock=listener, start_serving=False
             )
             await self._server.start_serving()
         except OSError as error:  # e.g. the path is too long for a socket
+            listener.close()
             log.info("this pool is not shown by `agent-pool stats`: %s", error)
 
     def close(self) -> None:
