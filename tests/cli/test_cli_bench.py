@@ -47,7 +47,11 @@ def figures_of(way: str, plan: Plan = TINY) -> Figures:
     return result.ways[way]
 
 
-@pytest.mark.parametrize("way", NAMES)
+QUICK_WAYS = ("bare", "pool")
+LONG_WAYS = [pytest.param(way, marks=pytest.mark.long) for way in NAMES if way not in QUICK_WAYS]
+
+
+@pytest.mark.parametrize("way", [*QUICK_WAYS, *LONG_WAYS])
 def test_every_way_answers_every_task_and_is_measured(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +95,7 @@ def test_without_the_agent_sdk_its_row_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert "claude-agent-sdk is not installed" in shown(result)
 
 
+@pytest.mark.long
 def test_an_interrupted_benchmark_leaves_nothing(project: Project, tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()

@@ -56,6 +56,7 @@ def _is_of(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answers", [1, 3], ids=["the pool at work", "claude -p at work"])
 def test_an_interrupted_demo_leaves_nothing(project: Project, tmp_path: Path, answers: int) -> None:
     temporary = tmp_path / "tmp"

@@ -19,7 +19,7 @@ from pool_world import until
 
 pytestmark = pytest.mark.old_cli
 
-VERSIONS = ("2.0.77", "2.1.119", "2.1.197")
+VERSIONS = ("2.0.77", "2.1.119", pytest.param("2.1.197", marks=pytest.mark.long))
 """`/clear` is unknown to the first, seems to work in the second, and works in the third, which does
 not stamp its answers; so none of them is trusted to be used again."""
 LINGER = "linger-321.sh"

@@ -8,6 +8,7 @@ it comes, stderr is kept as a bounded tail, and death is the child's own exit.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,17 @@ class ChildProcess(asyncio.SubprocessProtocol):
     def returncode(self) -> int | None:
         """The exit code, negative for a signal, None while it lives."""
         return self._transport.get_returncode()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no more; asked of the kernel, which knows it some moments earlier than the
+        event loop."""
+        if self.returncode is None:
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return True
+        return self.returncode is not None
 
     @property
     def stderr_tail(self) -> str:

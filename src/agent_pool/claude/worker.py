@@ -134,7 +134,7 @@ class Worker:
     @property
     def is_gone(self) -> bool:
         """Whether its process has ended."""
-        return self._process is not None and self._process.returncode is not None
+        return self._process is not None and self._process.has_ended
 
     @property
     def is_in_turn(self) -> bool:
