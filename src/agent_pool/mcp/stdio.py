@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self, cast
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
@@ -29,6 +29,7 @@ from agent_pool.mcp.interfaces import Pool
 from agent_pool.mcp.opening import Opening
 from agent_pool.mcp.server import build_server, initialization_options
 from agent_pool.mcp.unusable import UnusablePool
+from agent_pool.mcp.wire import Wire
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_WORDS: Final = 0.5  # seconds for answers under way after the client has closed stdin
@@ -98,7 +99,7 @@ async def _converse(
     """Serve until stdin ends and every answer under way is written."""
     stdin, answered = opening.hand_over()
     async with (
-        stdio_server(anyio.wrap_file(stdin)) as (incoming, outgoing),
+        stdio_server(anyio.wrap_file(stdin), _wire()) as (incoming, outgoing),
         anyio.create_task_group() as group,
     ):
         relay, requests = anyio.create_memory_object_stream[Message]()
@@ -109,6 +110,10 @@ async def _converse(
         except asyncio.CancelledError:
             # Writing to stdout failed. Unwinding would wait for stdin, which is still open.
             leave(0)
+
+
+def _wire() -> anyio.AsyncFile[str]:
+    return cast("anyio.AsyncFile[str]", Wire())  # the SDK uses no more of it than there is
 
 
 async def _relay(
