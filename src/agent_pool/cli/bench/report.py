@@ -37,7 +37,6 @@ TARGETS: Final = (
     Target("mcp", "bare", 1.3),
     Target("claude-p", "pool", 8, at_most=False),
     Target("sdk", "pool", 8, at_most=False),
-    Target("agent-tool", "pool", 1, at_most=False),
 )
 
 
