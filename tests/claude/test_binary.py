@@ -100,7 +100,7 @@ def test_with_none_anywhere_the_error_says_where_it_looked_and_what_to_do(
     message = str(caught.value)
     assert "/nowhere" in message
     assert "CLAUDE_CLI" in message
-    assert "pip install 'claude-agent-pool[claude]'" in message
+    assert "pip install claude-agent-sdk" in message
 
 
 @pytest.mark.parametrize("spec", [None, ImportError(), ValueError()])

@@ -146,4 +146,4 @@ def test_without_a_cli_the_demo_says_how_to_get_one(
     monkeypatch.setattr("agent_pool.claude.binary.bundled_cli", lambda: None)
     done = invoke("demo")
     assert done.exit_code == 3
-    assert "pip install 'claude-agent-pool[claude]'" in done.stderr
+    assert "pip install claude-agent-sdk" in done.stderr

@@ -118,7 +118,7 @@ def test_the_answer_is_on_stdout_and_what_happened_on_stderr(run: Callable[..., 
         "  the API refused: 529 overloaded; again in 2.0 s",
         "  → Read: x.py",
         "  ← failed: no such file",
-        "a: 1.5 s, 2 turns, tokens 1 in, 20 out, 300 cached, 4,000 read from cache, $0.0123",
+        "a: 1.5 s, 2 turns, tokens 1 in, 20 out, 300 written to cache, 4,000 read from it, $0.0123",
     ]
 
 

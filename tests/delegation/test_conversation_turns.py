@@ -28,7 +28,7 @@ class StandIn:
         self.core.workers[name] = SimpleNamespace(state=WorkerState.LEASED)
         return SimpleNamespace(name=name, is_gone=False)
 
-    def give_back(self, worker: Any) -> None:
+    def give_back(self, worker: Any, tasks: int) -> None:
         self.given_back.append(worker.name)
 
 

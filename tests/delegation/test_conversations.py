@@ -101,8 +101,12 @@ def test_tasks_of_one_conversation_run_one_after_another_in_their_order(
         for _ in range(3):
             running.append(asyncio.ensure_future(say(lab, name, on_event=note)))
             await asyncio.sleep(0)
+        assert lab.pool.stats().waiting == 3
+        (before,) = [one for one in await lab.pool.list() if one.state == "leased"]
         gate.open()
         said = await asyncio.gather(*running)
+        (after,) = [one for one in await lab.pool.list() if one.worker == before.worker]
+        assert after.tasks - before.tasks == 4
         assert [one.result.place for one in said] == [1, 2, 3, 4]
         assert [told_before(one) for one in said] == [0, 1, 2, 3]
         assert queued[:3] == [1, 2, 3]

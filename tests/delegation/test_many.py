@@ -85,6 +85,24 @@ def test_a_conversation_of_a_map_runs_in_order_and_others_meanwhile(lab: Lab) ->
     lab.run(main())
 
 
+def test_an_agent_by_its_name_and_by_its_files_name_has_one_conversation(lab: Lab) -> None:
+    (lab.world.root / ".claude" / "agents" / "filed.md").write_text(
+        "---\nname: named\ndescription: Tests.\n---\nYou test.\n", encoding="utf-8"
+    )
+
+    async def main() -> None:
+        never = lab.plan("never")
+        calls: list[Any] = [
+            {"agent": "filed", "task": lab.plan(Failure(400, message="no")), "conversation": "m"},
+            {"agent": "named", "task": never, "conversation": "m"},
+        ]
+        _, second = await lab.pool.map(calls)
+        assert isinstance(second, ContextLost)
+        assert lab.told(never) == []
+
+    lab.run(main())
+
+
 def test_after_a_failure_the_rest_of_its_conversation_is_not_begun(lab: Lab) -> None:
     async def main() -> None:
         never = lab.plan("never")

@@ -370,3 +370,44 @@ def test_a_request_is_open_until_it_is_answered() -> None:
 
     run(main())
     assert open_requests == [True, False]
+
+
+@pytest.mark.parametrize("said", ["no", "yes", 1, {"behavior": "deny"}, SimpleNamespace()])
+def test_nothing_but_true_is_a_yes(said: Any) -> None:
+    questions, replies = Questions(), asyncio.Queue[Mapping[str, Any]]()
+
+    async def answer(request: Mapping[str, Any]) -> Any:
+        return said
+
+    async def main() -> None:
+        questions.asker = answer
+        questions.ask({}, replies.put_nowait)
+        assert (await replies.get())["behavior"] == "deny"
+
+    run(main())
+
+
+def test_what_is_said_to_a_question_that_was_withdrawn_is_not_passed_on() -> None:
+    questions, replies = Questions(), list[Mapping[str, Any]]()
+
+    async def main() -> None:
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def stubborn(request: Mapping[str, Any]) -> bool:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ended.set()
+            return True
+
+        questions.asker = stubborn
+        questions.ask({}, replies.append)
+        await begun.wait()
+        questions.withdraw()
+        assert not questions.are_open
+        await ended.wait()
+        await asyncio.sleep(0)
+
+    run(main())
+    assert replies == []

@@ -62,6 +62,27 @@ def test_an_answer_that_does_not_fit_is_an_error_that_says_where(lab: Lab) -> No
         check_answer(SCORE, result)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "$ref": "#"},
+        {"type": "object", "$dynamicRef": "#nowhere"},
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "type": "object",
+            "patternProperties": {"(": {}},
+        },
+    ],
+)
+def test_a_schema_that_cannot_be_applied_is_an_error_with_the_answer(
+    lab: Lab, schema: dict[str, Any]
+) -> None:
+    result = replace(lab.run(judge(lab, answer(**GOOD))).result, structured={"why": "1"})
+    with pytest.raises(TaskFailed, match="cannot be applied") as error:
+        check_answer(schema, result)
+    assert error.value.result is result
+
+
 def test_plain_and_structured_tasks_of_one_agent_stand_side_by_side(
     labs: Callable[..., Lab],
 ) -> None:

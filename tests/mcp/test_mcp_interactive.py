@@ -77,9 +77,10 @@ def test_a_person_at_the_terminal_permits_what_an_agent_asks_for(tmp_path: Path)
 
         def script(request: Request) -> Any:
             if "You are the reviewer." in request.system_text:
-                if request.tool_results and (world.root / "made.txt").exists():
-                    permitted.set()
-                return "done" if request.tool_results else write
+                if not (world.root / "made.txt").exists():
+                    return write  # again, where a key came too early and was taken for a no
+                permitted.set()
+                return "done"
             if request.is_side or "started server-side task" in json.dumps(request.messages):
                 return "noted"
             if TOOL not in request.tools:

@@ -64,6 +64,17 @@ def test_a_worker_at_its_limit_goes_at_once_where_a_replacement_would_take_other
     assert isinstance(pool.tell("gone", name)[0], Spawn)
 
 
+def test_each_task_of_a_lease_counts() -> None:
+    pool = Pool(max_tasks=3, max_size=1)
+    name = pool.leased()
+    pool.core.release(name, pool.now, 2)
+    assert pool.core.workers[name].retiring is None
+    pool.tell("was_reset", name, True)
+    pool.request()
+    pool.tell("release", name)
+    assert pool.core.workers[name].retiring is Reason.MAX_TASKS
+
+
 def test_an_old_worker_is_replaced_while_it_is_idle() -> None:
     pool = Pool(max_lifetime=100)
     name = pool.idle()

@@ -155,6 +155,18 @@ def test_who_waits_for_an_agent_that_has_a_worker_waits_on_when_another_cannot_b
     assert (waiting.state, waiting.worker) == (TicketState.GRANTED, first)
 
 
+def test_a_worker_that_is_to_be_replaced_serves_who_waits_when_its_replacement_fails() -> None:
+    pool = Pool(max_size=1, max_tasks=1)
+    first = pool.leased()
+    pool.tell("release", first)
+    replacement = pool.spawned()
+    waiting = pool.request()
+    pool.tell("start_failed", replacement, True)
+    assert waiting.state is TicketState.WAITING
+    pool.tell("was_reset", first, True)
+    assert (waiting.state, waiting.worker) == (TicketState.GRANTED, first)
+
+
 def test_a_worker_of_an_older_edition_is_no_reason_to_wait_on() -> None:
     pool = Pool(max_size=2)
     pool.leased()

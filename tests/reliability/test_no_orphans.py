@@ -280,6 +280,9 @@ def test_a_pool_without_a_watcher_says_so_and_works(
         async with pool:
             assert (await pool.invoke("tester", "task")).text == "echo: task"
 
+            pool.kill()
+            await until(lambda: world.processes() == [])
+
     run(main(world.faulty()))
     said = [record.getMessage() for record in caplog.records if "no watcher" in record.getMessage()]
     assert len(said) == 1

@@ -36,7 +36,7 @@ def find_cli(settings: Settings, environ: Mapping[str, str] = os.environ) -> Pat
     raise SpawnError(
         "no Claude Code CLI found: CLAUDE_CLI is not set, there is no `claude` on the PATH "
         f"({path}) and the package claude-agent-sdk, which carries one, is not installed. "
-        "Install Claude Code, or run: pip install 'claude-agent-pool[claude]'"
+        "Install Claude Code, or run: pip install claude-agent-sdk"
     )
 
 

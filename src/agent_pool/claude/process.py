@@ -92,6 +92,8 @@ class ChildProcess(asyncio.SubprocessProtocol):
                 os.kill(self.pid, 0)
             except ProcessLookupError:
                 return True
+            except PermissionError:  # it may have become another user's
+                return False
         return self.returncode is not None
 
     @property

@@ -52,12 +52,13 @@ class Questions:
         """Have a request decided, and the decision replied in the CLI's form."""
         question = asyncio.get_running_loop().create_task(self._decide(request, reply))
         self._open.add(question)
-        question.add_done_callback(self._open.discard)
+        question.add_done_callback(lambda done: self._open.discard(done))
 
     def withdraw(self) -> None:
         """The turn has ended: nobody needs an answer any more."""
         self.asker = None
-        for question in self._open:
+        withdrawn, self._open = self._open, set()
+        for question in withdrawn:
             question.cancel()
 
     async def _decide(
@@ -70,7 +71,9 @@ class Questions:
             log.exception("asking for a permission failed; it is denied")
             answer = Denied(FAULT)
         given = request.get("input")
-        if answer:
+        if asyncio.current_task() not in self._open:  # withdrawn, and it did not heed that
+            return
+        if answer is True:  # nothing else, lest a no in other words is taken for a yes
             reply({"behavior": "allow", "updatedInput": given if isinstance(given, dict) else {}})
         else:
             reason = answer.reason if isinstance(answer, Denied) else ""

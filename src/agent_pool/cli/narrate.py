@@ -46,6 +46,8 @@ def describe_wait(queued: Queued) -> str:
 def describe_refusal(retry: Retry) -> str:
     """A request that the API refused, and when the CLI tries again."""
     refused = f"the API refused: {retry.status} {retry.error}"
+    if not retry.status:
+        refused = f"the API cannot be reached: {retry.error}"
     return one_line(f"{refused}; again in {seconds(retry.delay)}")
 
 
@@ -69,7 +71,7 @@ def spent(usage: Usage, cost_usd: float) -> str:
     """Tokens and their price."""
     return (
         f"tokens {usage.input_tokens:,} in, {usage.output_tokens:,} out, "
-        f"{usage.cache_write_tokens:,} cached, {usage.cache_read_tokens:,} read from cache, "
+        f"{usage.cache_write_tokens:,} written to cache, {usage.cache_read_tokens:,} read from it, "
         f"${cost_usd:.4f}"
     )
 

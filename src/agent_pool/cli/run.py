@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ async def _run(
 
 def _print(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
     if as_json:
-        print_json(asdict(result))
+        print_json(result.as_json())
     elif result.is_error:
         how = "" if result.subtype == "success" else f" ({result.subtype})"
         click.echo(f"{result.agent} reported an error{how}: {result.text}", err=True)

@@ -143,7 +143,7 @@ def _figures(ended: Ended) -> dict[str, Any]:
     found: dict[str, Any] = {}
     match ended.outcome:
         case TaskResult() as result:
-            figures = found[RESULT_KEY] = asdict(result)
+            figures = found[RESULT_KEY] = result.as_json()
             del figures["text"], figures["is_error"]
         case AgentPoolError() as error:
             found[ERROR_KEY] = {"code": error.code, "retryable": error.retryable}

@@ -21,7 +21,7 @@ INSTRUCTIONS: Final = (
 )
 
 MOST: Final = 8  # greetings that are answered: their answers fit into any pipe unread
-LONGEST: Final = 16 * 1024  # bytes of a greeting
+LONGEST: Final = 4 * 1024  # bytes of a greeting
 VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 NEWEST: Final = "2026-07-28"
 

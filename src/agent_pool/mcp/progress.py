@@ -29,6 +29,8 @@ def narrate(event: TaskEvent) -> str | None:
             return _queue_line(event)
         case Started(agent=agent, worker=worker):
             return one_line(f"{agent} has begun, on {worker}", WIDTH)
+        case Retry(status=0, delay=delay):
+            return f"the API cannot be reached; trying again in {delay:.0f} s"
         case Retry(status=status, delay=delay):
             return f"the API refused (HTTP {status}); trying again in {delay:.0f} s"
         case Text(text) if text.strip():

@@ -58,7 +58,13 @@ def describe(ticket: Ticket, agent: str, core: PoolCore, now: float) -> Queued:
     )
 
 
-def no_worker(ref: AgentRef, core: PoolCore, bound: float, now: float) -> PoolTimeout:
+def no_worker(
+    ref: AgentRef,
+    core: PoolCore,
+    bound: float,
+    now: float,
+    start_errors: Mapping[str, AgentPoolError],
+) -> PoolTimeout:
     """What a caller is told that has waited long enough."""
     if core.paused_until > now:
         return PoolTimeout(
@@ -66,11 +72,14 @@ def no_worker(ref: AgentRef, core: PoolCore, bound: float, now: float) -> PoolTi
             f"the API refuses work and is left alone for another {core.paused_until - now:.0f} s; "
             "try again then"
         )
+    failed = start_errors.get(ref.name)
+    why = f"; another one could not be started: {failed}" if failed else ""
     own = sum(record.agent == ref.name for record in core.workers.values())
     return PoolTimeout(
         f"no worker of agent {ref.name!r} within {bound:g} s (setting acquire_timeout): it has "
         f"{own} of at most {core.limits.max_size}, the pool {len(core.workers)} of at most "
-        f"{core.limits.max_workers}, {core.waiting} callers wait; try later or raise the limits"
+        f"{core.limits.max_workers}, {core.waiting} callers wait; try later or raise the "
+        f"limits{why}"
     )
 
 

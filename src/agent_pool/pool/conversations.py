@@ -93,6 +93,11 @@ class Conversations:
             self._end(conversation)
         return True
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for the one before them."""
+        return sum(len(one.waiting) for one in self._open.values())
+
     def tick(self) -> None:
         """End those that nobody has used for `conversation_idle`, and those whose worker went;
         tell who waits."""
@@ -159,11 +164,10 @@ class Conversations:
     def _refuse_if_crowded(self, conversation: Conversation) -> None:
         if self._supervisor.core.is_closed:
             raise PoolClosed("the pool is closed; open a new one")
-        waiting = sum(len(one.waiting) for one in self._open.values())
-        if waiting >= self._settings.max_waiting:
+        if self.waiting >= self._settings.max_waiting:
             raise TooManyRequests(
-                f"{waiting} tasks of conversations are waiting already (setting max_waiting), so "
-                f"this one of {'/'.join(conversation.key)} was not queued; try again later"
+                f"{self.waiting} tasks of conversations are waiting already (setting max_waiting), "
+                f"so this one of {'/'.join(conversation.key)} was not queued; try again later"
             )
 
     def _has_its_worker(self, conversation: Conversation) -> bool:
@@ -182,7 +186,7 @@ class Conversations:
         conversation.is_busy = False
         worker, conversation.worker = conversation.worker, None
         if worker is not None:
-            self._supervisor.give_back(worker)
+            self._supervisor.give_back(worker, max(1, conversation.tasks))
         _dismiss(conversation)
 
 

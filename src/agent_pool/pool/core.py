@@ -118,12 +118,12 @@ class PoolCore:
         self._unused(worker, now)
         return self._balance(now)
 
-    def release(self, worker: str, now: float) -> Actions:
-        """A caller has used its worker and gives it back."""
+    def release(self, worker: str, now: float, tasks: int = 1) -> Actions:
+        """A caller has used its worker, for so many tasks, and gives it back."""
         record = self.workers.get(worker)
         if record is None or record.state is not WorkerState.LEASED:
             return self._balance(now)
-        record.tasks += 1
+        record.tasks += tasks
         record.retiring = record.retiring or retire_reason(record, self.limits, now)
         reason = (
             Reason.CLOSED if self.is_closed else self._balancing.reason_not_to_reset(record, now)

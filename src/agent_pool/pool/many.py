@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from agent_pool.agents import Catalog
 from agent_pool.errors import AgentPoolError, ConfigError, ContextLost
 from agent_pool.pool.result import TaskResult
 
@@ -62,6 +63,7 @@ class Many:
         calls: what `check_calls` gave.
         run: runs the call at a place.
         on_end: called with a place and how its call ended.
+        catalog: knows which names are one agent's.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class Many:
         calls: Sequence[Mapping[str, Any]],
         run: Callable[[int], Awaitable[TaskResult]],
         on_end: Callable[[int, Outcome], None] | None,
+        catalog: Catalog,
     ) -> None:
         self._calls = calls
         self._run = run
         self._on_end = on_end
+        self._catalog = catalog
         self._outcomes: dict[int, Outcome] = {}
 
     async def run(self, *, at_once: int, per_agent: int) -> list[Outcome]:
@@ -97,8 +101,15 @@ class Many:
         for place, call in enumerate(self._calls):
             name = call.get("conversation")
             key = place if name is None else str(name)
-            threads.setdefault(str(call["agent"]), {}).setdefault(key, []).append(place)
+            threads.setdefault(self._agent_of(call), {}).setdefault(key, []).append(place)
         return {agent: list(of_agent.values()) for agent, of_agent in threads.items()}
+
+    def _agent_of(self, call: Mapping[str, Any]) -> str:
+        """By its own name, which is not always that of its file."""
+        try:
+            return self._catalog.find(call["agent"]).name
+        except AgentPoolError:  # as the call itself will say
+            return str(call["agent"])
 
     async def _run_from(self, waiting: Iterator[list[int]], room: asyncio.Semaphore) -> None:
         for places in waiting:

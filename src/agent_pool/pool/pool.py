@@ -248,9 +248,10 @@ class AgentPool:
             call: dict[str, Any] = {"timeout": timeout, **given[place]}
             return self.invoke(**call, on_event=tell, on_permission=on_permission)
 
-        return await Many(given, run_one, on_end).run(
-            at_once=self.settings.max_workers, per_agent=self.settings.max_size
-        )
+        # All that are under way may have to wait at once, and none is to be refused.
+        at_once = min(self.settings.max_workers, max(1, self.settings.max_waiting))
+        many = Many(given, run_one, on_end, self.catalog)
+        return await many.run(at_once=at_once, per_agent=self.settings.max_size)
 
     def stream(
         self,
@@ -297,7 +298,7 @@ class AgentPool:
 
         Costs nothing; memory is in `list`.
         """
-        return pool_stats(self._supervisor, self._opened)
+        return pool_stats(self._supervisor, self._conversations.waiting, self._opened)
 
     async def reset(self, agent: str) -> int:
         """Stop the agent's workers and wait until they are gone; the next task gets a new one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from agent_pool.claude.accounts import Usage
@@ -47,6 +47,11 @@ class TaskResult:
     structured: Any = None
     conversation: str | None = None
     place: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        figures = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**figures, "usage": asdict(self.usage)}
 
     def raise_for_error(self) -> None:
         """Raise `TaskFailed` if the CLI reported an error."""

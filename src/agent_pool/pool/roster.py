@@ -114,7 +114,7 @@ class Roster:
             and r.state in started
             and self.is_current(r)
             and not r.unfit
-            and not r.retiring
+            and r.retiring is not Reason.NO_RESET
             and r.flags not in self.no_reset
             for r in self.workers.values()
         )

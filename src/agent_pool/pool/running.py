@@ -62,7 +62,7 @@ async def run(call: Call, worker: Worker, supervisor: Supervisor, waited: float)
         what = worker.note or "; ".join(worker.taints) or "give it more time or a smaller task"
         raise TaskTimeout(
             f"the task of agent {call.agent!r} on worker {worker.name} was stopped after "
-            f"{call.timeout:g} s (setting task_timeout); {what}"
+            f"{call.timeout:g} s (its timeout, by default the setting task_timeout); {what}"
         ) from None
     if frame.get("api_error_status") in OVERLOADED:
         supervisor.pause(PAUSE)
@@ -146,5 +146,11 @@ def check_answer(schema: Mapping[str, Any], result: TaskResult) -> None:
         raise TaskFailed(
             f"the answer of agent {result.agent!r} does not fit the schema at "
             f"{error.json_path}: {error.message}",
+            result=result,
+        ) from None
+    except Exception as error:  # a schema that refers to itself, a pattern that is none, …
+        raise TaskFailed(
+            f"the answer of agent {result.agent!r} cannot be checked, because its schema cannot be "
+            f"applied: {error!r:.200}",
             result=result,
         ) from None

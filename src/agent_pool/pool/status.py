@@ -72,7 +72,7 @@ def _info(supervisor: Supervisor, worker: Worker, size: int) -> WorkerInfo | Non
         description=agent.description if agent else "",
         state=str(record.state),
         pid=worker.pid,
-        tasks=record.tasks,
+        tasks=worker.turns - worker.is_in_turn,
         rss=size,
         uptime=time.monotonic() - worker.started_at,
         usage=worker.account.usage,
@@ -81,14 +81,14 @@ def _info(supervisor: Supervisor, worker: Worker, size: int) -> WorkerInfo | Non
     )
 
 
-def pool_stats(supervisor: Supervisor, opened: float) -> PoolStats:
+def pool_stats(supervisor: Supervisor, in_conversations: int, opened: float) -> PoolStats:
     """What happened since the pool was opened, a time of the monotonic clock."""
     core, books = supervisor.core, supervisor.books
     now = time.monotonic()
     living = sum(worker.session.strays for worker in supervisor.workers.values())
     return PoolStats(
         uptime=now - opened,
-        waiting=core.waiting,
+        waiting=core.waiting + in_conversations,
         paused=max(0.0, core.paused_until - now),
         workers=Counter(str(record.state) for record in core.workers.values()),
         spawned=books.spawned,

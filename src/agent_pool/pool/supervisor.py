@@ -120,7 +120,7 @@ class Supervisor:
     def kill(self) -> None:
         """SIGKILL all processes at once, without an event loop, and start none again."""
         self.core.halt()
-        if self._watcher.pid is not None:
+        if self.workers or self._watcher.pid is not None:
             pids = [worker.pid for worker in self.workers.values() if worker.pid]
             cleanup.kill(pids, self._cookie)
         if self._run_dir is not None:
@@ -156,7 +156,8 @@ class Supervisor:
                     self.give_back(worker)  # it ended between the grant and now
         except TimeoutError:
             if bound.expired():
-                raise no_worker(ref, self.core, self._settings.acquire_timeout, _now()) from None
+                seconds = self._settings.acquire_timeout
+                raise no_worker(ref, self.core, seconds, _now(), self._start_errors) from None
             raise
 
     async def _granted(self, ref: AgentRef, on_queued: Callable[[Queued], None]) -> Worker:
@@ -173,9 +174,9 @@ class Supervisor:
         finally:
             self._callers.remove(ticket)
 
-    def give_back(self, worker: Worker) -> None:
-        """End a lease; the worker is reset or replaced."""
-        self._perform(self.core.release(worker.name, _now()))
+    def give_back(self, worker: Worker, tasks: int = 1) -> None:
+        """End a lease under which it had so many tasks; the worker is reset or replaced."""
+        self._perform(self.core.release(worker.name, _now(), tasks))
 
     def keep_warm(self, ref: AgentRef, count: int) -> None:
         """Keep at least this many workers of an agent."""
@@ -282,6 +283,7 @@ class Supervisor:
         except Exception as error:
             self._start_failed(name, error)
         else:
+            self._start_errors.pop(self.core.workers[name].agent, None)
             self._perform(self.core.started(name, _now()))
             self._verdicts.begin(self.workers[name].launch)
 

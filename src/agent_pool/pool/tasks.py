@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 from agent_pool.claude.events import Retrying, Said, ToolAnswered, ToolCalled
 from agent_pool.claude.worker import Worker
@@ -14,6 +13,9 @@ from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.pool.result import Retry, TaskEvent, TaskResult, Text, ToolOutput, ToolUse
 
 log = logging.getLogger("agent_pool")
+
+MOST_SECONDS: Final = 1e9
+"""Some thirty years: more is no number of seconds that anybody means."""
 
 TurnEvent = Said | ToolCalled | ToolAnswered | Retrying
 
@@ -68,7 +70,7 @@ def check_timeout(timeout: float | None) -> None:
     if timeout is None:
         return
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not is_number or not math.isfinite(timeout) or timeout <= 0:
+    if not is_number or not 0 < timeout <= MOST_SECONDS:
         raise ConfigError(f"timeout: expected seconds above 0, found {timeout!r}")
 
 

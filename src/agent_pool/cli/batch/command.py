@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from agent_pool import AgentPool, AgentPoolError, TaskEvent, TaskResult
+from agent_pool import AgentPool, AgentPoolError, TaskEvent, TaskResult, find_cli
 from agent_pool.cli.batch.board import Board
 from agent_pool.cli.batch.calls import Call, read_calls
 from agent_pool.cli.batch.results import Results, open_results
@@ -72,6 +72,7 @@ def batch(
     # Each conversation ends with its last task, so there are never more than running tasks.
     settings = settings_of(ctx, project, prewarm=())
     pool = AgentPool(settings.with_overrides({"max_conversations": settings.max_workers}))
+    find_cli(settings)  # without it no call can be run: to be told once, and before anything is
     calls = read_calls(_input(file), pool)
     with open_results(output, calls) as results:
         left = [call for call in calls if call.line not in results.kept]

@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from agent_pool import AgentPoolError, ConfigError, TaskResult
 from agent_pool.cli.batch.calls import Call
+from agent_pool.cli.batch.stdout import Stdout, Writer
 from agent_pool.cli.command import describe
 
 _BEGINNING: Final = b'{"line": '
@@ -28,7 +28,7 @@ class Results:
             is a success, and so is that of every other line of their conversation.
     """
 
-    def __init__(self, file: BinaryIO, kept: frozenset[int] = frozenset()) -> None:
+    def __init__(self, file: Writer, kept: frozenset[int] = frozenset()) -> None:
         self.kept = kept
         self._file = file
 
@@ -42,13 +42,26 @@ class Results:
             entry["id"] = call.id
         entry |= {"agent": call.agent, "call": call.digest}
         if isinstance(outcome, TaskResult):
-            entry["result"] = asdict(outcome)
+            entry["result"] = outcome.as_json()
         else:
             entry |= describe(outcome)
         text = json.dumps(entry, ensure_ascii=False) + "\n"
         # Half a surrogate pair becomes the escape that JSON has for it.
         self._file.write(text.encode(errors="backslashreplace"))
         self._file.flush()
+
+
+@contextmanager
+def _stdout() -> Iterator[Writer]:
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # something that only looks like one
+        yield sys.stdout.buffer
+        return
+    sys.stdout.flush()
+    stdout = Stdout(number)
+    yield stdout
+    stdout.finish()
 
 
 @contextmanager
@@ -60,7 +73,8 @@ def open_results(path: Path | None, calls: Sequence[Call]) -> Iterator[Results]:
             is writing to it.
     """
     if path is None:
-        yield Results(sys.stdout.buffer)
+        with _stdout() as stdout:
+            yield Results(stdout)
         return
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path}: expected a file that can be read again later")
