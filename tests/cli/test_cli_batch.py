@@ -397,6 +397,15 @@ def test_results_of_another_input_are_refused(here: Project, tmp_path: Path, oth
     assert path.read_bytes() == kept
 
 
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_run(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "out"
+    with (
+        pytest.raises(ValueError, match=r"nowhere/out: cannot be written: No such file"),
+        open_results(path, CALLS),
+    ):
+        pass
+
+
 def test_more_time_makes_no_other_call(tmp_path: Path) -> None:
     path = tmp_path / "out"
     written(path)

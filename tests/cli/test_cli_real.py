@@ -132,7 +132,7 @@ def test_show_tells_the_prompt_and_the_command(project: Project) -> None:
 
 def test_show_is_readable(project: Project) -> None:
     project.agent("one", "Be [brief].")
-    done = agent_pool(project, "show", "one")
+    done = agent_pool(project, "show", "one", "--no-measure")
     assert done.returncode == 0
     assert done.stdout.endswith("System prompt (11 characters)\nBe [brief].\n\n")
     assert f"\nFolder\n{project.root}\n" in done.stdout

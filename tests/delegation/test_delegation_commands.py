@@ -56,13 +56,25 @@ def test_the_size_of_a_prompt_is_measured_with_what_makes_it(project: Project) -
 
 def test_the_size_of_a_prompt_is_readable(project: Project) -> None:
     project.agent("one", tools="[]")
-    lines = agent_pool(project, "show", "one", "--measure").stdout.splitlines()
+    lines = agent_pool(project, "show", "one").stdout.splitlines()
     (place,) = [n for n, line in enumerate(lines) if line.startswith("Sent with every task (")]
     assert [line.split()[1:] for line in lines[place + 1 :]] == [
         ["system", "prompt"],
         ["messages"],
         ["0", "tools"],
     ]
+
+
+def test_a_cli_that_cannot_be_started_is_shown_all_the_same(project: Project) -> None:
+    project.agent("one", "Be exact.")
+    cli = project.root / "claude"
+    cli.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo '2.1.330 (Claude Code)'\nexit 1\n")
+    cli.chmod(0o755)
+    done = agent_pool(project, "show", "one", CLAUDE_CLI=str(cli))
+    assert done.returncode == 0
+    assert "Be exact." in done.stdout
+    assert "What every task sends could not be measured: " in done.stderr
+    assert agent_pool(project, "show", "one", "--measure", CLAUDE_CLI=str(cli)).returncode == 3
 
 
 @pytest.mark.parametrize("given", ["text", "file"])

@@ -10,7 +10,15 @@ from typing import Any
 import click
 from rich.text import Text
 
-from agent_pool import Agent, AgentPool, Launch, PromptSize, measure_prompt
+from agent_pool import (
+    Agent,
+    AgentPool,
+    AgentPoolError,
+    Launch,
+    PromptSize,
+    Settings,
+    measure_prompt,
+)
 from agent_pool.cli.agents import as_object
 from agent_pool.cli.command import Command, json_option, project_option, run_async, settings_of
 from agent_pool.cli.output import console, count, print_json, printable
@@ -18,33 +26,38 @@ from agent_pool.cli.output import console, count, print_json, printable
 
 @click.command(cls=Command)
 @click.argument("agent")
-@click.option("--measure", is_flag=True, help="Measure the prompt: starts a worker, offline.")
+@click.option(
+    "--measure/--no-measure",
+    default=None,
+    help="Measure the prompt: starts a worker, offline. Default: yes, but not for --json.",
+)
 @json_option
 @project_option
 @click.pass_context
 def show(
-    ctx: click.Context, agent: str, measure: bool, as_json: bool, project: Path | None
+    ctx: click.Context, agent: str, measure: bool | None, as_json: bool, project: Path | None
 ) -> None:
     """Show an agent's composed prompt and exactly how a worker of it is started.
 
     The prompt is what the model gets as its system prompt: skills, expertise and body. The
-    environment is all that the process gets, with secrets masked. Nothing is started.
+    environment is all that the process gets, with secrets masked.
 
-    With --measure, a worker is started against an offline model to see what each task sends
-    besides its own text: tools, system prompt, and what Claude Code says of the environment.
+    It ends with the size of what each task sends besides its own text: tools, system prompt, and
+    what Claude Code says of the environment. For that a worker is started against an offline
+    model, in a temporary home; with --no-measure nothing is started.
 
     \b
     Example:
       agent-pool show code-reviewer
-      agent-pool show code-reviewer --measure
+      agent-pool show code-reviewer --json --measure | jq .size
       agent-pool show code-reviewer --json | jq -r .prompt | wc -c
     """
     settings = settings_of(ctx, project)
     pool = AgentPool(settings)
     found = pool.catalog.find(agent)
     launch = run_async(pool.launch(agent))
-    size = run_async(measure_prompt(launch, settings)) if measure else None
     if as_json:
+        size = run_async(measure_prompt(launch, settings)) if measure else None
         print_json(
             {
                 **as_object(found, settings),
@@ -57,8 +70,17 @@ def show(
         )
     else:
         _print(found, launch)
-        if size is not None:
-            _print_size(size)
+        if measure is not False:
+            _measure(launch, settings, is_asked_for=measure is True)
+
+
+def _measure(launch: Launch, settings: Settings, *, is_asked_for: bool) -> None:
+    try:
+        _print_size(run_async(measure_prompt(launch, settings)))
+    except AgentPoolError as error:
+        if is_asked_for:
+            raise
+        click.echo(f"What every task sends could not be measured: {error}", err=True)
 
 
 def _print(agent: Agent, launch: Launch) -> None:

@@ -139,7 +139,7 @@ def _workers(pool: PoolStatus) -> Table:
 
 
 def _agents(stats: PoolStats) -> Table:
-    figures = ("Tasks", "Failed", "Tokens in", "Cached", "Read", "Out", "Hit rate", "Cost")
+    figures = ("Tasks", "Failed", "Tokens in", "Written", "Read", "Out", "Hit rate", "Cost")
     table = _table("Agent", right=figures)
     for agent in stats.agents:
         table.add_row(Text(printable(agent.agent), style="cyan"), *_figures(agent))

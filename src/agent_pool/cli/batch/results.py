@@ -78,7 +78,11 @@ def open_results(path: Path | None, calls: Sequence[Call]) -> Iterator[Results]:
         return
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path}: expected a file that can be read again later")
-    with path.open("a+b") as file:
+    try:
+        opened = path.open("a+b")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with opened as file:
         _lock(file, path)
         succeeded = _read(file, path, calls)
         yield Results(file, _complete(succeeded, calls))
