@@ -44,7 +44,7 @@ def is_caught(bug: Bug, copy: Path) -> bool:
     file = copy / "src" / "agent_pool" / bug["file"]
     whole = file.read_text(encoding="utf-8")
     file.write_text(edited(bug, whole), encoding="utf-8")
-    run = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "", "-p", "no:cacheprovider"]
+    run = [sys.executable, "-m", "pytest", "-q", "-n0", "-x", "-m", "", "-p", "no:cacheprovider"]
     env = {**os.environ, "PYTHONPATH": str(copy / "src")}
     try:
         done = subprocess.run(
