@@ -69,6 +69,16 @@ def said(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_without_a_cli_it_is_said_once_and_nothing_is_written(project: Project) -> None:
+    project.agent("one")
+    missing = str(project.root / "missing")
+    nowhere = "http://127.0.0.1:9"
+    done = batch(project, "-o", "out.jsonl", given=tasks("a", "b"), url=nowhere, CLAUDE_CLI=missing)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count(missing) == 1
+    assert not (project.root / "out.jsonl").exists()
+
+
 def test_each_end_is_a_line_and_a_failure_stands_beside_successes(project: Project) -> None:
     project.agent("one")
     project.agent("two")

@@ -125,6 +125,17 @@ def test_after_a_failure_the_rest_of_its_conversation_is_not_begun(lab: Lab) -> 
     lab.run(main())
 
 
+def test_a_map_never_crowds_itself_out_of_the_queue(labs: Callable[..., Lab]) -> None:
+    lab = labs(reset="clear", max_size=1, max_waiting=1)
+    lab.world.agent("other", description="Tests.")
+
+    async def main() -> None:
+        calls = [(agent, lab.plan("done")) for agent in ("tester", "other") * 3]
+        assert texts(await lab.pool.map(calls)) == ["done"] * 6
+
+    lab.run(main())
+
+
 def test_a_map_does_not_queue_what_an_agent_has_no_worker_for(lab: Lab) -> None:
     async def main() -> None:
         gate = Gate()

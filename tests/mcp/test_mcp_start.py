@@ -202,6 +202,14 @@ def test_only_so_much_is_answered_as_fits_into_a_pipe_that_nobody_reads() -> Non
     assert len(said) < 16 * 1024
 
 
+def test_the_longest_greetings_are_answered_within_what_any_pipe_takes_unread() -> None:
+    ids = [f"{number}{'x' * LONGEST}" for number in range(MOST)]
+    room = LONGEST - len(json.dumps(discover("")))
+    said = Greeter().hear(as_lines(*(discover(number[:room]) for number in ids)))
+    assert said.count(b"\n") == MOST
+    assert len(said) < 64 * 1024
+
+
 def test_a_line_that_never_ends_is_left_to_the_server() -> None:
     greeter = Greeter()
     assert greeter.hear(b" " * LONGEST) == b""

@@ -40,7 +40,7 @@ def test_what_is_no_task_is_refused_and_nothing_is_started(
     run(main())
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "5"])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 10**400, "5"])
 def test_what_is_no_time_is_refused_and_nothing_is_started(
     world: PoolWorld, timeout: float
 ) -> None:

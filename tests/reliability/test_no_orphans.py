@@ -280,8 +280,10 @@ def test_a_pool_without_a_watcher_says_so_and_works(
         async with pool:
             assert (await pool.invoke("tester", "task")).text == "echo: task"
 
+            alive = world.processes()
             pool.kill()
-            await until(lambda: world.processes() == [])
+            assert tree.wait_gone(alive, 10) == []  # no turn of the loop is needed for it
+            assert alive
 
     run(main(world.faulty()))
     said = [record.getMessage() for record in caplog.records if "no watcher" in record.getMessage()]
