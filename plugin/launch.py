@@ -1,19 +1,19 @@
-"""Starts the plugin's MCP server; installs it first, where that has not been done.
+"""Start the plugin's MCP server; install it first if that was not done yet.
 
     python3 -I launch.py            for Claude Code: the MCP server on stdin and stdout
-    python3 -I launch.py install    the installation alone, told on stdout
+    python3 -I launch.py install    only the installation, with its messages on stdout
 
-The server gets a virtual environment of its own in CLAUDE_PLUGIN_DATA, made with uv if there is
-one and with venv and pip otherwise. This folder is installed into it as "editable", so the code is
-always this folder's; a change of pyproject.toml asks for a new environment.
+The server gets a virtual environment of its own in CLAUDE_PLUGIN_DATA, made with uv if it is
+installed, otherwise with venv and pip. This folder is installed into it as "editable", so the code
+always comes from this folder; after a change of pyproject.toml a new environment is made.
 
 An installation can take longer than Claude Code waits for a server, and longer than its session
-lasts. So it is a process of its own that ends when it is done, and meanwhile this one says to
-Claude Code which tools there will be. What else Claude Code sends is left where it is, in the
-socket, for the server: this process becomes it as soon as it can.
+lasts. So it runs in a process of its own. Until it is done, this process answers Claude Code's
+questions about the tools. All other requests stay unread in the socket, for the server: this
+process becomes the server as soon as it can.
 
-Standard library alone, for Python 3.8 and later: the server needs 3.11, and who has none should be
-told so.
+Only the standard library, and code for Python 3.8 and later: the server needs 3.11, and a user
+with an older Python must get a message that says so.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ PROBE = (
     "import ensurepip, os, sys, venv; assert sys.version_info >= (3, 11); "
     "print(os.path.realpath(sys.executable))"
 )
-PROBE_TIMEOUT = 30  # seconds for a Python to say what it is
+PROBE_TIMEOUT = 30  # seconds for the probe of one Python
 STEP_TIMEOUT = 900  # seconds for a step of the installation
 UNUSED = 30 * 24 * 3600  # seconds after which an environment of another version is removed
 POLL = 0.1
-MAX_LINE = 64 * 1024  # bytes; what asks for the tools is far shorter
+MAX_LINE = 64 * 1024  # bytes; the requests for the tools are much shorter
 PROTOCOL = "2026-07-28"
 
 
 def main() -> NoReturn:
-    """Become the server, or tell Claude Code what prevents it."""
+    """Become the server, or report to Claude Code why that is not possible."""
     try:
         place = Place(data_folder(), ROOT)
         if not place.is_ready():
@@ -61,14 +61,14 @@ def main() -> NoReturn:
 
 
 class LaunchError(Exception):
-    """What a user must know and can change."""
+    """A problem that the user can correct."""
 
 
 class Place:
-    """Where the environment of one version of one folder is.
+    """The paths of the environment for one version of one plugin folder.
 
     Args:
-        data: the folder that holds all of them.
+        data: the folder that holds all environments.
         root: the plugin's folder, which is installed.
     """
 
@@ -78,16 +78,16 @@ class Place:
         self.root = root
         self.venv = data / hashlib.sha256(source).hexdigest()[:16]
         self.python = self.venv / "bin" / "python"
-        self.mark = self.venv / "complete"  # the last thing that an installation makes
+        self.mark = self.venv / "complete"  # made last, so it shows a finished installation
         self.log = data / "install.log"
 
     def is_ready(self) -> bool:
-        """Whether the installation was finished and its Python is still on this machine."""
+        """Check whether the installation was finished and its Python still exists."""
         return self.mark.exists() and os.access(self.python, os.X_OK)
 
 
 def data_folder() -> Path:
-    """A folder that outlives updates of the plugin."""
+    """Return the folder of the environments; updates of the plugin keep it."""
     named = os.environ.get("CLAUDE_PLUGIN_DATA")
     if named:
         return Path(named)
@@ -96,16 +96,16 @@ def data_folder() -> Path:
 
 
 def wait_for_installation(place: Place) -> None:
-    """Have it installed, by another process, and answer Claude Code until that is done."""
+    """Start the installation in another process, and answer Claude Code until it is done."""
     place.data.mkdir(parents=True, exist_ok=True)
-    tell(f"being installed in {place.venv}; see {place.log}")
+    tell(f"installing in {place.venv}; see {place.log}")
     with place.log.open("ab") as log:
         installer = subprocess.Popen(
             [sys.executable, "-I", __file__, "install"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=place.data,  # not the project, whose pyproject.toml or uv.toml is not for us
+            cwd=place.data,  # not the project: its pyproject.toml or uv.toml would apply
             start_new_session=True,
         )
     client = WaitingClient()
@@ -116,11 +116,11 @@ def wait_for_installation(place: Place) -> None:
 
 
 class WaitingClient:
-    """Claude Code, which waits for its server on the other end of stdin.
+    """Claude Code at the other end of stdin, while it waits for its server.
 
-    Nothing is read but questions that are answered here: the rest must still be there for the
-    server. That takes a socket, which is what Claude Code gives its servers; before a pipe, and
-    before an older Claude Code, which begins with `initialize`, this only waits.
+    Only requests that are answered here are read; all others must stay for the server. That needs
+    a socket, which Claude Code gives its servers. With a pipe, or with an older Claude Code, which
+    begins with `initialize`, this class only waits.
     """
 
     def __init__(self) -> None:
@@ -129,17 +129,17 @@ class WaitingClient:
             self._stdin = socket.socket(fileno=os.dup(0))
 
     def attend(self, seconds: float) -> None:
-        """Answer at most one request that comes within so many seconds."""
+        """Wait up to `seconds` for a request, and answer it if it is one for this class."""
         if self._stdin is None:
             time.sleep(seconds)
         elif select.select([self._stdin], [], [], seconds)[0] and not self._answer(self._stdin):
             self._stdin = None
 
     def _answer(self, stdin: socket.socket) -> bool:
-        """Whether the next request may be one for us, too."""
+        """Answer the next request if possible; return False if it is for the server."""
         seen = stdin.recv(MAX_LINE, socket.MSG_PEEK)
         if not seen:
-            sys.exit("agent-pool: Claude Code left")
+            sys.exit("agent-pool: Claude Code closed the connection")
         line, newline, _ = seen.partition(b"\n")
         if not newline:
             time.sleep(POLL)  # the rest of the line is on its way
@@ -157,11 +157,11 @@ class WaitingClient:
 
 
 def discovery() -> dict[str, Any]:
-    """What a server of the newest protocol says of itself."""
+    """Return the answer to `server/discover` of the newest protocol."""
     return {
         "resultType": "complete",
         "supportedVersions": [PROTOCOL],
-        # Whom listChanged is promised, subscribes to it before it asks for the tools.
+        # With listChanged the client would subscribe first, before it asks for the tools.
         "capabilities": {
             "tools": {"listChanged": False},
             "extensions": {"io.modelcontextprotocol/tasks": {}},
@@ -173,13 +173,13 @@ def discovery() -> dict[str, Any]:
 
 
 def tool_list() -> dict[str, Any]:
-    """The tools that there will be."""
+    """Return the tools that the server will have."""
     tools = json.loads(Path(__file__).with_name("tools.json").read_text(encoding="utf-8"))
     return {"resultType": "complete", "tools": tools, "cacheScope": "private", "ttlMs": 0}
 
 
 def refuse(problem: str) -> NoReturn:
-    """Answer every request with the problem, until Claude Code leaves."""
+    """Answer every request with the problem, until Claude Code closes stdin."""
     for line in sys.stdin.buffer:
         request = parsed(line)
         if "method" in request and "id" in request:
@@ -188,7 +188,7 @@ def refuse(problem: str) -> NoReturn:
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-    """The message in a line; an empty one when it is none."""
+    """Parse a line as a message; return an empty one if it is no message."""
     try:
         message = json.loads(line)
     except ValueError:
@@ -204,23 +204,24 @@ def reply(request: dict[str, Any], **answer: Any) -> None:
 
 
 def tell(what: str) -> None:
-    """Say something where it does not disturb the protocol."""
+    """Write a line to stderr, where it does not disturb the protocol."""
     sys.stderr.write(f"agent-pool: {what}\n")
     sys.stderr.flush()
 
 
 def complaint(log: Path) -> str:
-    """What was wrong, in the words of the tool that failed."""
+    """Return the error message of the tool that failed, from the log."""
     text = log.read_text(encoding="utf-8", errors="replace")
-    for said in ("ERROR:", "error:"):  # pip's own, which are the last of many; uv's and ours
-        _, found, after = text.rpartition(said)
+    # pip writes several lines with "ERROR:", the cause last; uv and this file write "error:".
+    for marker in ("ERROR:", "error:"):
+        _, found, after = text.rpartition(marker)
         if found:
             return after.split("\n")[0].strip()
-    return text.strip().rpartition("\n")[2] or "it said nothing"
+    return text.strip().rpartition("\n")[2] or "it wrote no message"
 
 
 def install() -> None:
-    """Make the environment, unless another process has just made it; exits with 1 if it fails."""
+    """Make the environment unless another process has made it; exit with 1 if that fails."""
     place = Place(data_folder(), ROOT)
     place.data.mkdir(parents=True, exist_ok=True)
     with (place.data / "install.lock").open("wb") as lock:
@@ -228,7 +229,7 @@ def install() -> None:
         if place.is_ready():
             return
         with contextlib.suppress(OSError):
-            os.ftruncate(1, 0)  # what earlier installations said
+            os.ftruncate(1, 0)  # remove the messages of earlier installations
         if not install_into(place):
             sys.exit(1)
         place.mark.touch()
@@ -236,7 +237,7 @@ def install() -> None:
 
 
 def install_into(place: Place) -> bool:
-    """Whether it could be installed, by uv or else by venv and pip."""
+    """Install with uv, else with venv and pip; return whether that succeeded."""
     uv, python = shutil.which("uv"), find_python()
     if uv is None and python is None:
         tell(
@@ -248,7 +249,7 @@ def install_into(place: Place) -> bool:
 
 
 def uv_steps(place: Place, uv: str, python: str) -> tuple[list[str], ...]:
-    """How uv does it; `python` may be a version, which uv then finds or fetches."""
+    """Return the commands for uv; it finds or downloads `python` if that is a version."""
     return (
         [uv, "venv", "--no-project", "--python", python, str(place.venv)],
         [uv, "pip", "install", "--python", str(place.python), "--editable", str(place.root)],
@@ -256,7 +257,7 @@ def uv_steps(place: Place, uv: str, python: str) -> tuple[list[str], ...]:
 
 
 def pip_steps(place: Place, python: str) -> tuple[list[str], ...]:
-    """How venv and pip do it."""
+    """Return the commands for venv and pip."""
     pip = [str(place.python), "-I", "-m", "pip", "--no-input", "--disable-pip-version-check"]
     return (
         [python, "-I", "-m", "venv", str(place.venv)],
@@ -265,7 +266,7 @@ def pip_steps(place: Place, python: str) -> tuple[list[str], ...]:
 
 
 def find_python() -> str | None:
-    """The real path of a Python that is new enough and can make an environment."""
+    """Return the real path of a Python that is new enough and has venv; None if there is none."""
     for name in (sys.executable, *PYTHONS):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(
@@ -280,7 +281,7 @@ def find_python() -> str | None:
 
 
 def run_steps(place: Place, *steps: list[str]) -> bool:
-    """Whether each command succeeded; they start without what earlier attempts left."""
+    """Run the commands in an empty folder; return whether all of them succeeded."""
     shutil.rmtree(place.venv, ignore_errors=True)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environ["PIP_USER"] = "0"  # with 1 pip refuses to install into an environment
@@ -289,7 +290,7 @@ def run_steps(place: Place, *steps: list[str]) -> bool:
         try:
             subprocess.run(step, check=True, env=environ, timeout=STEP_TIMEOUT)
         except subprocess.CalledProcessError:
-            return False  # it said why
+            return False  # the command has written the reason to the log
         except (OSError, subprocess.TimeoutExpired) as error:
             tell(f"error: {error}")
             return False
@@ -297,7 +298,7 @@ def run_steps(place: Place, *steps: list[str]) -> bool:
 
 
 def remove_unused(place: Place) -> None:
-    """Remove the environments of other versions and folders that have long not been used."""
+    """Remove environments of other versions and folders that were not used for UNUSED seconds."""
     for venv in place.data.iterdir():
         if venv == place.venv or not venv.is_dir():
             continue

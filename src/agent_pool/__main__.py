@@ -1,4 +1,4 @@
-"""`python -m agent_pool`: the command line."""
+"""Run the command line with ``python -m agent_pool``."""
 
 from agent_pool.cli import main
 

@@ -1,50 +1,62 @@
 """The errors that a caller may meet.
 
     AgentPoolError
-    ├─ ConfigError (ValueError)        a setting or a definition is wrong
+    ├─ ConfigError (ValueError)        a setting, an argument or a definition is wrong
     │  └─ AgentNotFound                no such agent; names the closest ones
     ├─ PoolError
     │  ├─ PoolClosed                   not open yet, or already closed
     │  ├─ PoolTimeout (TimeoutError)   no worker within `acquire_timeout`
     │  └─ TooManyRequests              `max_waiting` reached
-    ├─ WorkerError                     carries worker, pid and the tail of stderr
+    ├─ WorkerError                     carries worker, pid and the end of stderr
     │  ├─ SpawnError                   the CLI is missing, too old, refused to start, not signed in
     │  └─ WorkerDied                   the process ended, or broke a limit, during a task
     ├─ TaskError                       carries what the agent did report
     │  ├─ TaskFailed                   the task could not be carried out
     │  ├─ TaskTimeout (TimeoutError)   `task_timeout` or `stall_timeout` passed
-    │  └─ ContextLost                  the task before it in its conversation did not end well
-    └─ ProtocolError
-       ├─ LocalProtocolError           this package asked for an impossible step: a bug of ours
-       └─ RemoteProtocolError          the CLI broke the protocol; its worker is retired
+    │  ├─ TaskCancelled                the task was cancelled by `PoolAPI.cancel`
+    │  └─ ContextLost                  an earlier task of the same conversation did not succeed
+    ├─ ProtocolError
+    │  ├─ LocalProtocolError           this package asked for an impossible step: our bug
+    │  └─ RemoteProtocolError          the CLI broke the protocol; its worker is retired
+    └─ InternalError                   an unexpected exception, a bug of this package
 
-Every class has a stable `code` for programs and a `retryable` flag: whether the same call may
-succeed later without anything being changed.
+Every class has a stable `code` for programs and a `retryable` flag: whether the same call can
+succeed later without any change. `AgentPoolError.as_json` gives an error as JSON values, and
+`models.error_from_json` makes the error again.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from agent_pool.pool.result import TaskResult
+    from agent_pool.models import TaskResult
 
 
 class AgentPoolError(Exception):
-    """The root of all errors raised on purpose by this package."""
+    """The root of all errors that this package raises on purpose."""
 
     code: ClassVar[str] = "agent_pool_error"
     retryable: ClassVar[bool] = False
 
+    @property
+    def message(self) -> str:
+        """Return the message alone, without the end of stderr."""
+        return str(self.args[0]) if self.args else ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return `code`, `message`, `retryable` and the attributes of the class as JSON values."""
+        return {"code": self.code, "message": self.message, "retryable": self.retryable}
+
 
 class ConfigError(AgentPoolError, ValueError):
-    """A setting or a definition is wrong; the message says where and what was expected."""
+    """A setting, an argument or a definition is wrong; the message says where and what to write."""
 
     code = "config_error"
 
 
 class AgentNotFound(ConfigError):  # noqa: N818 - named after what is missing, as LookupError is
-    """No agent of that name; the message says where it was looked for and the closest names."""
+    """No agent has that name; the message says where it was looked for and the closest names."""
 
     code = "agent_not_found"
 
@@ -69,7 +81,7 @@ class PoolTimeout(PoolError, TimeoutError):  # noqa: N818
 
 
 class TooManyRequests(PoolError):  # noqa: N818
-    """`max_waiting` callers are waiting already."""
+    """As many callers as `max_waiting` allows are waiting already."""
 
     code = "too_many_requests"
     retryable = True
@@ -79,8 +91,8 @@ class WorkerError(AgentPoolError):
     """A Claude Code process misbehaved.
 
     Attributes:
-        worker: the worker's id, e.g. ``worker-3``; empty before there was one.
-        pid: its process id, None when it never started.
+        worker: the worker's id, e.g. ``worker-3``; empty if there was none yet.
+        pid: its process id, None if it never started.
         stderr_tail: the last lines that it wrote to stderr.
     """
 
@@ -95,15 +107,19 @@ class WorkerError(AgentPoolError):
         self.stderr_tail = stderr_tail
 
     def __str__(self) -> str:
-        message = super().__str__()
-        return f"{message}\nstderr ends with:\n{self.stderr_tail}" if self.stderr_tail else message
+        tail = f"\nstderr ends with:\n{self.stderr_tail}" if self.stderr_tail else ""
+        return f"{self.message}{tail}"
+
+    def as_json(self) -> dict[str, Any]:
+        own = {"worker": self.worker, "pid": self.pid, "stderr_tail": self.stderr_tail}
+        return {**super().as_json(), **own}
 
 
 class SpawnError(WorkerError):
     """A worker could not be started: CLI missing, too old, refusing, or not signed in.
 
     Attributes:
-        is_fatal: the next try would fail in the same way, so none is made.
+        is_fatal: the next start would fail in the same way, so the pool does not try again.
     """
 
     code = "spawn_error"
@@ -120,19 +136,22 @@ class SpawnError(WorkerError):
         super().__init__(message, worker=worker, pid=pid, stderr_tail=stderr_tail)
         self.is_fatal = is_fatal
 
+    def as_json(self) -> dict[str, Any]:
+        return {**super().as_json(), "is_fatal": self.is_fatal}
+
 
 class WorkerDied(WorkerError):  # noqa: N818
-    """A worker ended, or was ended for breaking a limit, while it ran a task."""
+    """A worker ended, or the pool ended it for breaking a limit, while it ran a task."""
 
     code = "worker_died"
     retryable = True
 
 
 class TaskError(AgentPoolError):
-    """A task did not end well.
+    """A task did not succeed.
 
     Attributes:
-        result: what the agent did report, None when it reported nothing.
+        result: what the agent did report, None if it reported no result.
     """
 
     code = "task_error"
@@ -140,6 +159,9 @@ class TaskError(AgentPoolError):
     def __init__(self, message: str, *, result: TaskResult | None = None) -> None:
         super().__init__(message)
         self.result = result
+
+    def as_json(self) -> dict[str, Any]:
+        return {**super().as_json(), "result": self.result.as_json() if self.result else None}
 
 
 class TaskFailed(TaskError):  # noqa: N818
@@ -155,8 +177,14 @@ class TaskTimeout(TaskError, TimeoutError):  # noqa: N818
     retryable = True
 
 
+class TaskCancelled(TaskError):  # noqa: N818
+    """The task was cancelled by `PoolAPI.cancel` or by its handle."""
+
+    code = "cancelled"
+
+
 class ContextLost(TaskError):  # noqa: N818 - named after what is lost
-    """A task of a conversation was not begun, because the one before it did not end well."""
+    """A task was not started, because an earlier one of its conversation did not succeed."""
 
     code = "context_lost"
 
@@ -168,7 +196,7 @@ class ProtocolError(AgentPoolError):
 
 
 class LocalProtocolError(ProtocolError):
-    """This package asked for a step that the session's state does not allow: a bug of ours."""
+    """This package asked for a step that the session's state does not allow: our bug."""
 
     code = "local_protocol_error"
 
@@ -178,3 +206,9 @@ class RemoteProtocolError(ProtocolError):
 
     code = "remote_protocol_error"
     retryable = True
+
+
+class InternalError(AgentPoolError):
+    """An unexpected exception ended a task: a bug of this package; the log has its traceback."""
+
+    code = "internal_error"

@@ -1,15 +1,14 @@
-"""Every number and path that a user may set, as one frozen class.
+"""All settings, as one frozen class, and where their values come from.
 
-A value comes from, in this order: an argument, the environment, the file, the default.
-In the environment a setting is called ``AGENT_POOL_`` and its name in capitals; a few also answer
-to an older, shorter name (`ALIASES`). The file is TOML, ``~/.claude/agent-pool.toml`` unless
-``AGENT_POOL_CONFIG`` names another. Durations are seconds, or carry a unit (``250ms``, ``30s``,
-``5m``, ``2h``); sizes are bytes, or carry one (``512MiB``, ``2GiB``).
+A value comes from the first of these that has one: an argument, the environment, the settings file,
+the default. In the environment the name of a setting is ``AGENT_POOL_`` and its name in capitals; a
+few have an older, shorter name too (`ALIASES`). The file is TOML, ``~/.claude/agent-pool.toml``
+unless ``AGENT_POOL_CONFIG`` names another. Durations are seconds, or have a unit (``250ms``,
+``30s``, ``5m``, ``2h``); sizes are bytes, or have a unit (``512MiB``, ``2GiB``).
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -20,11 +19,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from agent_pool.errors import ConfigError
+from agent_pool.text import did_you_mean
 
 ENV_PREFIX = "AGENT_POOL_"
 NOT_SETTINGS = frozenset(
     f"AGENT_POOL_{name}" for name in ("CONFIG", "DEPTH", "COOKIE", "SERVER", "LOG")
 )
+"""Variables with the prefix of a setting that have another purpose."""
 ALIASES = {
     "AGENTS_DIR": "agents_dir",
     "SKILLS_DIR": "skills_dir",
@@ -38,7 +39,7 @@ _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 
 _SIZES["GiB"] = 1 << 30
 
 
-def _seconds(value: object) -> object:
+def _parse_seconds(value: object) -> object:
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", value)
@@ -47,14 +48,14 @@ def _seconds(value: object) -> object:
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
-def _words(value: object) -> object:
+def _parse_names(value: object) -> object:
     if not isinstance(value, str):
         return value
     return tuple(word for word in re.split(r"[,\s]+", value) if word)
 
 
-def _none(value: object) -> object:
-    """In text, ``none`` switches a limit off."""
+def _parse_none(value: object) -> object:
+    """Return None for the text ``none``, which switches a limit off; else the value itself."""
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
@@ -62,7 +63,7 @@ def _share_of_memory(share: float) -> int:
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * share)
 
 
-def _bytes(value: object) -> object:
+def _parse_bytes(value: object) -> object:
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)?\s*", value)
@@ -71,144 +72,198 @@ def _bytes(value: object) -> object:
     return int(float(match[1]) * _SIZES[match[2] or "B"])
 
 
-Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Size = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_parse_seconds), Field(gt=0)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 Permission = Literal[
     "plan", "dontAsk", "default", "ask", "acceptEdits", "auto", "bypassPermissions"
 ]
 PERMISSIONS: tuple[str, ...] = get_args(Permission)
-"""What an agent may do without being asked, from least to most. With `default` and `ask` a request
-is put to a person where that is possible, and denied where not."""
-Inherited = Annotated[tuple[Literal["skills", "mcp"], ...], BeforeValidator(_words)]
+"""The permission modes of an agent, from the strictest to the most permissive. With `default` and
+`ask`, a request for permission goes to a person if that is possible, and is denied otherwise."""
+Inherited = Annotated[tuple[Literal["skills", "mcp"], ...], BeforeValidator(_parse_names)]
 Jitter = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
-    """What a user may set. Build it with `load_settings`, or directly for tests."""
+    """All settings of a pool. Build them with `load_settings`, or directly in tests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _off(cls, value: object) -> object:
-        return _none(value)
+    def _none_is_off(cls, value: object) -> object:
+        return _parse_none(value)
 
-    # Where things are
+    # Folders and files
     project_dir: Path = Field(
-        default_factory=Path.cwd, description="the project: where agents work and are defined"
+        default_factory=Path.cwd, description="the project: agents are defined and work there"
     )
-    agents_dir: Path | None = Field(None, description="searched first for agent definitions")
-    skills_dir: Path | None = Field(None, description="the skills, instead of .claude/skills")
+    agents_dir: Path | None = Field(
+        None, description="the folder that is searched first for agent definitions"
+    )
+    skills_dir: Path | None = Field(
+        None, description="the folder of the skills, instead of .claude/skills"
+    )
     expertise_dir: Path | None = Field(
-        None, description="the expertise files, instead of .claude/expertise"
+        None, description="the folder of the expertise files, instead of .claude/expertise"
     )
     claude_cli: str | None = Field(
-        None, description="the Claude Code binary; else `claude` on the PATH, else the bundled one"
+        None,
+        description="the Claude Code binary; by default `claude` on the PATH, else the one in the "
+        "package claude-agent-sdk",
     )
 
-    # How many
-    max_size: int = Field(4, ge=1, description="workers of one agent at the most")
-    max_workers: int = Field(8, ge=1, description="workers in all at the most")
-    max_waiting: int = Field(100, ge=1, description="callers that may wait; one more is refused")
-    prewarm: Words = Field((), description="agents whose first workers start with the pool")
-    min_size: int = Field(1, ge=0, description="workers kept for each agent in `prewarm`")
+    # Numbers of workers and tasks
+    max_size: int = Field(4, ge=1, description="the most workers of one agent")
+    max_workers: int = Field(8, ge=1, description="the most workers of all agents together")
+    max_waiting: int = Field(
+        100, ge=1, description="the most tasks that wait for a worker; one more is refused"
+    )
+    prewarm: Words = Field(
+        (), description="agents whose first workers are started when the pool is opened"
+    )
+    min_size: int = Field(1, ge=0, description="workers that are kept for each agent in `prewarm`")
     spares: int = Field(
         1,
         ge=0,
-        description="blank processes kept ready once the pool is used, to become any agent with "
-        "the same flags; none is kept while there is no room",
+        description="processes without an agent that are kept ready once the pool is used; each "
+        "can become a worker of any agent with the same options; none is kept while there is no "
+        "room for one more worker",
     )
-    spawn_concurrency: int = Field(2, ge=1, description="processes started at once at the most")
+    spawn_concurrency: int = Field(
+        2, ge=1, description="the most processes that start at the same time"
+    )
 
-    max_conversations: int = Field(4, ge=1, description="conversations open at the most")
+    max_conversations: int = Field(4, ge=1, description="the most open conversations")
     conversation_idle: Seconds = Field(
-        600.0, description="a conversation that nobody uses ends after this long"
+        600.0, description="a conversation ends after this time without a task"
     )
 
     # When a worker is replaced
-    max_tasks: int | None = Field(200, ge=1, description="tasks of one worker at the most")
-    max_tasks_jitter: Jitter = Field(0.1, description="share by which max_tasks is shortened")
-    max_lifetime: Seconds | None = Field(3600.0, description="age of a worker at the most")
-    max_lifetime_jitter: Jitter = Field(0.05, description="share by which it is shortened")
-    max_idle: Seconds | None = Field(600.0, description="an idle worker is kept for this long")
+    max_tasks: int | None = Field(
+        200, ge=1, description="a worker is replaced after this many tasks"
+    )
+    max_tasks_jitter: Jitter = Field(
+        0.1, description="each worker's max_tasks is reduced at random by up to this share"
+    )
+    max_lifetime: Seconds | None = Field(
+        3600.0, description="a worker of this age is replaced, after its task"
+    )
+    max_lifetime_jitter: Jitter = Field(
+        0.05, description="each worker's max_lifetime is reduced at random by up to this share"
+    )
+    max_idle: Seconds | None = Field(
+        600.0, description="a worker is stopped after this time without a task"
+    )
     max_rss: Size | None = Field(
-        768 << 20, description="memory of a worker's process tree above which it is replaced"
+        768 << 20,
+        description="a worker whose process tree uses more memory than this is replaced, "
+        "after its task",
     )
     max_rss_hard: Size | None = Field(
         default_factory=lambda: _share_of_memory(0.5),
-        description="memory of a worker's process tree at which its task is ended",
+        description="a task whose process tree uses this much memory fails, and its worker ends",
     )
     max_total_rss: Size | None = Field(
         default_factory=lambda: _share_of_memory(0.75),
-        description="memory of all workers above which idle ones go and none is started",
+        description="while all workers together use more memory than this, idle ones are stopped "
+        "and no worker is started",
     )
 
-    # How a worker is made ready for the next task, and what it may know
+    # Reset between tasks, environment and permissions
     reset: Literal["auto", "clear", "respawn"] = Field(
         "auto",
-        description="auto: /clear where it is proven to forget, else a new process for each task; "
-        "clear and respawn force one of them",
+        description="auto: /clear between two tasks if a probe has shown that it forgets, else a "
+        "new process for each task; clear and respawn force one of them",
     )
     env_passthrough: Words = Field(
-        (), description="variables that workers get although they belong to the parent session"
+        (),
+        description="variables that workers get although they belong to the Claude Code session "
+        "that started the pool",
     )
-    env_block: Words = Field((), description="variables that workers never get; `*` is allowed")
+    env_block: Words = Field(
+        (), description="variables that workers never get; `*` stands for any characters"
+    )
     inherit: Inherited = Field(
-        (), description="ambient things that agents get besides what they name: skills, mcp"
+        (),
+        description="things of the user and the project that agents get although they do not name "
+        "them: skills, mcp",
     )
     permission_ceiling: Permission = Field(
         "bypassPermissions",
-        description="no agent may do more than this without being asked: plan, dontAsk, default, "
-        "ask, acceptEdits, auto, bypassPermissions",
+        description="the most permissive mode of any agent: plan, dontAsk, default, ask, "
+        "acceptEdits, auto, bypassPermissions",
     )
-    allow_nested: bool = Field(False, description="whether an agent may run a pool of its own")
+    allow_nested: bool = Field(False, description="allow an agent to run a pool of its own")
 
-    # How long
-    task_timeout: Seconds = Field(300.0, description="a task's running time at the most")
+    # Time limits
+    task_timeout: Seconds = Field(300.0, description="a task is stopped after this running time")
     stall_timeout: Seconds | None = Field(
-        600.0, description="a task is stopped when its process says nothing for this long"
+        600.0, description="a task is stopped when its process writes nothing for this time"
     )
     permission_timeout: Seconds = Field(
         180.0,
-        description="a person's answer to what an agent asks permission for, else it is denied; "
-        "does not count as the task's running time",
+        description="a request for permission is denied after this time without an answer; the "
+        "time does not count as running time of the task",
     )
-    acquire_timeout: Seconds = Field(300.0, description="waiting for a worker at the most")
-    start_timeout: Seconds = Field(60.0, description="a worker's start, to its ready answer")
-    reset_timeout: Seconds = Field(10.0, description="/clear, to its acknowledgement")
-    interrupt_timeout: Seconds = Field(5.0, description="an interrupted turn, to its end")
-    stop_grace: Seconds = Field(2.0, description="after stdin was closed, before SIGTERM")
-    kill_grace: Seconds = Field(1.0, description="after SIGTERM, before SIGKILL")
-    max_line: Size = Field(32 << 20, description="bytes of one line that a worker writes")
-    close_timeout: Seconds = Field(30.0, description="running tasks get this long at shutdown")
+    acquire_timeout: Seconds = Field(300.0, description="a task fails after this time in the queue")
+    start_timeout: Seconds = Field(
+        60.0, description="a worker that is not ready after this time has failed to start"
+    )
+    reset_timeout: Seconds = Field(
+        10.0, description="a worker that has not confirmed /clear after this time is replaced"
+    )
+    interrupt_timeout: Seconds = Field(
+        5.0, description="a worker whose interrupted turn has not ended after this time is replaced"
+    )
+    stop_grace: Seconds = Field(
+        2.0, description="time for a worker to end after its stdin is closed; then it gets SIGTERM"
+    )
+    kill_grace: Seconds = Field(
+        1.0, description="time for a worker to end after SIGTERM; then it gets SIGKILL"
+    )
+    max_line: Size = Field(32 << 20, description="the most bytes of one line that a worker writes")
+    close_timeout: Seconds = Field(
+        30.0, description="time for running tasks to end when the pool is closed"
+    )
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Settings:
-        """These settings with some changed.
+        """Return these settings with some of them changed.
 
         Raises:
             ConfigError: as `load_settings`.
         """
-        return _checked({**dict(self), **overrides}, dict.fromkeys(overrides, "argument"))
+        return _validate({**dict(self), **overrides}, dict.fromkeys(overrides, "argument"))
 
 
 def claude_home(environ: Mapping[str, str] = os.environ) -> Path:
-    """Claude Code's own configuration folder."""
+    """Return Claude Code's own configuration folder.
+
+    It is `CLAUDE_CONFIG_DIR`, else `.claude` in `HOME`, both of `environ`; the home folder of this
+    process is used only if `environ` has no `HOME`.
+    """
     named = environ.get("CLAUDE_CONFIG_DIR")
-    return Path(named) if named else Path.home() / ".claude"
+    if named:
+        return Path(named)
+    home = environ.get("HOME")
+    return (Path(home) if home else Path.home()) / ".claude"
 
 
 def load_settings(environ: Mapping[str, str] = os.environ, **arguments: Any) -> Settings:
-    """Settings from arguments, the environment, the file and the defaults, in this order.
+    """Load the settings from arguments, the environment, the file and the defaults, in this order.
 
-    Arguments that are None count as not given.
+    Args:
+        environ: the environment, which can name the file too.
+        arguments: single settings; None counts as not given.
 
     Raises:
-        ConfigError: a value is of the wrong kind or out of bounds, a name is unknown, or the file
-            cannot be read; the message names the place and what was expected.
+        ConfigError: a value has the wrong type or is out of bounds, a name is unknown, or the file
+            cannot be read; the message names the place and the expected form.
     """
     places: dict[str, str] = {}
     values: dict[str, Any] = {}
+    # The order of precedence, the lowest first.
     for place, found in (
         _from_file(environ),
         *_from_environment(environ),
@@ -216,10 +271,10 @@ def load_settings(environ: Mapping[str, str] = os.environ, **arguments: Any) -> 
     ):
         values.update(found)
         places.update(dict.fromkeys(found, place))
-    return _checked(values, places)
+    return _validate(values, places)
 
 
-def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> Settings:
+def _validate(values: Mapping[str, Any], places: Mapping[str, str]) -> Settings:
     _refuse_unknown(values, places)
     try:
         return Settings(**values)
@@ -228,7 +283,7 @@ def _checked(values: Mapping[str, Any], places: Mapping[str, str]) -> Settings:
 
 
 def config_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """The settings file: ``AGENT_POOL_CONFIG``, else ``agent-pool.toml`` beside Claude Code's."""
+    """Return the settings file: ``AGENT_POOL_CONFIG``, else a file in Claude Code's own folder."""
     named = environ.get("AGENT_POOL_CONFIG")
     return Path(named) if named else claude_home(environ) / "agent-pool.toml"
 
@@ -264,15 +319,14 @@ def _from_milliseconds(text: str) -> str:
 def _refuse_unknown(values: Mapping[str, Any], places: Mapping[str, str]) -> None:
     for name in values:
         if name not in Settings.model_fields:
-            close = difflib.get_close_matches(name, Settings.model_fields, n=3)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise ConfigError(f"{places[name]}: no setting is called {name!r}{hint}")
+            hint = did_you_mean(name, Settings.model_fields)
+            raise ConfigError(f"{places[name]}: there is no setting {name!r}{hint}")
 
 
 def _explain(error: ValidationError, places: Mapping[str, str]) -> str:
     lines = []
     for detail in error.errors():
         name = str(detail["loc"][0])
-        said = detail["msg"].removeprefix("Value error, ")
-        lines.append(f"{places[name]}: {name}: {said}, found {detail['input']!r}")
+        message = detail["msg"].removeprefix("Value error, ")  # pydantic puts it before ours
+        lines.append(f"{places[name]}: {name}: {message}, found {detail['input']!r}")
     return "; ".join(lines)

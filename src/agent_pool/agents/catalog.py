@@ -1,4 +1,4 @@
-"""Where agents are looked for, and which file is meant by a name."""
+"""Search folders for agent definitions and decide which agent a name stands for."""
 
 from __future__ import annotations
 
@@ -7,20 +7,30 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent_pool.agents.definition import Agent, Broken, Definition, load_definition
-from agent_pool.agents.files import FileCache, markdown_files
-from agent_pool.agents.names import check_name, did_you_mean
-from agent_pool.agents.prompt import Expertise, Skills, compose
+from agent_pool.agents.definition import Agent, BrokenAgent, ParsedDefinition, load_definition
+from agent_pool.agents.files import FileCache, list_markdown_files
+from agent_pool.agents.names import check_name
+from agent_pool.agents.prompt import ExpertiseLibrary, SkillLibrary, compose_prompt
 from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.settings import Settings, claude_home
+from agent_pool.text import did_you_mean
 
-Source = Definition | Broken
-Texts = tuple[tuple[str, str], ...]
+LoadedDefinition = ParsedDefinition | BrokenAgent
+NamedTexts = tuple[tuple[str, str], ...]
+"""The (name, text) of each skill or expertise of an agent, in the order of its prompt."""
+PromptSources = tuple[ParsedDefinition, NamedTexts, NamedTexts]
+"""An agent's definition, skills and expertise: all that its prompt is composed from."""
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
-    """What is searched, each in this order; none of them need exist."""
+class SearchFolders:
+    """The folders that are searched, in order; a folder need not exist.
+
+    Attributes:
+        agents: folders of definitions: ``*.md``, subfolders included.
+        skills: folders of skills: ``NAME/SKILL.md``.
+        expertise: folders of expertise: ``NAME.md``.
+    """
 
     agents: tuple[Path, ...]
     skills: tuple[Path, ...]
@@ -30,143 +40,181 @@ class Folders:
 class Catalog:
     """The agents that are defined, always as their files are now.
 
-    Files are looked at again at every call and parsed again only when they changed, so a call is
-    cheap (tens of microseconds a folder) and an edit takes effect at the next one. Relative
-    folders in the settings are relative to the working directory at the time of creation, and a
-    leading ``~`` is the user's home.
+    Every call lists the files again and parses only those that changed. So a call is cheap (tens
+    of microseconds per folder), and an edit takes effect at the next call. Relative folders in the
+    settings are relative to the working directory at the time of creation, and a leading ``~`` is
+    the user's home.
 
     Attributes:
-        folders: what is searched.
+        folders: the folders that are searched.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
-        self.folders = _folders(settings, environ)
-        self._skills = Skills(self.folders.skills, _absolute(settings.project_dir))
-        self._expertise = Expertise(self.folders.expertise)
-        self._parsed = FileCache(load_definition)
-        self._composed: dict[Path, tuple[Definition, Texts, Texts, Agent]] = {}
+        """Create a catalog; no file is read yet.
+
+        Args:
+            settings: gives the project and the folders.
+            environ: environment variables; CLAUDE_CONFIG_DIR replaces ``~/.claude``.
+        """
+        self.folders = _choose_folders(settings, environ)
+        self._skills = SkillLibrary(self.folders.skills, _make_absolute(settings.project_dir))
+        self._expertise = ExpertiseLibrary(self.folders.expertise)
+        self._definitions = FileCache(load_definition)
+        self._composed: dict[Path, tuple[PromptSources, Agent]] = {}
 
     def find(self, name: str) -> Agent:
-        """The agent called `name` in its frontmatter, or by its file.
+        """Return the agent with this name: its field `name`, or its file's name without ``.md``.
+
+        The first folder that has such an agent wins.
 
         Raises:
-            AgentNotFound: there is none; the message says where it was looked for.
-            ConfigError: its definition, or a skill or an expertise that it names, cannot be used,
-                or two files of one folder are called so.
+            AgentNotFound: no file defines it; the message lists the searched folders.
+            ConfigError: its definition, or a skill or expertise that it names, cannot be used, or
+                several files of one folder have this name.
         """
         try:
             check_name(name)
         except ValueError as error:
-            raise AgentNotFound(f"no agent can be called that: {error}") from None
+            raise AgentNotFound(f"no agent can have this name: {error}") from None
         for folder in self.folders.agents:
-            if claimants := self._claims(folder).get(name):
-                return self._agent(name, claimants)
-        raise AgentNotFound(self._not_found(name))
+            if candidates := self._group_by_name(folder).get(name):
+                return self._choose(name, candidates)
+        raise AgentNotFound(self._describe_search(name))
 
-    def scan(self) -> list[Agent | Broken]:
-        """All agents and all definitions that cannot be used, by name.
+    def scan(self) -> list[Agent | BrokenAgent]:
+        """Return all agents and all definitions that cannot be used, sorted by name.
 
-        Each name is there once: what `find` gives or why it refuses. What an earlier folder
-        shadows is left out.
+        Each name appears once, with the agent that `find` returns or the error that it raises.
+        Definitions that an earlier folder hides are left out.
         """
-        found: dict[str, Agent | Broken] = {}
-        seen: set[str] = set()
+        found: dict[str, Agent | BrokenAgent] = {}
+        hidden: set[str] = set()
         for folder in self.folders.agents:
-            claims = self._claims(folder)
-            for name, claimants in claims.items():
-                if name not in seen and any(one.name == name for one in claimants):
-                    found[name] = self._agent_or_broken(name, claimants)
-            seen.update(claims)
-        self._forget_removed({one.path for one in found.values()})
+            groups = self._group_by_name(folder)
+            for name, candidates in groups.items():
+                # A name that only files have is a second name of an agent, not one more agent.
+                if name not in hidden and any(one.name == name for one in candidates):
+                    found[name] = self._choose_or_report(name, candidates)
+            hidden.update(groups)
+        self._drop_removed({one.path for one in found.values()})
         return [found[name] for name in sorted(found)]
 
     def stamp(self) -> Hashable:
-        """Changes whenever an agent's, a skill's or an expertise's file comes, goes or is edited.
+        """Return a value that changes when an agent, a skill or an expertise changes.
 
-        No file is opened for it.
+        That is when a file of one is added, removed or edited. No file is opened for it.
         """
-        files = [entry for folder in self.folders.agents for entry in markdown_files(folder)]
+        files = [file for folder in self.folders.agents for file in list_markdown_files(folder)]
         return (tuple(files), self._skills.stamp(), self._expertise.stamp())
 
-    def _claims(self, folder: Path) -> dict[str, list[Source]]:
-        """What each name may mean in `folder`; a file goes by its agent's name and by its own."""
-        claims: dict[str, list[Source]] = {}
+    def _group_by_name(self, folder: Path) -> dict[str, list[LoadedDefinition]]:
+        """Return the definitions in `folder` by name; each is under its field and its file name."""
+        groups: dict[str, list[LoadedDefinition]] = {}
         for one in self._load(folder):
             for name in dict.fromkeys((one.name, one.path.stem)):
-                claims.setdefault(name, []).append(one)
-        return claims
+                groups.setdefault(name, []).append(one)
+        return groups
 
-    def _load(self, folder: Path) -> Iterator[Source]:
-        for entry in markdown_files(folder):
-            if entry.problem is not None:
-                path = Path(entry.path)
-                yield Broken(path.stem, path, ConfigError(f"{path}: {entry.problem}"))
-            elif one := self._parsed.get(entry.path, entry.signature):
+    def _load(self, folder: Path) -> Iterator[LoadedDefinition]:
+        """Yield the definitions in `folder`, in the order of their paths."""
+        for file in list_markdown_files(folder):
+            if file.problem is not None:
+                path = Path(file.path)
+                yield BrokenAgent(path.stem, path, ConfigError(f"{path}: {file.problem}"))
+            elif one := self._definitions.get(file.path, file.signature):
                 yield one
 
-    def _agent(self, name: str, claimants: Sequence[Source]) -> Agent:
-        if len(claimants) > 1:
-            paths = " and ".join(str(one.path) for one in claimants)
-            raise ConfigError(f"{paths}: both are called {name!r}; rename all but one")
-        (one,) = claimants
-        if isinstance(one, Broken):
-            raise ConfigError(str(one.error))  # a new one: a raised error keeps its traceback
+    def _choose(self, name: str, candidates: Sequence[LoadedDefinition]) -> Agent:
+        """Return the agent of the only candidate for `name`; raise ConfigError as `find`."""
+        if len(candidates) > 1:
+            paths = " and ".join(str(one.path) for one in candidates)
+            raise ConfigError(
+                f"{paths}: {len(candidates)} files of one folder have the agent name {name!r} "
+                "(field `name` or file name); rename all but one"
+            )
+        (one,) = candidates
+        if isinstance(one, BrokenAgent):
+            # A new exception each time: one that is raised again collects the tracebacks of all
+            # its raises.
+            raise ConfigError(str(one.error))
         return self._compose(one)
 
-    def _compose(self, definition: Definition) -> Agent:
+    def _compose(self, definition: ParsedDefinition) -> Agent:
+        """Return the agent with its complete prompt; raise ConfigError as `find`."""
         draft = definition.agent
-        skills = _texts(self._skills, draft.skills, definition)
-        expertise = _texts(self._expertise, draft.expertise, definition)
+        skills = _read_texts(self._skills, draft.skills, definition)
+        expertise = _read_texts(self._expertise, draft.expertise, definition)
+        sources = (definition, skills, expertise)
         known = self._composed.get(draft.path)
-        if known is not None and known[:3] == (definition, skills, expertise):
-            return known[3]
-        agent = replace(draft, prompt=compose(draft.prompt, skills, expertise))
-        self._composed[draft.path] = (definition, skills, expertise, agent)
+        if known is not None and known[0] == sources:
+            return known[1]
+        agent = replace(draft, prompt=compose_prompt(draft.prompt, skills, expertise))
+        self._composed[draft.path] = (sources, agent)
         return agent
 
-    def _agent_or_broken(self, name: str, claimants: Sequence[Source]) -> Agent | Broken:
+    def _choose_or_report(
+        self, name: str, candidates: Sequence[LoadedDefinition]
+    ) -> Agent | BrokenAgent:
+        """Return the agent for `name`, or the reason why it cannot be used."""
         try:
-            return self._agent(name, claimants)
+            return self._choose(name, candidates)
         except ConfigError as error:
-            return Broken(name, claimants[0].path, error)
+            return BrokenAgent(name, candidates[0].path, error)
 
-    def _forget_removed(self, present: set[Path]) -> None:
-        self._parsed.forget_unused()
-        self._composed = {path: made for path, made in self._composed.items() if path in present}
+    def _drop_removed(self, present: set[Path]) -> None:
+        """Drop the cached values of files that no longer define an agent."""
+        self._definitions.drop_unused()
+        self._composed = {path: held for path, held in self._composed.items() if path in present}
 
-    def _not_found(self, name: str) -> str:
-        known = {known for folder in self.folders.agents for known in self._claims(folder)}
-        looked = ", ".join(
+    def _describe_search(self, name: str) -> str:
+        """Build the message for a name that no file defines."""
+        known = {known for folder in self.folders.agents for known in self._group_by_name(folder)}
+        places = ", ".join(
             f"{folder}{'' if folder.is_dir() else ' (missing)'}" for folder in self.folders.agents
         )
-        return f"no agent is called {name!r}{did_you_mean(name, known)}; looked in {looked}"
+        return (
+            f"no agent is called {name!r}{did_you_mean(name, known)}; searched in {places}; "
+            "correct the name or define the agent in one of these folders"
+        )
 
 
-def _texts(library: Expertise, names: Sequence[str], definition: Definition) -> Texts:
+def _read_texts(
+    library: ExpertiseLibrary, names: Sequence[str], definition: ParsedDefinition
+) -> NamedTexts:
+    """Read the skills or expertise that a definition names; raise ConfigError with its line."""
     try:
-        return tuple((name, library.text(name)) for name in names)
+        return tuple((name, library.read(name)) for name in names)
     except ConfigError as error:
-        line = definition.lines[library.key]
-        raise ConfigError(f"{definition.path}:{line}: {library.key}: {error}") from None
+        line = definition.lines[library.field_name]
+        message = f"{definition.path}:{line}: {library.field_name}: {error}"
+        raise ConfigError(message) from None
 
 
-def _folders(settings: Settings, environ: Mapping[str, str]) -> Folders:
+def _choose_folders(settings: Settings, environ: Mapping[str, str]) -> SearchFolders:
+    """Return the folders to search for these settings, in order."""
     project = settings.project_dir / ".claude"
     home = claude_home(environ)
+    # `agents_dir` is searched before the project's folder; `skills_dir` and `expertise_dir`
+    # replace it.
     agents = [settings.agents_dir] if settings.agents_dir else []
-    return Folders(
-        agents=_distinct(*agents, project / "agents", home / "agents"),
-        skills=_distinct(settings.skills_dir or project / "skills", home / "skills"),
-        expertise=_distinct(settings.expertise_dir or project / "expertise", home / "expertise"),
+    return SearchFolders(
+        agents=_drop_duplicates(*agents, project / "agents", home / "agents"),
+        skills=_drop_duplicates(settings.skills_dir or project / "skills", home / "skills"),
+        expertise=_drop_duplicates(
+            settings.expertise_dir or project / "expertise", home / "expertise"
+        ),
     )
 
 
-def _distinct(*folders: Path) -> tuple[Path, ...]:
+def _drop_duplicates(*folders: Path) -> tuple[Path, ...]:
+    """Return the folders as absolute paths, each folder once, at its first place."""
     distinct: dict[str, Path] = {}
-    for folder in map(_absolute, folders):
+    for folder in map(_make_absolute, folders):
+        # Two paths can be one folder: one is a link, or the project is the user's home.
         distinct.setdefault(os.path.realpath(folder), folder)
     return tuple(distinct.values())
 
 
-def _absolute(path: Path) -> Path:
+def _make_absolute(path: Path) -> Path:
+    """Return `path` as an absolute path, a leading ``~`` replaced; links are kept."""
     return path.expanduser().absolute()

@@ -1,4 +1,4 @@
-"""What an agent is, and how a Markdown file becomes one."""
+"""An agent, and how its Markdown file is parsed."""
 
 from __future__ import annotations
 
@@ -11,43 +11,44 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from agent_pool.agents import frontmatter
-from agent_pool.agents.fields import FIELDS, canonical, read_name
+from agent_pool.agents.fields import FIELDS, parse_agent_name, to_canonical_json
 from agent_pool.agents.files import read_text
-from agent_pool.agents.prompt import tidy
+from agent_pool.agents.prompt import trim_text
 from agent_pool.errors import ConfigError
 
 
-def _nothing() -> Mapping[str, Any]:
+def _make_empty_mapping() -> Mapping[str, Any]:
+    """Return an empty mapping that cannot be changed."""
     return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent as its file defines it; its prompt is complete.
+    """An agent as its file defines it, with its complete prompt.
 
     Attributes:
-        name: what it is called: the frontmatter's `name`, else the file's name without ``.md``.
-        description: when to use it; may be empty.
-        prompt: the whole system prompt: skills, expertise and body; may be empty.
-        path: the file that defines it.
-        skills, expertise: the names of what was put into the prompt.
-        tools: the tools that it may use; None is all of them, an empty tuple none.
-        disallowed_tools: tools taken away from those.
-        model: an alias or a model's id; None is whatever the session uses (`inherit`).
-        effort: one of `EFFORTS` or a whole number in digits.
+        name: the field `name`, or else the file's name without ``.md``.
+        description: when to use the agent; can be empty.
+        prompt: the whole system prompt: skills, expertise and body; can be empty.
+        path: the file that defines the agent.
+        skills, expertise: the names of the texts in the prompt.
+        tools: the tools that the agent can use; None for all, an empty tuple for no tools.
+        disallowed_tools: tools that are removed from those.
+        model: an alias or a model's id; None for the session's model (`inherit`).
+        effort: one of `EFFORTS`, or a whole number in digits.
         permission_mode: one of `PERMISSION_MODES`.
-        max_turns: at least 1.
-        mcp_servers: canonical JSON of each server: a string names one that is configured
-            elsewhere, an object of one key defines one in place.
-        hooks: canonical JSON of the hooks, by event.
+        max_turns: the most turns for one task, at least 1.
+        mcp_servers: canonical JSON of each server: a string is the name of a server that is
+            configured elsewhere, an object with one key defines a server in place.
+        hooks: canonical JSON of the hooks by event.
         memory: one of `MEMORY_SCOPES`.
-        background: whether Claude Code would run it in the background.
+        background: whether Claude Code runs the agent in the background.
         isolation: one of `ISOLATIONS`.
-        color: how an interface shows it; any text.
-        initial_prompt: what is submitted before the first task.
-        omit_claude_md: whether it does without the CLAUDE.md files.
+        color: how an interface shows the agent; any text.
+        initial_prompt: the prompt before the first task.
+        omit_claude_md: whether the agent works without the CLAUDE.md files.
         cache_ttl: one of `CACHE_TTLS`, from `experimental.cacheTtl`.
-        extra: the keys that none of the above came from, deeply immutable.
+        extra: all other keys of the frontmatter; cannot be changed, at any depth.
     """
 
     name: str
@@ -71,29 +72,36 @@ class Agent:
     initial_prompt: str | None = None
     omit_claude_md: bool = False
     cache_ttl: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=_nothing, hash=False)
+    extra: Mapping[str, Any] = field(default_factory=_make_empty_mapping, hash=False)
 
     @property
     def fingerprint(self) -> str:
-        """The same for two agents exactly when a worker of one could serve the other.
+        """Return 16 hexadecimal digits, equal for agents that can share a worker.
 
-        Not in it: the name, the description, the path, the colour, and `extra`, which nothing
-        acts upon.
+        Two agents have the same fingerprint if they differ only in name, description, path, color
+        and `extra`, which have no effect on a worker.
         """
-        shape = [getattr(self, attribute) for attribute in _SHAPE]
-        return hashlib.sha256(canonical(shape).encode()).hexdigest()[:16]
+        values = [getattr(self, attribute) for attribute in _FINGERPRINT_FIELDS]
+        return hashlib.sha256(to_canonical_json(values).encode()).hexdigest()[:16]
 
 
-_SHAPE: Final = (
+_FINGERPRINT_FIELDS: Final = (
     *("prompt", "tools", "disallowed_tools", "model", "effort", "permission_mode", "max_turns"),
     *("mcp_servers", "hooks", "memory", "background", "isolation", "initial_prompt"),
     *("omit_claude_md", "cache_ttl"),
 )
+"""Skills and expertise are not listed: their texts are a part of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A definition that cannot be used, and why; `name` is the file's where it has no other."""
+class BrokenAgent:
+    """A definition that cannot be used.
+
+    Attributes:
+        name: the field `name` if it can be read, or else the file's name without ``.md``.
+        path: the file, or the folder that cannot be searched.
+        error: why it cannot be used, with the file and the line.
+    """
 
     name: str
     path: Path
@@ -101,89 +109,116 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
-    """A parsed file: an agent whose prompt is only the body yet, and the lines of its keys."""
+class ParsedDefinition:
+    """A parsed file.
+
+    Attributes:
+        agent: the agent; its prompt is only the body, without skills and expertise.
+        lines: the line of each key of the frontmatter in the file, counted from 1.
+    """
 
     agent: Agent
     lines: Mapping[str, int] = field(hash=False)
 
     @property
     def name(self) -> str:
+        """Return the agent's name."""
         return self.agent.name
 
     @property
     def path(self) -> Path:
+        """Return the file."""
         return self.agent.path
 
 
-def load_definition(path: Path) -> Definition | Broken | None:
-    """What the file at `path` defines; None when it is gone or a README beside definitions."""
+def load_definition(path: Path) -> ParsedDefinition | BrokenAgent | None:
+    """Load the agent that the file at `path` defines.
+
+    Return None if the file no longer exists, or is a README without frontmatter. Errors in the
+    file do not raise: they are returned as a BrokenAgent.
+    """
     name = path.stem
     try:
         text = read_text(path)
         block, body = frontmatter.split(text)
         if block is None:
-            return None if name.lower() == "readme" else _without_frontmatter(path, text)
-        name = _written_name(block, default=name)
-        return _definition(path, block, body)
+            # Claude Code 2.1.332 skips every file without frontmatter. The pool reports it, because
+            # the fault is often a missing `---`; only a README is expected to have no frontmatter.
+            return None if name.lower() == "readme" else _report_no_frontmatter(path, text)
+        name = _guess_name(block, default=name)
+        return _parse_definition(path, block, body)
     except FileNotFoundError:
+        # The file was removed after its folder was listed.
         return None
     except ConfigError as error:
-        return Broken(name, path, error)
+        return BrokenAgent(name, path, error)
 
 
-def _without_frontmatter(path: Path, text: str) -> Broken:
+def _report_no_frontmatter(path: Path, text: str) -> BrokenAgent:
+    """Build the result for a file that does not begin with a closed block of frontmatter."""
     problem = (
-        "the frontmatter is not closed: a line `---` must follow it"
+        "the frontmatter is not closed; add a line `---` after its last field"
         if frontmatter.is_opened(text)
-        else "no frontmatter: the first line must be `---`, then `name: …`, `description: …`, `---`"
+        else "no frontmatter; expected `---` as the first line, then `name: …`, `description: …` "
+        "and again a line `---`"
     )
-    return Broken(path.stem, path, ConfigError(f"{path}:1: {problem}"))
+    return BrokenAgent(path.stem, path, ConfigError(f"{path}:1: {problem}"))
 
 
-def _written_name(block: str, default: str) -> str:
-    """The name as it stands in the block, for saying which agent a broken file would be."""
-    written = dict(frontmatter.top_level_values(block)).get("name", "")
+def _guess_name(block: str, default: str) -> str:
+    """Return the agent's name as written in a block, even if the block is not valid YAML.
+
+    So an error is reported for the agent by the name that its users know.
+    """
+    written = dict(frontmatter.find_plain_values(block)).get("name", "")
     try:
-        return read_name(written) if re.match(r"\w", written) else default
+        # A value that begins with `|`, `&`, `*` or `[` is YAML syntax, not the name itself.
+        return parse_agent_name(written) if re.match(r"\w", written) else default
     except ValueError:
         return default
 
 
-def _definition(path: Path, block: str, body: str) -> Definition:
+def _parse_definition(path: Path, block: str, body: str) -> ParsedDefinition:
+    """Parse a file's frontmatter and body; raise ConfigError with file, line and field."""
     try:
         front = frontmatter.parse(block)
     except frontmatter.FrontmatterError as error:
         raise ConfigError(f"{path}:{error.line}: {error}") from None
-    values = {"name": path.stem, "description": "", **_without_nulls(front.values)}
+    values = {"name": path.stem, "description": "", **_drop_nulls(front.values)}
     fields: dict[str, Any] = {}
     for key, value in values.items():
         if key not in FIELDS:
             continue
-        attribute, read = FIELDS[key]
+        attribute, parse = FIELDS[key]
         try:
-            fields[attribute] = read(value)
+            fields[attribute] = parse(value)
         except ValueError as error:
+            # Line 1 for a file name that cannot be an agent's name: no key stands for it.
             raise ConfigError(f"{path}:{front.lines.get(key, 1)}: {key}: {error}") from None
-    agent = Agent(prompt=tidy(body), path=path, extra=_extra(values), **fields)
-    return Definition(agent, front.lines)
+    agent = Agent(prompt=trim_text(body), path=path, extra=_collect_extra(values), **fields)
+    return ParsedDefinition(agent, front.lines)
 
 
-def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
-    # A key without a value is as good as absent, but for `tools`: there absent means all of them.
+def _drop_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values without keys that have no value, except `tools`."""
+    # In YAML a key without a value is null; it counts as absent. But an absent `tools` allows all
+    # tools (and so does an empty one for Claude Code 2.1.332), which is dangerous for a list that
+    # is not finished yet. So `tools` is kept, and its parser refuses it.
     return {key: value for key, value in values.items() if value is not None or key == "tools"}
 
 
-def _extra(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _collect_extra(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the keys that have no attribute of `Agent`, also those below `experimental`."""
     extra = {key: value for key, value in values.items() if key not in FIELDS}
     experiments = {**values.get("experimental", {})}
     experiments.pop("cacheTtl", None)
     if experiments:
         extra["experimental"] = experiments
-    return MappingProxyType({key: _frozen(value) for key, value in extra.items()})
+    return MappingProxyType({key: _freeze(value) for key, value in extra.items()})
 
 
-def _frozen(value: Any) -> Any:
+def _freeze(value: Any) -> Any:
+    """Return a copy of a value of JSON that cannot be changed: tuples and read-only mappings."""
     if isinstance(value, dict):
-        return MappingProxyType({key: _frozen(item) for key, item in value.items()})
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+        return MappingProxyType({key: _freeze(item) for key, item in value.items()})
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value

@@ -1,4 +1,8 @@
-"""The frontmatter keys of an agent, and how the value of each is read."""
+"""The fields of an agent's frontmatter, and a parser for the value of each.
+
+A parser takes a value of JSON's types. It raises ValueError with the expected and the found value;
+the caller adds the file, the line and the field.
+"""
 
 from __future__ import annotations
 
@@ -18,66 +22,82 @@ PERMISSION_MODES: Final = (
     "dontAsk",
     "bypassPermissions",
     "plan",
-    "ask",  # of this package: `default`, with the request put to a person
+    # Not a mode of Claude Code: the pool starts it as `default` and forwards requests to a person.
+    "ask",
 )
 MEMORY_SCOPES: Final = ("user", "project", "local")
 ISOLATIONS: Final = ("worktree", "remote")
 CACHE_TTLS: Final = ("5m", "1h")
 MCP_TRANSPORTS: Final = ("stdio", "http", "sse", "ws")
+MAX_SHOWN_CHARACTERS: Final = 60
+"""Longer values are cut in messages."""
 
 _TOOL = re.compile(r"[\w*][\w*.-]*(\(.*\))?")
-_SEPARATOR = re.compile(r"[,\s]")
+_TOOL_SEPARATOR = re.compile(r"[,\s]")
 
 
-def canonical(value: Any) -> str:
-    """JSON with one spelling for equal values."""
+def to_canonical_json(value: Any) -> str:
+    """Return `value` as JSON; equal values give the same text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _expected(what: str, value: Any) -> ValueError:
-    shown = json.dumps(value, ensure_ascii=False, default=str)
-    return ValueError(f"expected {what}, found {shown if len(shown) <= 60 else shown[:59] + '…'}")
+def _build_error(expected: str, found: Any, advice: str = "") -> ValueError:
+    """Build the error "expected …, found …", with advice after a semicolon if there is any."""
+    shown = json.dumps(found, ensure_ascii=False, default=str)
+    if len(shown) > MAX_SHOWN_CHARACTERS:
+        shown = shown[: MAX_SHOWN_CHARACTERS - 1] + "…"
+    return ValueError(f"expected {expected}, found {shown}{advice and f'; {advice}'}")
 
 
-def _text(value: Any) -> str:
+def _parse_text(value: Any) -> str:
+    """Return a text without white space around it."""
     if not isinstance(value, str):
-        raise _expected("text (put it in quotes)", value)
+        raise _build_error("text", value, "put it in quotes")
     return value.strip()
 
 
-def read_name(value: Any) -> str:
-    """The name of an agent.
+def parse_agent_name(value: Any) -> str:
+    """Return the name of an agent.
 
     Raises:
-        ValueError: it is not text, or not a name that Claude Code and a folder can hold.
+        ValueError: the value is not text, not a name for a file (`check_name`), begins with a
+            dash or contains a colon.
     """
-    name = _text(value)
+    name = _parse_text(value)
     check_name(name)
+    # Claude Code 2.1.332 does not load an agent with such a name.
     if name.startswith("-") or ":" in name:
-        raise ValueError(f"{name!r} may not begin with a dash or hold a colon")
+        raise _build_error("a name without a colon that does not begin with a dash", name)
     return name
 
 
-def _description(value: Any) -> str:
-    return _text(value).replace("\\n", "\n")  # descriptions written by Claude Code hold these two
+def _parse_description(value: Any) -> str:
+    r"""Return a description; each ``\n`` of two characters becomes a line break."""
+    # The descriptions that Claude Code generates contain these two characters, and 2.1.332 shows
+    # them as a line break.
+    return _parse_text(value).replace("\\n", "\n")
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _parse_names(value: Any) -> tuple[str, ...]:
+    """Return names from a list or from text with commas, each name once."""
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise _expected("a list of names, or names with commas between", value)
+        raise _build_error("a list of names, or names separated by commas", value)
     names = tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
     for name in names:
+        # Each name becomes a part of a path.
         check_name(name)
     return names
 
 
 def _split_tools(text: str) -> Iterator[str]:
-    """The tools in `text`, apart by commas or blanks; those in parentheses belong to their tool."""
+    """Yield the tools in `text`, separated by commas or blanks; some of them can be empty."""
     depth, tool = 0, ""
     for character in text:
         depth += (character == "(") - (character == ")")
-        if depth == 0 and _SEPARATOR.match(character):
+        # Separators in parentheses belong to the tool: `Agent(a, b)`, `Bash(git log:*)`. Claude
+        # Code 2.1.332 splits in the same way.
+        if depth == 0 and _TOOL_SEPARATOR.match(character):
             yield tool
             tool = ""
         else:
@@ -85,135 +105,156 @@ def _split_tools(text: str) -> Iterator[str]:
     yield tool
 
 
-def _tool_list(value: Any) -> tuple[str, ...]:
+def _parse_tool_list(value: Any) -> tuple[str, ...]:
+    """Return tools and rules such as ``Bash(git log:*)`` from a list or text, each once."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise _expected("a list of tools, or tools with commas between", value)
+        raise _build_error("a list of tools, or tools separated by commas", value)
     tools = tuple(dict.fromkeys(tool for item in items for tool in _split_tools(item) if tool))
     for tool in tools:
         if not (_TOOL.fullmatch(tool) and tool.isprintable()):
-            raise ValueError(f"{tool!r} is not a tool's name, such as Read or Bash(git log:*)")
+            raise _build_error("the name of a tool, such as Read or Bash(git log:*)", tool)
     return tools
 
 
-def _tools(value: Any) -> tuple[str, ...] | None:
+def _parse_tools(value: Any) -> tuple[str, ...] | None:
+    """Return the tools that an agent can use, None for all."""
     if value is None:
-        raise ValueError("empty; name the tools, write [] for none, or leave it out for all")
-    tools = _tool_list(value)
+        raise ValueError("empty; name the tools, write [] for no tools, or remove it for all tools")
+    tools = _parse_tool_list(value)
+    # Claude Code writes `*` for all tools.
     return None if "*" in tools else tools
 
 
-def _model(value: Any) -> str | None:
-    model = _text(value)
+def _parse_model(value: Any) -> str | None:
+    """Return a model's alias or id, None for the session's model."""
+    model = _parse_text(value)
+    # The CLI could take a value that begins with a dash for an option of its own.
     if not model.isprintable() or model.startswith("-"):
-        raise _expected("a model, such as opus or claude-opus-5", value)
+        raise _build_error("a model, such as opus or claude-opus-5", value)
     return None if model.lower() in {"", "inherit"} else model
 
 
-def _effort(value: Any) -> str:
+def _parse_effort(value: Any) -> str:
+    """Return one of `EFFORTS` or a whole number of up to nine digits, as text."""
     level = str(value).strip().lower()
     if level not in EFFORTS and not re.fullmatch(r"[0-9]{1,9}", level):
-        raise _expected(f"{', '.join(EFFORTS)} or a whole number", value)
+        raise _build_error(f"{', '.join(EFFORTS)} or a whole number", value)
     return level
 
 
-def _permission_mode(value: Any) -> str:
-    return "default" if value == "manual" else _one_of(PERMISSION_MODES)(value)
+def _parse_permission_mode(value: Any) -> str:
+    """Return one of `PERMISSION_MODES`."""
+    # `manual` is another name of `default` in Claude Code.
+    return "default" if value == "manual" else _make_choice_parser(PERMISSION_MODES)(value)
 
 
-def _max_turns(value: Any) -> int:
+def _parse_max_turns(value: Any) -> int:
+    """Return a whole number from 1 to 999,999,999, also if it is written in quotes."""
     digits = str(value).strip()
     if not re.fullmatch(r"[0-9]{1,9}", digits) or int(digits) == 0:
-        raise _expected("a whole number above 0", value)
+        raise _build_error("a whole number above 0", value)
     return int(digits)
 
 
-def _flag(value: Any) -> bool:
+def _parse_boolean(value: Any) -> bool:
+    """Return a boolean, also if it is written in quotes."""
+    # YAML 1.2 has only `true` and `false`; `yes` and `no` are text.
     if isinstance(value, bool):
         return value
-    return _one_of(("true", "false"))(value) == "true"
+    return _make_choice_parser(("true", "false"))(value) == "true"
 
 
-def _one_of(choices: tuple[str, ...]) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
+def _make_choice_parser(choices: tuple[str, ...]) -> Callable[[Any], str]:
+    """Return a parser that accepts only these texts, upper and lower case distinguished."""
+
+    def parse(value: Any) -> str:
         if value not in choices:
-            raise _expected(" or ".join(choices), value)
+            raise _build_error(" or ".join(choices), value)
         return str(value)
 
-    return read
+    return parse
 
 
-def _mcp_servers(value: Any) -> tuple[str, ...]:
+def _parse_mcp_servers(value: Any) -> tuple[str, ...]:
+    """Return the canonical JSON of each server: a name, or an object of one name and its server."""
     items = value.split(",") if isinstance(value, str) else value
     servers: list[Any] = []
     for item in items if isinstance(items, list) else [items]:
         if isinstance(item, str):
-            servers.append(_server_name(item))
+            servers.append(_parse_server_name(item))
         elif isinstance(item, dict):
-            servers += [{_server_name(name): _server(name, item[name])} for name in item]
+            servers += [
+                {_parse_server_name(name): _parse_server(name, item[name])} for name in item
+            ]
         else:
-            raise _expected("names of MCP servers, or `name: {command: …}`", value)
-    return tuple(dict.fromkeys(canonical(server) for server in servers))
+            raise _build_error("names of MCP servers, or `name: {command: …}`", value)
+    return tuple(dict.fromkeys(to_canonical_json(server) for server in servers))
 
 
-def _server_name(name: str) -> str:
+def _parse_server_name(name: str) -> str:
+    """Return the name of an MCP server without blanks around it."""
     if not name.strip() or not name.isprintable():
-        raise _expected("the name of an MCP server", name)
+        raise _build_error("the name of an MCP server", name)
     return name.strip()
 
 
-def _server(name: str, config: Any) -> dict[str, Any]:
+def _parse_server(name: str, config: Any) -> dict[str, Any]:
+    """Return the configuration of the MCP server `name`, unchanged."""
     if not isinstance(config, dict):
-        raise _expected(f"a mapping with `command` or `url` under {name!r}", config)
-    where = config.get("command", config.get("url"))
-    if not isinstance(where, str) or config.get("type", "stdio") not in MCP_TRANSPORTS:
+        raise _build_error(f"a mapping with `command` or `url` under {name!r}", config)
+    target = config.get("command", config.get("url"))
+    if not isinstance(target, str) or config.get("type", "stdio") not in MCP_TRANSPORTS:
         transports = ", ".join(MCP_TRANSPORTS)
-        raise _expected(f"`command` or `url`, and `type` one of {transports}", config)
+        raise _build_error(f"`command` or `url`, and `type` one of {transports}", config)
     return config
 
 
-def _hooks(value: Any) -> str:
+def _parse_hooks(value: Any) -> str:
+    """Return the canonical JSON of hooks: lists of matchers by event."""
     groups = value.values() if isinstance(value, dict) else [None]
     if not all(isinstance(group, list) and all(map(_is_matcher, group)) for group in groups):
-        raise _expected("for each event a list of `matcher` and `hooks`", value)
-    return canonical(value)
+        raise _build_error("for each event a list of `matcher` and `hooks`", value)
+    return to_canonical_json(value)
 
 
 def _is_matcher(value: Any) -> bool:
+    """Return whether the value is a mapping with `hooks`, a list of hooks that have a `type`."""
     hooks = value.get("hooks") if isinstance(value, dict) else None
     return isinstance(hooks, list) and all(
         isinstance(hook, dict) and isinstance(hook.get("type"), str) for hook in hooks
     )
 
 
-def _cache_ttl(value: Any) -> str | None:
+def _parse_cache_ttl(value: Any) -> str | None:
+    """Return `cacheTtl` from the field `experimental`, None if it is absent."""
     if not isinstance(value, dict):
-        raise _expected("a mapping", value)
+        raise _build_error("a mapping", value)
     ttl = value.get("cacheTtl")
-    return None if ttl is None else _one_of(CACHE_TTLS)(ttl)
+    return None if ttl is None else _make_choice_parser(CACHE_TTLS)(ttl)
 
 
 FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = MappingProxyType(
     {
-        "name": ("name", read_name),
-        "description": ("description", _description),
-        "skills": ("skills", _names),
-        "expertise": ("expertise", _names),
-        "tools": ("tools", _tools),
-        "disallowedTools": ("disallowed_tools", _tool_list),
-        "model": ("model", _model),
-        "effort": ("effort", _effort),
-        "permissionMode": ("permission_mode", _permission_mode),
-        "maxTurns": ("max_turns", _max_turns),
-        "mcpServers": ("mcp_servers", _mcp_servers),
-        "hooks": ("hooks", _hooks),
-        "memory": ("memory", _one_of(MEMORY_SCOPES)),
-        "background": ("background", _flag),
-        "isolation": ("isolation", _one_of(ISOLATIONS)),
-        "color": ("color", _text),
-        "initialPrompt": ("initial_prompt", _text),
-        "omitClaudeMd": ("omit_claude_md", _flag),
-        "experimental": ("cache_ttl", _cache_ttl),
+        "name": ("name", parse_agent_name),
+        "description": ("description", _parse_description),
+        "skills": ("skills", _parse_names),
+        "expertise": ("expertise", _parse_names),
+        "tools": ("tools", _parse_tools),
+        "disallowedTools": ("disallowed_tools", _parse_tool_list),
+        "model": ("model", _parse_model),
+        "effort": ("effort", _parse_effort),
+        "permissionMode": ("permission_mode", _parse_permission_mode),
+        "maxTurns": ("max_turns", _parse_max_turns),
+        "mcpServers": ("mcp_servers", _parse_mcp_servers),
+        "hooks": ("hooks", _parse_hooks),
+        "memory": ("memory", _make_choice_parser(MEMORY_SCOPES)),
+        "background": ("background", _parse_boolean),
+        "isolation": ("isolation", _make_choice_parser(ISOLATIONS)),
+        "color": ("color", _parse_text),
+        "initialPrompt": ("initial_prompt", _parse_text),
+        "omitClaudeMd": ("omit_claude_md", _parse_boolean),
+        "experimental": ("cache_ttl", _parse_cache_ttl),
     }
 )
-"""Each frontmatter key that means something, the attribute it becomes, and how it is read."""
+"""The keys of the frontmatter that have a meaning: the attribute of `Agent`, and the parser."""

@@ -1,155 +1,192 @@
-"""Files that people wrote: found, told apart when edited, and read within bounds."""
+"""Find the Markdown files of a folder, read them within bounds, and notice when they change."""
 
 from __future__ import annotations
 
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from agent_pool.errors import ConfigError
 
-MAX_BYTES: Final = 1024 * 1024
-MAX_ENTRIES: Final = 10_000
-_SETTLED_NS: Final = 100_000_000
+MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_FOLDER_ENTRIES: Final = 10_000
+"""Files and subfolders below one searched folder."""
+_SETTLED_NANOSECONDS: Final = 100_000_000
 
-Signature = tuple[int, ...]
-T = TypeVar("T")
+FileSignature = tuple[int, ...]
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One file of a folder; `problem` says why it must not or cannot be opened."""
+class FileEntry:
+    """One file below a searched folder.
+
+    Attributes:
+        path: the file, or the folder that cannot be searched.
+        signature: changes when the file changes.
+        problem: why the file must not or cannot be opened, None if it can.
+    """
 
     path: str
-    signature: Signature
+    signature: FileSignature
     problem: str | None = None
 
 
-def signature_of(status: os.stat_result) -> Signature:
-    """What changes when a file is edited or replaced: two times first, then size and inode."""
+def make_signature(status: os.stat_result) -> FileSignature:
+    """Return numbers that change when the file is edited or replaced, its two times first."""
+    # The change time is included because `cp -p` and `touch -d` set the modification time back;
+    # no program can set the change time.
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
 def is_inside(path: str | Path, folder: str | Path) -> bool:
-    """Whether `path`, all links followed, lies in `folder`, all links followed."""
+    """Return whether `path` is in `folder`, after all links of both are followed."""
     root = os.path.realpath(folder)
     return os.path.commonpath((root, os.path.realpath(path))) == root
 
 
-def markdown_files(folder: Path) -> list[Entry]:
-    """Every ``*.md`` in `folder` and its subfolders, by path; nothing when there is no such folder.
+def list_markdown_files(folder: Path) -> list[FileEntry]:
+    """Return every ``*.md`` in `folder` and its subfolders, sorted by path.
 
-    A link that leads out of the folder and a subfolder that cannot be read are entries with a
-    problem; so is a folder of more than `MAX_ENTRIES` names.
+    The list is empty if the folder does not exist. A link that leads out of the folder, and a
+    subfolder that cannot be read, are entries with a problem. A folder with more than
+    `MAX_FOLDER_ENTRIES` files and subfolders is one entry with a problem.
     """
-    found: list[Entry] = []
-    pending, looked_at = [str(folder)], 0
+    found: list[FileEntry] = []
+    pending, count = [str(folder)], 0
     while pending:
-        here = pending.pop()
+        current = pending.pop()
         try:
-            entries = _listing(here)
+            entries = _list_folder(current)
         except OSError as error:
-            found.append(Entry(here, (error.errno or 0,), f"cannot be read: {error.strerror}"))
+            problem = f"cannot be read: {error.strerror}"
+            found.append(FileEntry(current, (error.errno or 0,), problem))
             continue
-        looked_at += len(entries)
-        if looked_at > MAX_ENTRIES:
-            problem = f"over {MAX_ENTRIES:,} files in it; name a folder of definitions only"
-            return [Entry(str(folder), (), problem)]
+        count += len(entries)
+        if count > MAX_FOLDER_ENTRIES:
+            problem = (
+                f"more than {MAX_FOLDER_ENTRIES:,} files and folders in it; "
+                "use a folder that contains only definitions"
+            )
+            return [FileEntry(str(folder), (), problem)]
         for entry in entries:
+            # A link to a folder is not entered: it can point at a folder above itself.
             if entry.is_dir(follow_symlinks=False):
                 pending.append(entry.path)
-            else:
-                found.extend(_file(entry, folder))
-    return sorted(found, key=lambda entry: entry.path)
+            elif (file := _check_file(entry, folder)) is not None:
+                found.append(file)
+    return sorted(found, key=lambda file: file.path)
 
 
-def _listing(folder: str) -> list[os.DirEntry[str]]:
+def _list_folder(folder: str) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder; an empty list if it does not exist.
+
+    Raises:
+        OSError: the folder cannot be read, or is not a folder.
+    """
     try:
         with os.scandir(folder) as entries:
             return list(entries)
     except FileNotFoundError:
+        # Normal: a project or a user without agents has no such folder.
         return []
 
 
-def _file(entry: os.DirEntry[str], folder: Path) -> Iterator[Entry]:
+def _check_file(entry: os.DirEntry[str], folder: Path) -> FileEntry | None:
+    """Return the entry of a Markdown file or of a link out of `folder`; None for other files."""
     path, is_markdown = entry.path, entry.name.endswith(".md")
     try:
         if entry.is_symlink() and not is_inside(path, folder):
-            if is_markdown or entry.is_dir():
-                yield Entry(path, (), f"leads out of {folder}, to {os.path.realpath(path)}")
-        elif is_markdown:
-            yield Entry(path, signature_of(entry.stat()))
+            if not is_markdown and not entry.is_dir():
+                return None
+            target = os.path.realpath(path)
+            problem = (
+                f"the link leads out of {folder}, to {target}; copy it into the folder instead"
+            )
+            return FileEntry(path, (), problem)
+        return FileEntry(path, make_signature(entry.stat())) if is_markdown else None
     except OSError:
-        return  # gone since it was listed, or a link to nothing
+        # ENOENT: the file was removed after it was listed, or the link has no target.
+        # ELOOP: the link points at itself.
+        return None
 
 
 def read_text(path: Path) -> str:
-    """A text file's content, without byte order mark, its lines ended by LF.
+    """Read a UTF-8 text file; return it without a byte order mark and with LF line ends.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ConfigError: it is not a regular file, over `MAX_BYTES`, unreadable, or not UTF-8 text.
+        FileNotFoundError: the file does not exist.
+        ConfigError: it is not a regular file, larger than `MAX_FILE_BYTES`, unreadable, not UTF-8,
+            or contains a NUL character.
     """
-    data = _read(path)
+    data = _read_bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8; save the file in that encoding") from None
+        raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
+    # UTF-16 without a byte order mark can be valid UTF-8, but then it is full of NUL characters.
     if "\0" in text:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise ConfigError(f"{path}:{line}: a NUL character; save the file as UTF-8 text")
+        raise ConfigError(f"{path}:{line}: contains a NUL character; save the file as UTF-8 text")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
+    """Read a regular file of at most `MAX_FILE_BYTES`; raise as `read_text`."""
     try:
-        # Without O_NONBLOCK a named pipe would be waited for until someone writes to it.
+        # Without O_NONBLOCK, opening a named pipe would wait until another process writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
+            # Ask the descriptor, not the path: the file at the path can be replaced.
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigError(f"{path}: not a regular file")
+                raise ConfigError(f"{path}: not a regular file; expected a text file")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                data = file.read(MAX_BYTES + 1)
+                data = file.read(MAX_FILE_BYTES + 1)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: over the limit of {MAX_BYTES:,} bytes")
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; shorten the file")
     return data
 
 
-class FileCache(Generic[T]):
-    """What `make` made of each file, made again once the file has changed."""
+class FileCache(Generic[Loaded]):
+    """The value that `load` returned for each file; loaded again after the file changed."""
 
-    def __init__(self, make: Callable[[Path], T]) -> None:
-        self._make = make
-        self._made: dict[str, tuple[Signature, bool, T]] = {}
+    def __init__(self, load: Callable[[Path], Loaded]) -> None:
+        self._load = load
+        self._values: dict[str, tuple[FileSignature, bool, Loaded]] = {}
         self._used: set[str] = set()
 
-    def get(self, path: str, signature: Signature) -> T:
-        """The value for `path`, whose signature has just been taken; raises what `make` raises."""
+    def get(self, path: str, signature: FileSignature) -> Loaded:
+        """Return the value for `path`; raise the errors of `load`.
+
+        Args:
+            path: the file.
+            signature: of the file as it is now.
+        """
         self._used.add(path)
-        known = self._made.get(path)
+        known = self._values.get(path)
         if known is not None and known[0] == signature and known[1]:
             return known[2]
-        # A file changed a moment ago may change again within the same tick of the clock that
-        # stamps files, so what was read from it is not relied on yet.
-        settled = time.time_ns() - max(signature[:2]) > _SETTLED_NS
-        value = self._make(Path(path))
+        # Linux stamps files with a clock that ticks every 1 to 10 ms. A second edit in the same
+        # tick can keep the whole signature, so a value that was read so early is not reused.
+        is_settled = time.time_ns() - max(signature[:2]) > _SETTLED_NANOSECONDS
+        value = self._load(Path(path))
         if known is not None and known[2] == value:
-            value = known[2]
-        self._made[path] = (signature, settled, value)
+            value = known[2]  # equal values stay one object, so comparing them later is quick
+        self._values[path] = (signature, is_settled, value)
         return value
 
-    def forget_unused(self) -> None:
-        """Drop what was not asked for since this was called last."""
-        self._made = {path: made for path, made in self._made.items() if path in self._used}
+    def drop_unused(self) -> None:
+        """Drop the values of files that `get` did not ask for since the last call of this."""
+        self._values = {path: held for path, held in self._values.items() if path in self._used}
         self._used.clear()

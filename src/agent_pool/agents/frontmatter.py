@@ -1,4 +1,4 @@
-"""The YAML block at the top of a Markdown file: split off, parsed, its lines remembered."""
+"""Parse the YAML frontmatter at the top of a Markdown file, with the line of each key."""
 
 from __future__ import annotations
 
@@ -14,100 +14,129 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-MAX_FRONTMATTER: Final = 64 * 1024
+MAX_FRONTMATTER_CHARACTERS: Final = 64 * 1024
 MAX_VALUES: Final = 10_000
 MAX_DEPTH: Final = 50
 MAX_DIGITS: Final = 40
-MAX_BRACKETS: Final = 200
-"""The parser's time grows with the square of them: a thousand took 0.4 s, three thousand 3 s."""
+"""Characters of a number; longer ones stay text. Python parses at most 4,300 decimal digits."""
+MAX_OPEN_BRACKETS: Final = 200
+"""Brackets open at the same time. ruamel.yaml's time grows with the square of their number: 1,000
+took 0.4 s, 3,000 took 3 s."""
 
 _FENCED = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _OPENED = re.compile(r"\A---[ \t]*(?:\n|\Z)")
 _ONE_LINE = re.compile(r"(?P<key>[A-Za-z_-]+):\s+(?P<value>\S.*)")
 _NEEDS_QUOTES = re.compile(r"[!#%&*>@\[\]`{|}]|: ")
-_NUMBERS_AND_FLAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool")}
+_NUMBERS_AND_BOOLEANS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool")}
 _NULL = "tag:yaml.org,2002:null"
 
 _ADVICE = {
-    "mapping values are not allowed here": "; put a value that holds a colon in quotes",
-    "could not find expected ':'": "; indent the further lines of a value, and begin it with `|`",
+    "mapping values are not allowed here": "; put a value that contains a colon in quotes",
+    "could not find expected ':'": (
+        "; for a value of several lines, write `|` after the colon and indent the lines below"
+    ),
 }
+"""The next step for messages of ruamel.yaml that do not name one."""
 
-_UNFORESEEN = (
+_PARSER_ERRORS = (
     *(YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError),
     ValueError,
 )
-"""What the parser is known to raise, or may yet, for some of the bytes that a file can hold."""
+"""Errors of ruamel.yaml for some texts. A file can hold any text, so all of them are caught."""
 
 
 class FrontmatterError(ValueError):
-    """What is wrong, and the line of the file where it is, counted from 1."""
+    """The frontmatter cannot be used.
+
+    Attributes:
+        line: the line of the fault in the file, counted from 1.
+    """
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(problem)
         self.line = line
 
 
-class _NotYamlError(FrontmatterError):
-    """The parser does not take it; with quotes it may."""
+class _YamlSyntaxError(FrontmatterError):
+    """The block is not valid YAML; quotes around its values can help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frontmatter:
-    """The values of the block (JSON's types) and the line of the file on which each key stands."""
+    """A parsed block.
+
+    Attributes:
+        values: the value of each key, of JSON's types.
+        lines: the line of each key in the file, counted from 1.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
 
 
 def split(text: str) -> tuple[str | None, str]:
-    """The YAML of the block, None when there is no closed one, and the text after it."""
+    """Split a file's text into the YAML between the two lines ``---`` and the text below.
+
+    The YAML is None if the file does not begin with such a block; then the whole text is returned.
+    """
     fenced = _FENCED.match(text)
     return (fenced["yaml"], text[fenced.end() :]) if fenced else (None, text)
 
 
 def is_opened(text: str) -> bool:
-    """Whether the file begins like one with a block, closed or not."""
+    """Return whether the first line of the text is ``---``, whether or not the block is closed."""
     return _OPENED.match(text) is not None
 
 
 def parse(block: str) -> Frontmatter:
-    """The values of a block that `split` found.
+    """Parse a block that `split` returned.
 
-    Claude Code parses a block that is not valid YAML once more, with the values quoted that stand
-    on the line of their key and hold what YAML takes for syntax. So does this: the descriptions
-    that Claude Code writes are often of this kind (``description: Use this when: …``).
+    A block that is not valid YAML is parsed again with quotes around some of its values.
 
     Raises:
-        FrontmatterError: it is not valid YAML even so, not a mapping, or out of bounds.
+        FrontmatterError: it is still not valid YAML, is not a mapping, repeats a key, or is over
+            one of the bounds of this module.
     """
-    if len(block) > MAX_FRONTMATTER:
-        raise FrontmatterError(1, f"over {MAX_FRONTMATTER:,} characters of frontmatter")
-    if _open_brackets(block) > MAX_BRACKETS:
-        raise FrontmatterError(1, f"over {MAX_BRACKETS} brackets open at once")
+    if len(block) > MAX_FRONTMATTER_CHARACTERS:
+        raise FrontmatterError(
+            1,
+            f"the frontmatter has more than {MAX_FRONTMATTER_CHARACTERS:,} characters; shorten it",
+        )
+    if _count_open_brackets(block) > MAX_OPEN_BRACKETS:
+        raise FrontmatterError(
+            1, f"more than {MAX_OPEN_BRACKETS} brackets are open at the same time; close them"
+        )
     try:
-        return _parse(block)
-    except _NotYamlError as first:
+        return _parse_yaml(block)
+    except _YamlSyntaxError as first:
+        # Claude Code 2.1.332 does the same, because the descriptions that it generates often are
+        # not valid YAML: `description: Use this when: …`.
         try:
-            return _parse("\n".join(_quoted(line) for line in block.split("\n")))
+            return _parse_yaml("\n".join(_quote_value(line) for line in block.split("\n")))
         except FrontmatterError as second:
-            # Quoting got further, or did harm: what is really wrong stands further down.
+            # The error further down is the real one: the quotes repaired an earlier fault, or
+            # they caused an error above it (around the `>-` of a block).
             raise (second if second.line > first.line else first) from None
 
 
-def top_level_values(block: str) -> Iterator[tuple[str, str]]:
-    """The keys and values that stand on one line each, as written: for a block that is broken."""
+def find_plain_values(block: str) -> Iterator[tuple[str, str]]:
+    """Yield the keys and values that are on one line, as written, without quotes around them.
+
+    The block need not be valid YAML.
+    """
     for line in block.split("\n"):
         if match := _ONE_LINE.fullmatch(line):
             yield match["key"], match["value"].strip().strip("\"'")
 
 
-def _open_brackets(block: str) -> int:
+def _count_open_brackets(block: str) -> int:
+    """Return the largest number of brackets that are open at the same time."""
     steps = ((character in "[{") - (character in "]}") for character in block)
     return max(accumulate(steps), default=0)
 
 
-def _quoted(line: str) -> str:
+def _quote_value(line: str) -> str:
+    """Return a line ``key: value`` with the value in quotes if it contains YAML syntax."""
     match = _ONE_LINE.fullmatch(line)
     if match is None:
         return line
@@ -119,108 +148,148 @@ def _quoted(line: str) -> str:
 
 
 def _is_quoted(value: str) -> bool:
+    """Return whether the value begins and ends with the same quote."""
     return len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
 
 
 def _is_list(value: str) -> bool:
+    """Return whether the value is a YAML list in brackets, such as ``[Read, Grep]``."""
     if not value.startswith("["):
         return False
     try:
-        _parse(f"list: {value}")
+        _parse_yaml(f"list: {value}")
     except FrontmatterError:
         return False
     return True
 
 
-def _parse(block: str) -> Frontmatter:
+def _parse_yaml(block: str) -> Frontmatter:
+    """Parse a block as YAML 1.2; raise every error as FrontmatterError with its line."""
     try:
-        return _composed(block)
+        return _build_frontmatter(block)
     except FrontmatterError:
         raise
     except ReaderError as error:
         line = block.count("\n", 0, error.position) + 2
         character = f"the character U+{error.character:04X} is not allowed"
-        raise _NotYamlError(line, f"bad YAML: {character}") from None
+        raise _YamlSyntaxError(line, f"bad YAML: {character}; remove it") from None
     except MarkedYAMLError as error:
-        raise _NotYamlError(_line_of_error(error), f"bad YAML: {_explain(error)}") from None
-    except _UNFORESEEN as error:
-        raise _NotYamlError(1, f"bad YAML: {type(error).__name__}: {error}") from None
+        raise _YamlSyntaxError(_get_error_line(error), f"bad YAML: {_explain(error)}") from None
+    except _PARSER_ERRORS as error:
+        raise _YamlSyntaxError(1, f"bad YAML: {type(error).__name__}: {error}") from None
 
 
-def _composed(block: str) -> Frontmatter:
+def _build_frontmatter(block: str) -> Frontmatter:
+    """Build the values and lines of a block; raise FrontmatterError and ruamel.yaml's errors."""
     yaml = YAML(typ="safe", pure=True)
+    # YAML 1.2 allows an anchor to be defined again; ruamel.yaml would print a warning.
     yaml.composer.warn_double_anchors = False
+    # Nodes instead of values, because only they have lines, and their tags run no code.
     root = yaml.compose(block)
     if root is None:
         return Frontmatter()
     if not isinstance(root, MappingNode):
-        raise FrontmatterError(_line(root), "expected lines of the form `key: value`")
-    values = _Builder(yaml.constructor).mapping(root, 0)
-    return Frontmatter(values, {key.value: _line(key) for key, _ in root.value})
+        kind = "a list" if isinstance(root, SequenceNode) else "text"
+        raise FrontmatterError(_get_line(root), f"expected lines `key: value`, found {kind}")
+    values = _ValueBuilder(yaml.constructor).build_mapping(root, 0)
+    return Frontmatter(values, {key.value: _get_line(key) for key, _ in root.value})
 
 
-def _line(node: Node) -> int:
-    return int(node.start_mark.line) + 2  # marks count from 0, and the fence is the first line
+def _get_line(node: Node) -> int:
+    """Return the line of a node in the file, counted from 1."""
+    # ruamel.yaml counts from 0, and the line `---` is above the block.
+    return int(node.start_mark.line) + 2
 
 
-def _explain(error: MarkedYAMLError) -> str:
-    problem = str(error.problem)
-    if problem.startswith("but "):
-        problem = f"{error.context}, {problem}"
-    return problem + _ADVICE.get(problem, "")
-
-
-def _line_of_error(error: MarkedYAMLError) -> int:
+def _get_error_line(error: MarkedYAMLError) -> int:
+    """Return the line of an error in the file, counted from 1; 1 if the line is unknown."""
     mark = error.problem_mark or error.context_mark
     return 1 if mark is None else int(mark.line) + 2
 
 
-class _Builder:
-    """Python values from YAML nodes: JSON's types only, bounded, every key unique.
+def _explain(error: MarkedYAMLError) -> str:
+    """Return the error's problem as one sentence, with advice if there is any."""
+    problem = str(error.problem)
+    if problem.startswith("but "):
+        # ruamel.yaml puts the first half of such a sentence into the context.
+        problem = f"{error.context}, {problem}"
+    return problem + _ADVICE.get(problem, "")
 
-    A date, a binary or a tagged value is its text, as Claude Code takes it.
+
+class _ValueBuilder:
+    """Builds values of JSON's types from YAML nodes, within bounds, every key unique.
+
+    A date, binary data and a value with an unknown tag become their text, as in Claude Code.
     """
 
     def __init__(self, constructor: Any) -> None:
+        """Build with ruamel.yaml's `constructor`, at most `MAX_VALUES` values in all."""
         self._constructor = constructor
-        self._left = MAX_VALUES
+        self._values_left = MAX_VALUES
 
-    def value(self, node: Node, depth: int) -> Any:
-        self._left -= 1
+    def build(self, node: Node, depth: int) -> Any:
+        """Build the value of any node.
+
+        Args:
+            node: the node.
+            depth: in how many lists and mappings it is, below the top.
+
+        Raises:
+            FrontmatterError: the value is over a bound, or a key is not text or is repeated.
+        """
+        # Aliases are counted each time: ten lines of nine aliases each are 9^10 values. An alias
+        # of a list inside itself never ends; the depth stops it.
+        self._values_left -= 1
         if depth > MAX_DEPTH:
-            raise FrontmatterError(_line(node), f"values nested over {MAX_DEPTH} deep")
-        if self._left < 0:
-            raise FrontmatterError(_line(node), f"over {MAX_VALUES:,} values, aliases counted")
+            raise FrontmatterError(
+                _get_line(node), f"values are nested more than {MAX_DEPTH} levels deep"
+            )
+        if self._values_left < 0:
+            problem = f"more than {MAX_VALUES:,} values, each alias counted as its values"
+            raise FrontmatterError(_get_line(node), problem)
         if isinstance(node, MappingNode):
-            return self.mapping(node, depth)
+            return self.build_mapping(node, depth)
         if isinstance(node, SequenceNode):
-            return [self.value(item, depth + 1) for item in node.value]
-        return self._scalar(node)
+            return [self.build(item, depth + 1) for item in node.value]
+        return self._build_scalar(node)
 
-    def mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
-        seen: dict[str, int] = {}
+    def build_mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
+        """Build the value of a mapping; arguments and errors as in `build`."""
+        lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
-                raise FrontmatterError(_line(key), "a key must be plain text")
-            name = _characters(key)
-            if name in seen:
-                raise FrontmatterError(_line(key), f"`{name}` again, first on line {seen[name]}")
-            seen[name] = _line(key)
-        self._constructor.flatten_mapping(node)  # `<<`, whose values come first and are overruled
-        return {key.value: self.value(value, depth + 1) for key, value in node.value}
+                raise FrontmatterError(
+                    _get_line(key), "expected a key of plain text, found a list or a mapping"
+                )
+            name = _read_characters(key)
+            # Claude Code 2.1.332 silently uses the last value of a repeated key.
+            if name in lines:
+                problem = f"the key `{name}` appears again, first on line {lines[name]}; remove one"
+                raise FrontmatterError(_get_line(key), problem)
+            lines[name] = _get_line(key)
+        # This replaces the merge key `<<` by the keys of its mappings and puts them first, so that
+        # the mapping's own keys win.
+        self._constructor.flatten_mapping(node)
+        return {key.value: self.build(value, depth + 1) for key, value in node.value}
 
-    def _scalar(self, node: Node) -> Any:
+    def _build_scalar(self, node: Node) -> Any:
+        """Build null, a boolean or a number; everything else becomes its text."""
         tag = str(node.tag)
         if tag == _NULL:
             return None
-        if tag not in _NUMBERS_AND_FLAGS or len(node.value) > MAX_DIGITS:
-            return _characters(node)
+        if tag not in _NUMBERS_AND_BOOLEANS or len(node.value) > MAX_DIGITS:
+            return _read_characters(node)
         value = self._constructor.construct_object(node)
+        # JSON has no infinity and no NaN.
         return value if math.isfinite(value) else node.value
 
 
-def _characters(node: Node) -> str:
+def _read_characters(node: Node) -> str:
+    """Return the text of a scalar; raise FrontmatterError if UTF-8 cannot encode it."""
     text = str(node.value)
+    # YAML's escape "\ud800" can write half of a surrogate pair.
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise FrontmatterError(_line(node), "half of a surrogate pair, which is no character")
+        raise FrontmatterError(
+            _get_line(node), "half of a surrogate pair is not a character; remove it"
+        )
     return text

@@ -1,28 +1,41 @@
-"""The system prompt of an agent: its skills, its expertise and its body, the same bytes always."""
+"""Compose the system prompt of an agent from its skills, its expertise and its body.
+
+The same files always give the same bytes, so that the API's prompt cache is hit.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from agent_pool.agents import frontmatter
-from agent_pool.agents.files import FileCache, Signature, is_inside, read_text, signature_of
-from agent_pool.agents.names import did_you_mean
+from agent_pool.agents.files import (
+    FileCache,
+    FileSignature,
+    is_inside,
+    make_signature,
+    read_text,
+)
 from agent_pool.errors import ConfigError
+from agent_pool.text import did_you_mean
 
 SKILL_FILE: Final = "SKILL.md"
-SKILL_FOLDER: Final = "${CLAUDE_SKILL_DIR}"
-"""By this a skill's text may call its own folder, as in Claude Code."""
+SKILL_DIR_VARIABLE: Final = "${CLAUDE_SKILL_DIR}"
+"""A skill's text can refer to its own folder by this variable, as in Claude Code."""
 
 
-def compose(
+def compose_prompt(
     body: str, skills: Iterable[tuple[str, str]], expertise: Iterable[tuple[str, str]]
 ) -> str:
-    """The whole prompt: each (name, text) of a skill or an expertise under its heading, the body.
+    """Compose the system prompt: skills, expertise and body, each under its own heading.
 
-    A body that has nothing before it stands alone.
+    A body without skills and expertise gets no heading.
+
+    Args:
+        body: the text of the agent's file below the frontmatter; can be empty.
+        skills, expertise: (name, text) pairs, in the order of the prompt.
     """
     parts = [f"# Skill: {name}\n\n{text}" for name, text in skills]
     parts += [f"# Expertise: {name}\n\n{text}" for name, text in expertise]
@@ -31,116 +44,154 @@ def compose(
     return "\n\n".join(part.rstrip() for part in parts)
 
 
-def tidy(text: str) -> str:
-    """`text` without blanks around it and at the ends of its lines."""
+def trim_text(text: str) -> str:
+    """Return `text` without white space around it and without blanks at the ends of its lines."""
     return "\n".join(line.rstrip(" \t") for line in text.split("\n")).strip()
 
 
-class Expertise:
-    """Texts that agents name to have them in their prompts: ``NAME.md`` in any of some folders."""
+class ExpertiseLibrary:
+    """The files ``NAME.md`` of some folders; agents name them to add them to their prompts.
 
-    key = "expertise"
-    kind = "expertise"
+    Attributes:
+        field_name: the frontmatter field that names these texts.
+        noun: the word for one of them in messages.
+    """
+
+    field_name: ClassVar[str] = "expertise"
+    noun: ClassVar[str] = "expertise"
 
     def __init__(self, folders: tuple[Path, ...]) -> None:
-        """`folders` are searched in this order; they need not exist."""
+        """Search `folders` in this order; a folder need not exist."""
         self._folders = folders
         self._texts = FileCache(self._load)
 
-    def text(self, name: str) -> str:
-        """The text called `name`, its frontmatter taken off; read again when it was edited.
+    def read(self, name: str) -> str:
+        """Return the text with this name, without its frontmatter.
+
+        The first folder that has the file wins. The file is read again after it was edited.
 
         Raises:
-            ConfigError: there is none, its file cannot be used, or a link leads out of its folder.
+            ConfigError: no folder has the file, the file cannot be used, or a link leads out of
+                the folder.
         """
         for folder in self._folders:
-            path = self._path(folder, name)
+            path = self._build_path(folder, name)
             try:
-                return self._texts.get(str(path), self._signature(path))
+                return self._texts.get(str(path), self._read_signature(path))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-        looked = ", ".join(str(self._path(folder, name)) for folder in self._folders)
-        hint = did_you_mean(name, self.names())
-        raise ConfigError(f"no {self.kind} is called {name!r}{hint}; looked at {looked}")
-
-    def names(self) -> list[str]:
-        """The names of all texts, sorted."""
-        return sorted({name for folder in self._folders for name in self._listed(folder)})
-
-    def stamp(self) -> Hashable:
-        """Changes when a text is added, removed or edited."""
-        return tuple(
-            (str(path), self._signature_or_error(path))
-            for folder in self._folders
-            for path in sorted(self._path(folder, name) for name in self._listed(folder))
+        places = ", ".join(str(self._build_path(folder, name)) for folder in self._folders)
+        raise ConfigError(
+            f"no {self.noun} is called {name!r}{did_you_mean(name, self.list_names())}; "
+            f"searched for {places}; correct the name or create one of these files"
         )
 
-    def _path(self, folder: Path, name: str) -> Path:
+    def list_names(self) -> list[str]:
+        """Return the names of all texts, sorted."""
+        return sorted({name for folder in self._folders for name in self._list_names_in(folder)})
+
+    def stamp(self) -> Hashable:
+        """Return a value that changes when a text is added, removed or edited."""
+        return tuple(
+            (str(path), self._read_signature_or_error(path))
+            for folder in self._folders
+            for path in sorted(
+                self._build_path(folder, name) for name in self._list_names_in(folder)
+            )
+        )
+
+    def _build_path(self, folder: Path, name: str) -> Path:
+        """Return the path of the text called `name` in `folder`."""
         return folder / f"{name}.md"
 
-    def _folder(self, path: Path) -> Path:
+    def _get_folder(self, path: Path) -> Path:
+        """Return the searched folder to which the text at `path` belongs."""
         return path.parent
 
-    def _listed(self, folder: Path) -> list[str]:
+    def _list_names_in(self, folder: Path) -> list[str]:
+        """Return the names of the texts in `folder`, in no order."""
         try:
             with os.scandir(folder) as entries:
-                return [name for entry in entries if (name := self._name(entry))]
+                return [name for entry in entries if (name := self._get_name(entry))]
         except OSError:
-            return []  # missing, or unreadable: `text` says so to who wants something out of it
+            # A folder need not exist. If it cannot be read, `read` reports that to the agents
+            # that need a text of it.
+            return []
 
-    def _name(self, entry: os.DirEntry[str]) -> str:
+    def _get_name(self, entry: os.DirEntry[str]) -> str:
+        """Return the name of the text that an entry of a folder holds; "" for other entries."""
         return entry.name.removesuffix(".md") if entry.name.endswith(".md") else ""
 
-    def _signature(self, path: Path) -> Signature:
-        return signature_of(path.stat())
+    def _read_signature(self, path: Path) -> FileSignature:
+        """Return the signature of the text at `path`; raise OSError if it cannot be examined."""
+        return make_signature(path.stat())
 
-    def _signature_or_error(self, path: Path) -> Signature:
+    def _read_signature_or_error(self, path: Path) -> FileSignature:
+        """Return the signature of the text at `path`, or its error number if that fails."""
         try:
-            return self._signature(path)
+            return self._read_signature(path)
         except OSError as error:
             return (error.errno or 0,)
 
     def _load(self, path: Path) -> str:
-        folder = self._folder(path)
+        """Read the text at `path`; raise as `read`."""
+        folder = self._get_folder(path)
         if not is_inside(path, folder):
-            raise ConfigError(f"{path}: leads out of {folder}, to {os.path.realpath(path)}")
-        return tidy(frontmatter.split(read_text(path))[1])
+            raise ConfigError(
+                f"{path}: a link leads out of {folder}, to {os.path.realpath(path)}; "
+                "copy the file into the folder instead"
+            )
+        return trim_text(frontmatter.split(read_text(path))[1])
 
 
-class Skills(Expertise):
-    """Likewise ``NAME/SKILL.md``; the other files of a skill's folder are there for the agent."""
+class SkillLibrary(ExpertiseLibrary):
+    """The files ``NAME/SKILL.md`` of some folders; a skill's folder can hold files for the agent.
 
-    key = "skills"
-    kind = "skill"
+    They are read as in `ExpertiseLibrary`.
+    """
+
+    field_name = "skills"
+    noun = "skill"
 
     def __init__(self, folders: tuple[Path, ...], project_dir: Path) -> None:
-        """Folders within `project_dir`, where agents work, are named to them relative to it."""
-        super().__init__(folders)
-        self._project = project_dir
+        """Search `folders` in this order; a folder need not exist.
 
-    def _path(self, folder: Path, name: str) -> Path:
+        Args:
+            folders: the searched folders.
+            project_dir: the folder in which agents work; paths in it are written relative to it.
+        """
+        super().__init__(folders)
+        self._project_dir = project_dir
+
+    def _build_path(self, folder: Path, name: str) -> Path:
         return folder / name / SKILL_FILE
 
-    def _folder(self, path: Path) -> Path:
+    def _get_folder(self, path: Path) -> Path:
         return path.parent.parent
 
-    def _name(self, entry: os.DirEntry[str]) -> str:
+    def _get_name(self, entry: os.DirEntry[str]) -> str:
+        # A link counts: it can be a link to another skill's folder.
         return "" if entry.is_file(follow_symlinks=False) else entry.name
 
-    def _signature(self, path: Path) -> Signature:
-        # With the folder's own time: it changes when other files come or go.
-        return (*super()._signature(path), path.parent.stat().st_mtime_ns)
+    def _read_signature(self, path: Path) -> FileSignature:
+        # A folder's modification time changes when a file in it is added or removed, and the
+        # text says whether there are other files (`_load`).
+        return (*super()._read_signature(path), path.parent.stat().st_mtime_ns)
 
     def _load(self, path: Path) -> str:
-        text = super()._load(path).replace(SKILL_FOLDER, self._location(path.parent))
-        others = any(file.name != SKILL_FILE for file in path.parent.iterdir())
-        return f"(Its files: {self._location(path.parent)})\n\n{text}" if others else text
+        place = self._describe_folder(path.parent)
+        text = super()._load(path).replace(SKILL_DIR_VARIABLE, place)
+        has_other_files = any(file.name != SKILL_FILE for file in path.parent.iterdir())
+        return f"(Its files: {place})\n\n{text}" if has_other_files else text
 
-    def _location(self, folder: Path) -> str:
-        """Where `folder` is, the same on every machine if that can be said."""
-        for root, prefix in ((self._project, ""), (Path.home(), "~/")):
+    def _describe_folder(self, folder: Path) -> str:
+        """Return the path of `folder` for the prompt, the same on every machine if possible.
+
+        It is relative to the project, or else begins with ``~/``, or else is absolute.
+        """
+        for root, prefix in ((self._project_dir, ""), (Path.home(), "~/")):
             if folder.is_relative_to(root):
                 return prefix + folder.relative_to(root).as_posix()
         return str(folder)

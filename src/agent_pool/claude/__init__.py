@@ -1,1 +1,1 @@
-"""One Claude Code process: how it is started, spoken with, watched and ended."""
+"""One Claude Code process: how it is started, talked to, measured and ended."""

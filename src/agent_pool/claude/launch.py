@@ -1,7 +1,7 @@
-"""How a worker is started: its arguments, its environment, its folder.
+"""How a worker is started: its command, its environment, its folder.
 
-Everything that tells one worker from another before it has its system prompt is in here, so two
-launches with the same `fingerprint` start interchangeable processes.
+Two launches with the same `profile` start interchangeable processes: everything in which workers
+differ before they get their system prompt is a part of it.
 """
 
 from __future__ import annotations
@@ -12,37 +12,41 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from agent_pool.agents import Agent
-from agent_pool.claude.arguments import agent_arguments
+from agent_pool.agents import Agent, Project
 from agent_pool.claude.binary import parse_version
-from agent_pool.claude.servers import Servers
+from agent_pool.claude.cli_options import agent_options
+from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.errors import ConfigError, SpawnError
+from agent_pool.models import LaunchSpec
 from agent_pool.settings import ENV_PREFIX, Settings
 
 PROMPT_BY_INITIALIZE: Final = (2, 1, 119)
-"""From here on `initialize` takes the system prompt; 2.0.77 ignored it there."""
+"""From this version on `initialize` takes the system prompt; 2.0.77 ignored it there."""
 
-BASE_ARGUMENTS: Final = (
+BASE_OPTIONS: Final = (
     "-p",
     "--input-format=stream-json",
     "--output-format=stream-json",
-    "--verbose",
+    "--verbose",  # without it stream-json is refused with exit code 1 (2.1.330)
+    # Without it each worker starts every server of `.mcp.json` and of the user, this pool's own
+    # among them (2.1.330).
     "--strict-mcp-config",
+    # Without it the CLI writes a transcript of every task to the user's folder (2.1.330).
     "--no-session-persistence",
 )
 
-_PROMPT: Final = ".prompt.md"
-_SERVERS: Final = ".mcp.json"
-"""What the names of a worker's private files end with."""
+_PROMPT_ENDING: Final = ".prompt.md"
+_MCP_ENDING: Final = ".mcp.json"
+"""The endings of a worker's private files."""
 
 FILE_MENTIONS_OFF: Final = (2, 1, 300)
-"""From here on `CLAUDE_CODE_DISABLE_FILE_MENTIONS` is known; before, only all attachments can be
-switched off, which would hide the list of deferred tools from here on."""
+"""From this version on `CLAUDE_CODE_DISABLE_FILE_MENTIONS` is known. Older versions can only switch
+off all attachments, which on newer ones would hide the list of deferred tools."""
 
 DEPTH: Final = "AGENT_POOL_DEPTH"
 
@@ -51,8 +55,8 @@ SESSION_VARIABLES: Final = re.compile(
     r"|CLAUDE_PLUGIN_\w+|CLAUDE_AGENT_SDK_\w+"
     r"|CLAUDE_CODE_(?:ENTRYPOINT|EXECPATH|SSE_PORT|SIMPLE|\w*(?:SESSION|MESSAGING|CHILD|PARENT|LAUNCHED)\w*)"
 )
-"""What Claude Code tells its own children about the session they belong to. A worker is a session
-of its own: some versions refuse to start with these, and the messaging token is a secret."""
+"""Variables by which Claude Code tells its children about their session. A worker is a session of
+its own: some versions refuse to start with these, and the messaging token is a secret."""
 
 POOL_VARIABLES: Final = re.compile(
     rf"{ENV_PREFIX}\w+|(?:AGENTS|SKILLS|EXPERTISE)_DIR|TASK_TIMEOUT_MS|CLAUDE_CLI"
@@ -65,111 +69,120 @@ PASSWORD_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]*@")
 WORKER_VARIABLES: Final = {
     "DISABLE_AUTOUPDATER": "1",  # a pooled process must not replace its own binary
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # a task is data: `@file` in it is not expanded
-    "CLAUDE_CODE_DISABLE_CRON": "1",  # nothing may start a turn of its own later
+    "CLAUDE_CODE_DISABLE_CRON": "1",  # a worker must not start a turn of its own later
 }
 NO_BACKGROUND: Final = "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"
-"""Set for workers unless the user says otherwise: a task is done when it is answered, and a
-sub-agent in the background would be answered for before it has begun."""
+"""Set for workers unless the user sets it: a task is done when it is answered, and the Agent tool
+works in the background otherwise, so the answer would come before the sub-agent began (2.1.330)."""
 NO_CLAUDE_MD: Final = "CLAUDE_CODE_DISABLE_CLAUDE_MDS"
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """What starts one kind of worker.
+class LaunchConfig:
+    """The command, environment and prompt with which the workers of one agent are started.
 
     Attributes:
-        argv: the command, without what names a single worker.
+        argv: the command, without the options that name a single worker.
         env: the whole environment of the process, without the worker's cookie.
         cwd: the folder that it works in.
-        servers: the configuration of its MCP servers as JSON, empty if it has none; may hold
-            secrets, so it goes into a private file and never on the command line.
+        mcp_config: the configuration of its MCP servers as JSON; empty without servers. It can
+            hold secrets, so it goes into a private file and never on the command line.
         prompt: the agent's system prompt.
-        schema: the JSON schema of its answers, as JSON; empty for plain text.
-        prompt_by_initialize: whether `initialize` carries the prompt; otherwise a file does.
+        prompt_by_initialize: `initialize` carries the prompt; otherwise a file does.
         version: of the CLI.
+        schema: the JSON schema of its answers, as JSON; empty for plain text.
     """
 
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     cwd: Path
-    servers: str
+    mcp_config: str = field(repr=False)
     prompt: str
     prompt_by_initialize: bool
     version: str
     schema: str = ""
 
     @property
-    def fingerprint(self) -> str:
-        """Equal for launches whose processes are the same until `initialize`."""
+    def profile(self) -> str:
+        """Return a text that is equal for launches whose processes are equal until `initialize`."""
+        # `initialize` makes a blank process this agent, so such a prompt makes no difference
+        # before.
         prompt = "" if self.prompt_by_initialize else self.prompt
         env = sorted(self.env.items())
-        parts = [self.argv, env, str(self.cwd), self.servers, self.version, prompt]
+        # The version too: an update can replace the binary while a spare of the old one waits.
+        parts = [self.argv, env, str(self.cwd), self.mcp_config, self.version, prompt]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-    def shown_env(self) -> dict[str, str]:
-        """The environment with its secrets masked, to be shown to people."""
-        return {name: _shown(name, value) for name, value in sorted(self.env.items())}
+    def spec(self) -> LaunchSpec:
+        """Return it for people to read: secrets in the environment are masked."""
+        env = {name: _masked(name, value) for name, value in sorted(self.env.items())}
+        return LaunchSpec(self.argv, env, str(self.cwd), self.prompt, self.version)
 
 
-def _shown(name: str, value: str) -> str:
+def _masked(name: str, value: str) -> str:
     return "…" if SECRETS.search(name) else PASSWORD_IN_URL.sub("…@", value)
 
 
-def build_launch(
-    cli: Path, version: str, agent: Agent, settings: Settings, environ: Mapping[str, str]
-) -> Launch:
-    """How a worker for `agent` is started with this binary.
+def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> LaunchConfig:
+    """Return how a worker for an agent of this project is started with this binary.
 
     Raises:
         ConfigError: the agent names an MCP server that is configured nowhere.
     """
-    return Launch(
-        argv=(str(cli), *BASE_ARGUMENTS, *agent_arguments(agent, settings)),
-        env=worker_environment(environ, settings, agent, parse_version(version)),
-        cwd=settings.project_dir,
-        servers=Servers(settings, environ).config_for(agent),
+    parsed = parse_version(version)
+    return LaunchConfig(
+        argv=(str(cli), *BASE_OPTIONS, *agent_options(agent, project.settings)),
+        env=worker_environment(project.environ, project.settings, agent, parsed),
+        cwd=project.root,
+        mcp_config=McpConfig(project).json_for(agent),
         prompt=agent.prompt,
-        prompt_by_initialize=parse_version(version) >= PROMPT_BY_INITIALIZE,
+        prompt_by_initialize=parsed >= PROMPT_BY_INITIALIZE,
         version=version,
     )
 
 
-def file_arguments(launch: Launch, stem: Path) -> list[str]:
-    """The options whose values are too long or too secret for the command line.
+def file_options(launch: LaunchConfig, stem: Path) -> list[str]:
+    """Write the values that are too long or too secret for the command line into private files.
 
     Args:
         launch: how the worker is started.
-        stem: the private files get this path with an ending of their own.
+        stem: the path of the files, without their endings.
+
+    Returns:
+        The options that name the files.
 
     Raises:
-        SpawnError: one of them cannot be written.
+        SpawnError: a file cannot be written.
     """
-    arguments = []
+    options = []
     if not launch.prompt_by_initialize:
-        path = _write_private(stem.with_suffix(_PROMPT), launch.prompt)
-        arguments.append(f"--system-prompt-file={path}")
-    if launch.servers:
-        path = _write_private(stem.with_suffix(_SERVERS), launch.servers)
-        arguments.append(f"--mcp-config={path}")
-    return arguments
+        path = _write_private(stem.with_suffix(_PROMPT_ENDING), launch.prompt)
+        options.append(f"--system-prompt-file={path}")
+    if launch.mcp_config:
+        path = _write_private(stem.with_suffix(_MCP_ENDING), launch.mcp_config)
+        options.append(f"--mcp-config={path}")
+    return options
 
 
 def remove_files(stem: Path) -> None:
-    """Remove what `file_arguments` has written for a worker that is no more."""
-    for ending in (_PROMPT, _SERVERS):
+    """Remove the files that `file_options` wrote for a worker that has ended."""
+    for ending in (_PROMPT_ENDING, _MCP_ENDING):
         with suppress(OSError):
             stem.with_suffix(ending).unlink()
 
 
 def _write_private(path: Path, content: str) -> Path:
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)  # in case temporary files were cleaned up
+        # Systems remove old temporary folders by age (systemd-tmpfiles): make it again if needed.
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        # Made before it is written: its content is never readable for other users.
         path.touch(mode=0o600)
         path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise SpawnError(
-            f"{path} cannot be written: {error.strerror or error}; make room, or let TMPDIR name "
-            "another folder",
+            f"{path} cannot be written: {error.strerror or error}; free some space, or let TMPDIR "
+            "name another folder",
+            # There can be room on the disk again at the next start.
             is_fatal=False,
         ) from None
     return path
@@ -181,21 +194,25 @@ def worker_environment(
     agent: Agent | None = None,
     version: tuple[int, ...] = FILE_MENTIONS_OFF,
 ) -> dict[str, str]:
-    """What a worker inherits: everything but the parent session's and the pool's own variables,
-    and what the settings `env_passthrough` and `env_block` say otherwise."""
+    """Return the environment of a worker.
+
+    It inherits everything but the variables of the parent session and of the pool itself, as far
+    as the settings `env_passthrough` and `env_block` do not say otherwise.
+    """
     env = {name: value for name, value in environ.items() if _is_passed(name, settings)}
     own = dict(WORKER_VARIABLES)
     if version < FILE_MENTIONS_OFF:
         own["CLAUDE_CODE_DISABLE_ATTACHMENTS"] = "1"
     own[NO_BACKGROUND] = environ.get(NO_BACKGROUND, "1")
     if agent is not None and "CronCreate" in (agent.tools or ()):
-        del own["CLAUDE_CODE_DISABLE_CRON"]
+        del own["CLAUDE_CODE_DISABLE_CRON"]  # the agent asks for scheduled tasks by name
     if agent is not None and agent.omit_claude_md:
         own[NO_CLAUDE_MD] = "1"
     return {**env, **own, DEPTH: str(depth(environ) + 1)}
 
 
 def _is_passed(name: str, settings: Settings) -> bool:
+    # Asked first: a variable that both settings name stays out.
     if any(fnmatchcase(name, pattern) for pattern in settings.env_block):
         return False
     if any(fnmatchcase(name, pattern) for pattern in settings.env_passthrough):
@@ -204,7 +221,7 @@ def _is_passed(name: str, settings: Settings) -> bool:
 
 
 def refuse_nesting(environ: Mapping[str, str], settings: Settings) -> None:
-    """Agents that start pools of agents multiply without bound; one level must be enough.
+    """Refuse a pool inside an agent of a pool: such pools would multiply without bound.
 
     Raises:
         ConfigError: this process belongs to a pool's worker and `allow_nested` is not set.
@@ -212,18 +229,20 @@ def refuse_nesting(environ: Mapping[str, str], settings: Settings) -> None:
     level = depth(environ)
     if level and not settings.allow_nested:
         raise ConfigError(
-            f"this is a pool inside an agent of a pool ({DEPTH}={level}); agents do not get pools "
-            "of their own unless AGENT_POOL_ALLOW_NESTED=true is set for them"
+            f"this is a pool inside an agent of a pool ({DEPTH}={level}); agents cannot have pools "
+            "of their own; to allow it, write allow_nested = true in the settings file, or set "
+            "AGENT_POOL_ALLOW_NESTED=true for the command that opens this pool"
         )
 
 
 def depth(environ: Mapping[str, str] = os.environ) -> int:
-    """How many pools this process is inside of.
+    """Return how many pools this process is inside of.
 
     Raises:
-        ConfigError: the variable that counts them is no number.
+        ConfigError: the variable that counts them is not a number.
     """
     value = environ.get(DEPTH, "0")
+    # `isdigit` alone accepts characters such as "²", which `int` refuses.
     if not (value.isascii() and value.isdigit()):
         raise ConfigError(f"{DEPTH}: expected a number, found {value!r}; unset it")
     return int(value)

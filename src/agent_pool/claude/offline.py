@@ -1,21 +1,22 @@
-"""Running a CLI where it can reach nothing but the offline model."""
+"""The environment of a CLI that can reach only the offline model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
-from agent_pool.claude.launch import NO_CLAUDE_MD, WORKER_VARIABLES, Launch
+from agent_pool.claude.launch import NO_CLAUDE_MD, WORKER_VARIABLES, LaunchConfig
 
+# IS_SANDBOX is kept because root cannot skip permissions without it (all versions).
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR", "IS_SANDBOX", "USER", "SHELL", NO_CLAUDE_MD)
 
 
-def offline_environment(launch: Launch, home: Path, url: str) -> dict[str, str]:
-    """The environment of a process with this launch's flags, a home of its own, and no secrets.
+def offline_environment(launch: LaunchConfig, home: Path, url: str) -> dict[str, str]:
+    """Return the environment of a process with this launch's options, its own home and no secrets.
 
     Args:
-        launch: how its like is started otherwise.
-        home: an empty folder; Claude Code's own is `.claude` in it.
+        launch: how such a process is started otherwise.
+        home: an empty folder; Claude Code's own folder is `.claude` in it.
         url: of the offline model.
     """
     return {
@@ -24,7 +25,8 @@ def offline_environment(launch: Launch, home: Path, url: str) -> dict[str, str]:
         "HOME": str(home),
         "CLAUDE_CONFIG_DIR": str(home / ".claude"),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "CLAUDE_CODE_MAX_RETRIES": "1",  # should this process be killed, it is to give up soon
+        # If the model's program is killed, the CLI must give up soon: its default is ten retries.
+        "CLAUDE_CODE_MAX_RETRIES": "1",
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": "offline",
     }

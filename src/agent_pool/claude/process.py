@@ -1,52 +1,52 @@
-"""One child process with its pipes: it moves bytes, notices the end, and can be ended.
+"""One child process with its pipes: moves bytes, notices the exit, and can be killed.
 
-asyncio's own stream reader fails on long lines, and its `Process.wait` waits for every holder of
-the pipes, grandchildren included. So this is a plain `SubprocessProtocol`: stdout is handed on as
-it comes, stderr is kept as a bounded tail, and death is the child's own exit.
+asyncio's stream reader fails on lines longer than its limit, and its `Process.wait` waits for every
+process that holds the pipes, grandchildren included (3.1 s were seen for a dead child). So this is
+a plain `SubprocessProtocol`: stdout is passed on as it comes, the end of stderr is kept, and the
+child has ended when it has exited itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 
-from agent_pool.claude import tree
+from agent_pool.claude import process_tree
 from agent_pool.errors import SpawnError
 
 STDERR_TAIL: Final = 4096
 """Bytes of stderr that are kept for error messages."""
-LAST_WORDS: Final = 0.5
-"""Seconds after the exit in which what the child still wrote is read; a grandchild that holds
-the pipe keeps it open for longer."""
+DRAIN_SECONDS: Final = 0.5
+"""Seconds after the exit in which the rest of the child's output is read. A grandchild that holds
+the pipe could keep it open for ever."""
 
 
 class ChildProcess(asyncio.SubprocessProtocol):
-    """A started child in a session of its own.
+    """A started child, the leader of a session and process group of its own.
 
     Args:
         on_data: called with each chunk of stdout.
-        on_death: called once, as soon as the child has ended.
-        on_exit: called once, when the child has ended and its last words were read.
+        on_exit: called once, as soon as the child has exited.
+        on_end: called once, when the child has exited and the rest of its output was read.
     """
 
     def __init__(
         self,
         on_data: Callable[[bytes], None],
-        on_death: Callable[[], None],
         on_exit: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_data = on_data
-        self._on_death = on_death
         self._on_exit = on_exit
+        self._on_end = on_end
         self._stderr = bytearray()
         self._open_pipes = {1, 2}
-        self._last_words: asyncio.TimerHandle | None = None
-        self.exited = asyncio.Event()
+        self._drain: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
         self.pid = 0
 
     @classmethod
@@ -57,74 +57,76 @@ class ChildProcess(asyncio.SubprocessProtocol):
         env: Mapping[str, str],
         cwd: Path,
         on_data: Callable[[bytes], None],
-        on_death: Callable[[], None],
         on_exit: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> ChildProcess:
         """Start a child.
 
         Raises:
-            SpawnError: the system refused, e.g. the file is gone or is no program.
+            SpawnError: the system refused, e.g. the file was removed or is not a program.
         """
         loop = asyncio.get_running_loop()
         try:
             _, child = await loop.subprocess_exec(
-                lambda: cls(on_data, on_death, on_exit),
+                lambda: cls(on_data, on_exit, on_end),
                 *argv,
                 env=dict(env),
                 cwd=cwd,
+                # Ctrl-C in a terminal then does not reach it: the pool decides how it ends.
                 start_new_session=True,
             )
         except OSError as error:
+            # ENOENT can mean the program or the folder, so the message names both.
             raise SpawnError(f"{argv[0]} cannot be started in {cwd}: {error}") from None
         return child
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, negative for a signal, None while it lives."""
+        """Return the exit code: negative for a signal, `None` while the child lives."""
         return self._transport.get_returncode()
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is no more; asked of the kernel, which knows it some moments earlier than the
-        event loop."""
+        """Return whether the child has exited.
+
+        The kernel knows it some moments before the event loop does.
+        """
         if self.returncode is None:
             try:
                 os.kill(self.pid, 0)
-            except ProcessLookupError:
+            except ProcessLookupError:  # asyncio's child watcher has reaped it already
                 return True
-            except PermissionError:  # it may have become another user's
+            except PermissionError:  # a program with the set-user-ID bit runs as another user
                 return False
         return self.returncode is not None
 
     @property
     def stderr_tail(self) -> str:
-        """The end of what it wrote to stderr."""
+        """Return the last `STDERR_TAIL` bytes of stderr as text."""
         return self._stderr.decode("utf-8", "replace").strip()
 
     def write(self, data: bytes) -> None:
-        """Queue bytes for its stdin; a child that is gone is noticed by `on_exit`, not here."""
+        """Queue bytes for stdin; the exit of the child is reported by `on_exit`, not here."""
+        # Not awaited: the pipe of a CLI that stops reading stays full, and the time limit of its
+        # task must still count.
         if not self._stdin.is_closing():
             self._stdin.write(data)
 
     def close_stdin(self) -> None:
-        """Tell it that nothing more comes."""
+        """Close stdin, which asks the CLI to exit by itself."""
         self._stdin.close()
 
     def kill(self) -> None:
-        """SIGKILL its process group at once."""
-        if self.pid and not self.exited.is_set():
-            tree.kill_group(self.pid)
+        """Send SIGKILL to the process group at once."""
+        # After the end the kernel can give this number to another process group.
+        if self.pid and not self._ended.is_set():
+            process_tree.kill_group(self.pid)
 
-    def terminate(self) -> None:
-        """SIGTERM its process group."""
-        if not self.exited.is_set():
-            tree.kill_group(self.pid, signal.SIGTERM)
-
-    async def wait_exited(self, timeout: float) -> bool:
-        """Whether it ended within `timeout` seconds."""
+    async def wait_ended(self, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for the end; return whether it came."""
         try:
             async with asyncio.timeout(timeout):
-                await self.exited.wait()
+                await self._ended.wait()
         except TimeoutError:
             return False
         return True
@@ -145,20 +147,23 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         self._open_pipes.discard(fd)
-        if self._last_words is not None and not self._open_pipes:
+        # `_drain` is set at the exit. A child that only closed its pipes still lives.
+        if self._drain is not None and not self._open_pipes:
             self._end()
 
     def process_exited(self) -> None:
-        self._on_death()
-        self._last_words = self._loop.call_later(LAST_WORDS, self._end)
+        # First: no task must be given to it while the rest of its output is read.
+        self._on_exit()
+        # The pipes can still hold the answer of its last task.
+        self._drain = self._loop.call_later(DRAIN_SECONDS, self._end)
         if not self._open_pipes:
             self._end()
 
     def _end(self) -> None:
-        if self.exited.is_set():
+        if self._ended.is_set():
             return
-        if self._last_words is not None:
-            self._last_words.cancel()
-        self.exited.set()
+        if self._drain is not None:
+            self._drain.cancel()
+        self._ended.set()
         self._transport.close()
-        self._on_exit()
+        self._on_end()

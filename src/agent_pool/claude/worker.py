@@ -1,7 +1,7 @@
 """One worker: a Claude Code process and its session, joined.
 
-The session knows what may be said and what was meant; the process moves the bytes; this class
-joins them and bounds every wait. It decides nothing about who is served: that is the pool's.
+The session knows which step is allowed and reads the frames. The process moves the bytes. This
+class joins them and bounds every wait. The pool decides which task a worker gets.
 """
 
 from __future__ import annotations
@@ -10,290 +10,314 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from agent_pool.claude import cleanup, endings, tree
-from agent_pool.claude.accounts import Account, running_account
+from agent_pool.claude import failures, process_tree, termination
 from agent_pool.claude.binary import parse_version
-from agent_pool.claude.events import (
-    ControlAsked,
-    Event,
+from agent_pool.claude.failures import WorkerLabel
+from agent_pool.claude.launch import LaunchConfig, file_options, remove_files
+from agent_pool.claude.permissions import Decider, PermissionRequests
+from agent_pool.claude.process import ChildProcess
+from agent_pool.claude.protocol.results import Spend, TurnResult
+from agent_pool.claude.protocol.session import Session
+from agent_pool.claude.protocol.signals import (
     Initialized,
     InitializeFailed,
+    PermissionAsked,
     ResetFailed,
-    Retrying,
-    Said,
-    ToolAnswered,
-    ToolCalled,
-    TurnEnded,
-    WasReset,
+    ResetFinished,
+    Signal,
+    StrayFinished,
+    TurnEvent,
+    TurnFinished,
+    UnknownRequest,
 )
-from agent_pool.claude.launch import Launch, file_arguments, remove_files
-from agent_pool.claude.process import ChildProcess
-from agent_pool.claude.questions import Asker, Questions
-from agent_pool.claude.session import Session
-from agent_pool.claude.states import State
+from agent_pool.claude.protocol.states import SessionState
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
+from agent_pool.events import Retry, Text, ToolOutput, ToolUse
+from agent_pool.models import Denied
 from agent_pool.settings import Settings
 
 STAMPED_FROM: Final = (2, 1, 330)
-"""From here on, measured, every result names the prompts that it answers; it may be earlier."""
+"""From this version on, as measured, every result names the prompts that it answers."""
 
-Listener = Callable[[Said | ToolCalled | ToolAnswered | Retrying], None]
+TurnListener = Callable[[TurnEvent], None]
 
 
 class Worker:
     """A Claude Code process that serves one task after another.
 
     Args:
-        name: the worker's id, in every error and log line.
+        name: the worker's id, which all errors and log lines name.
         launch: how it is started.
         settings: the bounds of its waits.
         agent: the agent's name, for people; empty for a spare.
-        cookie: marks its processes, see `tree`.
-        run_dir: a private folder for its prompt file.
-        on_gone: called once when the process has ended.
+        cookie: marks its processes, see `process_tree`.
+        run_dir: a private folder for its files.
+        on_exit: called once when the process has exited.
         on_taint: called when it became unfit to serve again.
-        on_account: called with what a turn took, whenever one has ended.
+        on_spend: called with the tokens and cost of each turn that has ended.
+        on_stray: called for each result that no task had asked for.
 
     Attributes:
-        turns: how many prompts it was given.
-        account: what all its turns took together.
-        last_turn: what the last one took.
-        signed_in_by: how the CLI says that it is signed in, in its own words.
-        last_heard: when it last wrote anything, by the monotonic clock.
-        note: what is unusual about it now, for people; usually empty.
-        open_tools: tools that it called and that have not answered yet, by the call's id.
-        removed: set by its owner when nothing of it is left.
+        turns: prompts that it was given.
+        spend: tokens and cost of all its turns.
+        last_output: when it last wrote anything, by the monotonic clock.
+        note: an unusual condition, for people; usually empty.
+        open_tools: tools that it called and that have no output yet, by the call's id.
+        removed: set by its owner when all of its processes have ended.
     """
 
     def __init__(
         self,
         name: str,
-        launch: Launch,
+        launch: LaunchConfig,
         settings: Settings,
         *,
         agent: str = "",
         cookie: str,
         run_dir: Path,
-        on_gone: Callable[[], None] = lambda: None,
+        on_exit: Callable[[], None] = lambda: None,
         on_taint: Callable[[], None] = lambda: None,
-        on_account: Callable[[Account], None] = lambda account: None,
+        on_spend: Callable[[Spend], None] = lambda spend: None,
+        on_stray: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.agent = agent
         self.launch = launch
         self.cookie = cookie
         self.started_at = time.monotonic()
-        self.last_heard = self.started_at
+        self.last_output = self.started_at
         self.turns = 0
-        self.account = Account()
-        self.last_turn = Account()
+        self.spend = Spend()
         self.note = ""
         self.open_tools: dict[str, str] = {}
-        self.signed_in_by: Mapping[str, Any] = {}
-        self._running = Account()
+        self.removed = asyncio.Event()
         self._settings = settings
         self._run_dir = run_dir
-        self._on_gone = on_gone
+        self._on_exit = on_exit
         self._on_taint = on_taint
-        self._on_account = on_account
+        self._on_spend = on_spend
+        self._on_stray = on_stray
         self._session = Session(
             max_line=settings.max_line,
             is_stamped=parse_version(launch.version) >= STAMPED_FROM,
         )
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
-        self._listener: Listener | None = None
-        self._questions = Questions()
-        self._turn_frame: Mapping[str, Any] = {}
-        self.removed = asyncio.Event()
+        self._listener: TurnListener | None = None
+        self._permissions = PermissionRequests()
+        self._result: TurnResult | None = None
         self._ready = asyncio.Event()
         self._turn_over = asyncio.Event()
         self._reset_over = asyncio.Event()
 
-    # What it is
+    # Its state
 
     @property
-    def who(self) -> endings.Who:
-        """What messages call it."""
-        return endings.Who(self.name, self.agent, self.pid)
+    def label(self) -> WorkerLabel:
+        """Return its name, agent and pid for messages."""
+        return WorkerLabel(self.name, self.agent, self.pid)
 
     @property
     def pid(self) -> int | None:
-        """The process id, None before it was spawned."""
+        """Return the process id; `None` before the start."""
         return self._process.pid if self._process else None
 
     @property
     def is_clean(self) -> bool:
-        """Whether a task may be given to it now."""
-        return self._session.is_clean and not self.is_gone
+        """Return whether a task can be given to it now."""
+        return self._session.is_clean and not self.has_ended
 
     @property
-    def is_gone(self) -> bool:
-        """Whether its process has ended."""
+    def has_ended(self) -> bool:
+        """Return whether its process has exited."""
         return self._process is not None and self._process.has_ended
 
     @property
     def is_in_turn(self) -> bool:
-        """Whether a prompt is outstanding that nobody has given up."""
-        return self._session.state is State.IN_TURN and not self._turn_over.is_set()
+        """Return whether a caller waits for the result of a prompt."""
+        return self._session.state is SessionState.IN_TURN and not self._turn_over.is_set()
 
     @property
-    def is_asking(self) -> bool:
-        """Whether it waits for somebody's permission."""
-        return self._questions.are_open
+    def awaits_permission(self) -> bool:
+        """Return whether it waits for a permission."""
+        return self._permissions.are_open
 
     @property
     def silence(self) -> float:
-        """Seconds since it last wrote anything."""
-        return time.monotonic() - self.last_heard
+        """Return the seconds since it last wrote anything."""
+        return time.monotonic() - self.last_output
 
     @property
     def taints(self) -> list[str]:
-        """Why it must not serve another task."""
+        """Return the reasons why it must not serve another task."""
         return self._session.taints
 
     @property
     def session(self) -> Session:
-        """Its conversation, to be looked at."""
+        """Return its session, to be read only."""
         return self._session
 
     # Its life
 
     async def start(self) -> None:
-        """Spawn it and make it ready, within `start_timeout`.
+        """Start it and make it ready, within `start_timeout`.
 
         Raises:
-            SpawnError: it did not get ready; the message holds what it said and what to do.
+            SpawnError: it did not get ready; the message has its stderr and the next step.
         """
         await self.spawn()
         await self.initialize(self.launch)
 
     async def spawn(self) -> None:
-        """Start the process; it is no agent yet."""
-        env = {**self.launch.env, tree.COOKIE: self.cookie}
+        """Start the process, which belongs to no agent yet.
+
+        Raises:
+            SpawnError: the system refused, or a private file cannot be written.
+        """
+        env = {**self.launch.env, process_tree.COOKIE: self.cookie}
         self._process = await ChildProcess.spawn(
-            [*self.launch.argv, *file_arguments(self.launch, self._run_dir / self.name)],
+            [*self.launch.argv, *file_options(self.launch, self._run_dir / self.name)],
             env=env,
             cwd=self.launch.cwd,
             on_data=self._receive,
-            on_death=self._on_gone,
-            on_exit=self._exited,
+            on_exit=self._on_exit,
+            on_end=self._process_ended,
         )
 
-    async def initialize(self, launch: Launch) -> None:
-        """Make the started process the agent of this launch, whose flags must be its own."""
+    async def initialize(self, launch: LaunchConfig) -> None:
+        """Make the started process the agent of `launch`, whose profile must be its own.
+
+        Raises:
+            SpawnError: it did not get ready within `start_timeout`.
+        """
         self.launch = launch
-        fields: dict[str, Any] = {}
-        if launch.prompt_by_initialize:
-            fields["systemPrompt"] = [launch.prompt]
-        if launch.schema:
-            fields["jsonSchema"] = json.loads(launch.schema)
-        if not self.is_gone:
-            self._send(self._session.initialize(_new_id(), fields))
+        prompt = launch.prompt if launch.prompt_by_initialize else None
+        schema = json.loads(launch.schema) if launch.schema else None
+        # A process that ended during its start gets nothing; `_until_ready` raises its error.
+        if not self.has_ended:
+            self._send(self._session.initialize(_new_id(), prompt=prompt, schema=schema))
         await self._until_ready(self._settings.start_timeout)
 
     async def turn(
-        self, text: str, listener: Listener | None = None, asker: Asker | None = None
-    ) -> Mapping[str, Any]:
-        """Give it a task and wait for the frame that answers it.
+        self, text: str, listener: TurnListener | None = None, decider: Decider | None = None
+    ) -> TurnResult:
+        """Give it a task and wait for the result, for as long as the caller waits.
 
-        `asker` decides what the agent asks permission for; without one all of it is denied.
+        A caller that leaves early leaves the turn running; `settle` then ends it.
 
-        The wait is bounded by the caller. A caller that leaves early leaves the turn running;
-        `settle` then ends it.
+        Args:
+            text: the task.
+            listener: called with each event of the turn.
+            decider: decides permission requests; without one every request is denied.
 
         Raises:
-            WorkerDied: the process ended before it answered.
+            WorkerDied: the process ended before the result came.
             RemoteProtocolError: the process broke the protocol.
         """
         if self._session.is_over:
-            raise self._fault or self._death()
+            raise self._fault or self._ended_error()
         self._turn_over.clear()
-        self._turn_frame = {}
+        self._result = None
         self._fault = None
         self.open_tools.clear()
-        self.last_heard = time.monotonic()
+        # An idle worker is silent: only silence since the prompt is a stall.
+        self.last_output = time.monotonic()
         self._listener = listener
-        self._questions.asker = asker
+        self._permissions.decider = decider
         self._send(self._session.prompt(_new_id(), text))
         self.turns += 1
         try:
             await self._turn_over.wait()
         finally:
+            # The turn can go on after its caller has left; its later events belong to no caller.
             self._listener = None
-            self._questions.withdraw()
-        if not self._turn_frame:
-            raise self._fault or self._death()
-        return self._turn_frame
+            self._permissions.withdraw()
+        # Without a result the event was set by `fail_turn`, by a broken protocol or by the exit.
+        if self._result is None:
+            raise self._fault or self._ended_error()
+        return self._result
 
     async def settle(self) -> bool:
-        """End a turn that nobody waits for any more; whether it ended in time and in order."""
-        if self._session.state is State.IN_TURN:
+        """Interrupt a turn whose caller has left; return whether the turn is over in good order.
+
+        Waits at most `interrupt_timeout` seconds.
+        """
+        # `fail_turn` sets the event although the turn still runs, so it is cleared for this wait.
+        if self._session.state is SessionState.IN_TURN:
             self._turn_over.clear()
             self._send(self._session.interrupt(_new_id()))
-        if self._session.state is State.INTERRUPTING:
+        # The turn's own result follows the answer to `interrupt` (2.0.77 to 2.1.330).
+        if self._session.state is SessionState.INTERRUPTING:
             try:
                 async with asyncio.timeout(self._settings.interrupt_timeout):
                     await self._turn_over.wait()
             except TimeoutError:
                 self._session.taint("it did not end its turn when interrupted")
-        return self._session.state is State.USED
+        return self._session.state is SessionState.USED
 
-    async def reset(self, *, expects_frame: bool = False) -> None:
-        """Make it forget its conversation, and end what its task left running.
+    async def reset(self, *, needs_announcement: bool = False) -> None:
+        """End the processes that its task left running, and make it forget its conversation.
 
-        With `expects_frame` the CLI must announce the reset by `conversation_reset`.
+        Afterwards `is_clean` is true if it can serve again. It cannot if it is tainted, or if the
+        reset was not acknowledged as it should be within `reset_timeout`.
 
-        Afterwards `is_clean` tells whether it may serve again; it may not if it was tainted, if
-        the reset was not acknowledged as it should be, or not in time.
+        Args:
+            needs_announcement: the CLI must announce the reset by `conversation_reset`.
         """
-        await self.stop_background_tasks()
-        if self.taints or self._session.state is not State.USED:
+        # First, because it taints: a worker that will be replaced needs no further step.
+        self.stop_background_tasks()
+        if self.taints or self._session.state is not SessionState.USED:
             return
-        left = await cleanup.end_leftovers(self.pid or 0, self.cookie, self._settings.kill_grace)
+        grace = self._settings.kill_grace
+        # Before `/clear`: no command of the last task must still run in the next conversation.
+        left = await termination.end_leftovers(self.pid or 0, self.cookie, grace)
         if left:
             self._session.taint(f"{left} processes of its task could not be ended")
-        if self._session.state is not State.USED:  # it ended meanwhile
+        if self._session.state is not SessionState.USED:  # the process ended during the await
             return
         self._reset_over.clear()
-        self._send(self._session.clear(_new_id(), expects_frame=expects_frame))
+        self._send(self._session.clear(_new_id(), needs_announcement=needs_announcement))
         try:
             async with asyncio.timeout(self._settings.reset_timeout):
                 await self._reset_over.wait()
         except TimeoutError:
             self._session.taint(f"no reset within {self._settings.reset_timeout:g} s")
 
-    async def stop_background_tasks(self) -> None:
-        """Ask the CLI to stop its background tasks; having had any is a taint."""
+    def stop_background_tasks(self) -> None:
+        """Ask the CLI to stop its background tasks; having had any is a taint.
+
+        A background task that ends later starts a turn in the next conversation (2.1.330).
+        """
         for task_id in self._session.background:
             self._session.taint("it left background tasks running")
-            if not self.is_gone:
-                self._send(
-                    self._session.control(_new_id(), {"subtype": "stop_task", "task_id": task_id})
-                )
+            if not self.has_ended:
+                self._send(self._session.stop_background_task(_new_id(), task_id))
 
-    def condemn(self, why: str) -> None:
-        """Let a task that runs on it fail with `why` when it is stopped."""
-        self._fault = self._fault or endings.condemned(self.who, why)
+    def fail_on_stop(self, reason: str) -> None:
+        """Set the error that a running task gets when this worker is stopped."""
+        # The first reason is the cause; later ones follow from it.
+        self._fault = self._fault or failures.stopped_in_task(self.label, reason)
 
     def fail_turn(self, error: AgentPoolError) -> None:
-        """Let the caller of `turn` have this error now; the turn itself is ended by `settle`."""
+        """Raise `error` in the caller of `turn` now; `settle` then ends the turn itself."""
         self._fault = error
         self._turn_over.set()
 
     async def stop(self) -> None:
-        """End it and everything that bears its cookie, gently where nothing is under way."""
+        """Stop it and every process with its cookie, gently if no turn is running."""
         if self._process is not None:
-            gentle = self._session.state in (State.READY, State.USED, State.STARTING)
-            await cleanup.stop(self._process, self.cookie, self._settings, gentle=gentle)
+            # In these states the CLI ends with its stdin. A running turn would be finished first.
+            calm = (SessionState.READY, SessionState.USED, SessionState.STARTING)
+            gentle = self._session.state in calm
+            await termination.stop(self._process, self.cookie, self._settings, gentle=gentle)
         remove_files(self._run_dir / self.name)
 
     def kill(self) -> None:
-        """SIGKILL the process and its group at once, without waiting."""
+        """Send SIGKILL to the process and its group at once, without waiting."""
         if self._process is not None:
             self._process.kill()
 
@@ -304,80 +328,83 @@ class Worker:
             async with asyncio.timeout(timeout):
                 await self._ready.wait()
         except TimeoutError:
-            self._fault = endings.not_ready(self.who, timeout, self._stderr())
-        if self._session.state is not State.READY:
-            raise self._fault or endings.before_ready(self.who, self._returncode(), self._stderr())
+            # Kept, not raised: the process can have become ready or ended in the same loop step.
+            self._fault = failures.start_timed_out(self.label, timeout, self._stderr())
+        # The event is also set by a refusal and by the exit of the process.
+        if self._session.state is not SessionState.READY:
+            raise self._fault or failures.start_ended(
+                self.label, self._returncode(), self._stderr()
+            )
 
     def _send(self, data: bytes) -> None:
         if self._process is not None:
             self._process.write(data)
 
     def _receive(self, data: bytes) -> None:
-        self.last_heard = time.monotonic()
-        tainted = len(self.taints)
+        self.last_output = time.monotonic()
+        taints = len(self.taints)
         try:
-            for event in self._session.receive(data):
-                self._dispatch(event)
+            for signal in self._session.receive(data):
+                self._dispatch(signal)
         except RemoteProtocolError as error:
-            self._fault = RemoteProtocolError(f"{self.who}: {error}")
+            self._fault = RemoteProtocolError(f"{self.label}: {error}")
             self._wake()
-        if len(self.taints) > tainted or self._session.state is State.BROKEN:
+        if len(self.taints) > taints or self._session.state is SessionState.BROKEN:
             self._on_taint()
 
-    def _dispatch(self, event: Event) -> None:
-        match event:
-            case Said() | ToolCalled() | ToolAnswered() | Retrying():
-                self._note_tools(event)
+    def _dispatch(self, signal: Signal) -> None:
+        match signal:
+            case Text() | ToolUse() | ToolOutput() | Retry():
+                # Before the listener, which writes a new note for a `Retry`.
+                self._track_tools(signal)
                 if self._listener is not None:
-                    self._listener(event)
-            case TurnEnded(frame):
-                self._book(frame)
-                self._turn_over.set()
-            case WasReset() | ResetFailed():
-                self._running = Account()
+                    self._listener(signal)
+            case TurnFinished(result):
+                self._finish_turn(result)
+            case StrayFinished():
+                self._on_stray()
+            case ResetFinished() | ResetFailed():
                 self._reset_over.set()
-            case Initialized(info):
-                account = info.get("account")
-                self.signed_in_by = account if isinstance(account, dict) else {}
+            case Initialized():
                 self._ready.set()
             case InitializeFailed(error):
-                self._fault = endings.refused(self.who, error)
+                self._fault = failures.start_refused(self.label, error)
                 self._ready.set()
-            case ControlAsked(request_id, request):
-                self._answer(request_id, request)
-            case _:
-                pass
+            case PermissionAsked():
+                self._permissions.add(signal, self._reply)
+            case UnknownRequest():
+                # Answered because the CLI waits for it; new versions can ask for new things.
+                self._answer(lambda: self._session.refuse_request(signal))
 
-    def _note_tools(self, event: Event) -> None:
+    def _track_tools(self, event: TurnEvent) -> None:
+        # It goes on, so a note about a refused request is out of date.
         self.note = ""
-        if isinstance(event, ToolCalled):
+        if isinstance(event, ToolUse):
             self.open_tools[event.id] = event.name
-        elif isinstance(event, ToolAnswered):
+        elif isinstance(event, ToolOutput):
             self.open_tools.pop(event.id, None)
 
-    def _book(self, frame: Mapping[str, Any]) -> None:
-        """Note what the turn took: the CLI's totals run on until `/clear`."""
+    def _finish_turn(self, result: TurnResult) -> None:
         self.note = ""
-        self._turn_frame = frame
-        total = running_account(frame)
-        self.last_turn = total.since(self._running)
-        self._running = total
-        self.account += self.last_turn
-        self._on_account(self.last_turn)
+        self._result = result
+        self.spend += result.spend
+        # Before the caller is woken: its figures must be there when `invoke` returns.
+        self._on_spend(result.spend)
+        self._turn_over.set()
 
-    def _answer(self, request_id: str, request: Mapping[str, Any]) -> None:
-        subtype = str(request.get("subtype"))
-        if subtype == "can_use_tool":
-            self._questions.ask(request, lambda reply: self._reply(request_id, reply))
+    def _reply(self, asked: PermissionAsked, denied: Denied | None) -> None:
+        if denied is None:
+            self._answer(lambda: self._session.allow_tool(asked))
         else:
-            self._reply(request_id, f"agent-pool cannot answer {subtype}")
+            self._answer(lambda: self._session.deny_tool(asked, denied.reason))
 
-    def _reply(self, request_id: str, reply: Mapping[str, Any] | str) -> None:
-        self.last_heard = time.monotonic()  # its silence until now was our own
+    def _answer(self, make: Callable[[], bytes]) -> None:
+        self.last_output = time.monotonic()  # it was silent because it waited for us
+        # A person can decide after the process has ended.
         if not self._session.is_over:
-            self._send(self._session.answer_control(request_id, reply))
+            self._send(make())
 
-    def _exited(self) -> None:
+    def _process_ended(self) -> None:
         self._session.receive_eof()
         self._wake()
 
@@ -388,8 +415,8 @@ class Worker:
     def _stderr(self) -> str:
         return self._process.stderr_tail if self._process else ""
 
-    def _death(self) -> WorkerDied:
-        return endings.during_task(self.who, self._returncode(), self._stderr())
+    def _ended_error(self) -> WorkerDied:
+        return failures.ended_in_task(self.label, self._returncode(), self._stderr())
 
     def _returncode(self) -> int | None:
         return self._process.returncode if self._process else None

@@ -4,14 +4,15 @@ import sys
 
 
 def main() -> None:
-    """The console script; ends in SystemExit."""
-    if sys.argv[1:] == ["serve"]:  # as clients start it: they wait, and it takes no options
+    """Run the command line; always ends in SystemExit."""
+    # MCP clients start the server like this and wait for it, so it starts without click.
+    if sys.argv[1:] == ["serve"]:
         from agent_pool.mcp import run
 
         run()
-    from agent_pool.cli.app import main as any_command
+    from agent_pool.cli.app import main as run_command
 
-    any_command()
+    run_command()
 
 
 __all__ = ["main"]

@@ -1,17 +1,25 @@
-"""`agent-pool agents`: what is defined."""
+"""`agent-pool agents`: the agents that are defined."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from agent_pool import Agent, Broken, Catalog, ConfigError, Settings, not_honoured
-from agent_pool.cli.command import Command, json_option, project_option, settings_of
-from agent_pool.cli.output import console, count, print_json, printable
+from agent_pool import AgentInfo
+from agent_pool.cli.command import (
+    Command,
+    json_option,
+    load_command_settings,
+    project_option,
+    run_async,
+)
+from agent_pool.cli.connect import make_pool
+from agent_pool.cli.output import console, print_json
+from agent_pool.text import count, printable
 
 
 @click.command(cls=Command)
@@ -21,78 +29,51 @@ from agent_pool.cli.output import console, count, print_json, printable
 def agents(ctx: click.Context, as_json: bool, project: Path | None) -> None:
     """List the agents that are defined, and the definitions that cannot be used.
 
-    Agents are looked for in AGENTS_DIR, then in .claude/agents of the project, then in the
-    agents folder of Claude Code's home. A broken one is listed with what is wrong; it makes
-    `agent-pool doctor` fail, not this command. So is each field without effect in the pool.
+    Agents are searched in AGENTS_DIR, then in .claude/agents of the project, then in the agents
+    folder of Claude Code's home. Each field of a definition that has no effect in the pool is
+    listed with the reason. A broken definition is listed with its error; it makes `agent-pool
+    doctor` fail, but not this command.
 
     \b
     Example:
       agent-pool agents
       agent-pool agents --json | jq -r '.[].name'
     """
-    settings = settings_of(ctx, project)
-    catalog = Catalog(settings)
-    found = catalog.scan()
+    found = run_async(make_pool(load_command_settings(ctx, project)).agents())
     if as_json:
-        print_json([as_object(one, settings) for one in found])
+        print_json([agent.as_json() for agent in found.agents])
         return
-    usable = [one for one in found if isinstance(one, Agent)]
-    broken = [one for one in found if isinstance(one, Broken)]
-    if usable:
-        console().print(_table(usable))
-    for agent in usable:
-        for key, why in without_effect(agent, settings).items():
-            click.secho(f"{agent.name}: {key}: {why}", fg="yellow")
-    for one in broken:
-        click.secho(f"{one.name} cannot be used: {one.error}", fg="red")
-    where = ", ".join(map(str, catalog.folders.agents))
-    click.echo(f"{count(len(usable), 'agent')} in {where}", err=True)
-    if not found:
-        click.echo("`agent-pool init` writes a first one.", err=True)
+    if found.usable:
+        console().print(_table(found.usable))
+    for agent in found.usable:
+        for key, reason in agent.warnings.items():
+            click.secho(f"{agent.name}: {key}: {reason}", fg="yellow")
+    for agent in found.broken:
+        click.secho(f"{agent.name} cannot be used: {agent.error}", fg="red")
+    folders = ", ".join(found.agent_folders)
+    # On stderr, so that a program that reads stdout gets only agents.
+    click.echo(f"{count(len(found.usable), 'agent')} in {folders}", err=True)
+    if not found.agents:
+        click.echo("`agent-pool init` writes a first agent.", err=True)
 
 
-def without_effect(agent: Agent, settings: Settings) -> dict[str, str]:
-    """What of a definition has no effect, and why; also what makes it unusable for now."""
-    try:
-        return not_honoured(agent, settings)
-    except ConfigError as error:
-        return {"mcpServers": str(error)}
-
-
-def as_object(one: Agent | Broken, settings: Settings) -> dict[str, Any]:
-    """An agent for programs; `error` is null for one that can be used."""
-    if isinstance(one, Broken):
-        return {"name": one.name, "path": str(one.path), "error": str(one.error)}
-    return {
-        "name": one.name,
-        "description": one.description,
-        "path": str(one.path),
-        "skills": list(one.skills),
-        "expertise": list(one.expertise),
-        "model": one.model,
-        "tools": None if one.tools is None else list(one.tools),
-        "not_honoured": without_effect(one, settings),
-        "error": None,
-    }
-
-
-def _table(found: list[Agent]) -> Table:
+def _table(agents: Sequence[AgentInfo]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("Agent", "Description", "Skills, expertise", "Model", "Tools", "File"):
-        table.add_column(heading, overflow="fold")
-    for agent in found:
+        table.add_column(heading, overflow="fold")  # by default rich cuts long cells with "…"
+    for agent in agents:
         table.add_row(
             Text(agent.name, style="cyan"),
             printable(agent.description),
             ", ".join((*agent.skills, *agent.expertise)),
             agent.model or "",
             "all" if agent.tools is None else ", ".join(agent.tools) or "none",
-            _short(agent.path),
+            _short_path(Path(agent.path)),
         )
     return table
 
 
-def _short(path: Path) -> str:
+def _short_path(path: Path) -> str:
     for folder, name in ((Path.cwd(), "."), (Path.home(), "~")):
         if path.is_relative_to(folder):
             return str(Path(name) / path.relative_to(folder))

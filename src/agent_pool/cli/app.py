@@ -19,18 +19,17 @@ COMMANDS: Final = {
     "show": "Show an agent's prompt and how it is started.",
     "init": "Write a starter agent, skill and expertise.",
     "stats": "Show every running pool: workers, tasks, tokens, cost.",
-    "doctor": "Say what is found and what is wrong.",
-    "demo": "Show what the pool does, offline and at no cost.",
-    "bench": "Measure the pool beside every other way, offline and at no cost.",
+    "doctor": "Check the installation and report what is wrong.",
+    "demo": "Compare a pool with `claude -p`, offline and at no cost.",
     "install": "Register the MCP server and the hook with Claude Code.",
-    "uninstall": "Undo what install did.",
+    "uninstall": "Undo `agent-pool install`.",
     "serve": "Run the MCP server on stdin and stdout.",
 }
-"""Each with its line in the list; the command `run` is `run` in `agent_pool.cli.run`."""
+"""Each command's line in the list. The command `run` is `run` in `agent_pool.cli.run`."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called, not to list them."""
+    """A group that imports a command only when it is called, not when it is listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -43,25 +42,26 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click's own version imports every command, to read its help.
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-EPILOG = """
+EPILOG: Final = """
 \b
-A first tour, with nothing but this package and a Claude Code CLI:
-  agent-pool doctor          is everything there?
-  agent-pool demo            a pool at work, offline
-  agent-pool init            a starter agent in .claude/
+First steps, with only this package and a Claude Code CLI:
+  agent-pool doctor          check that everything is there
+  agent-pool demo            see a pool at work, offline
+  agent-pool init            write a starter agent into .claude/
   agent-pool run code-reviewer 'Review the last commit.'
   agent-pool install         let Claude Code delegate to the pool
 
 \b
 Exit codes:
-  0    it worked
-  1    it did not: the agent reported an error, a check failed, output was refused
-  2    the command line was wrong
-  3    it could not start: settings, a batch's lines, no such agent, no usable Claude Code CLI
+  0    success
+  1    failure: the agent reported an error, a check failed, output could not be written
+  2    the command line is wrong
+  3    not started: a setting or a batch line is wrong, no such agent, no usable Claude Code CLI
   124  a time limit passed
   128+n  stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM
 """
@@ -79,35 +79,36 @@ def cli(ctx: click.Context, project: Path | None) -> None:
     """Keep Claude Code agents warm and give them tasks.
 
     Agents are Markdown files in .claude/agents. Each runs in a real Claude Code process that is
-    kept alive and cleared between tasks, so that a task costs no start-up and reads its prompt
+    kept alive and cleared between tasks, so that a task needs no start-up and reads its prompt
     from the cache. Agents work with permissions bypassed: only run definitions that you trust.
     """
     ctx.obj = project
 
 
 def main() -> None:
-    """The console script; ends in SystemExit."""
-    sys.stdout, sys.stderr = map(_forgiving, (sys.stdout, sys.stderr))
+    """Run the command line; always ends in SystemExit."""
+    sys.stdout, sys.stderr = map(_make_tolerant, (sys.stdout, sys.stderr))
     try:
         cli.main(prog_name="agent-pool")
     finally:
-        _drop_unwritten()
+        _discard_unwritten_output()
 
 
-def _forgiving(stream: Any) -> TextIO:
-    """The stream, or one that leads nowhere when the program was started without it.
-
-    What an agent writes must not end the program, whatever the terminal's encoding.
-    """
+def _make_tolerant(stream: Any) -> TextIO:
+    """Make a stream write characters that its encoding lacks as escapes; replace None."""
+    # Python sets a standard stream to None if the program was started with it closed.
     if stream is None:
         return Path(os.devnull).open("w")
+    # An agent can write any character; in a terminal with another encoding that must not fail.
     stream.reconfigure(errors="backslashreplace")
     return cast(TextIO, stream)
 
 
-def _drop_unwritten() -> None:
-    """Python flushes stdout at its end, and complains when that fails: told once is enough."""
+def _discard_unwritten_output() -> None:
+    """Flush stdout; if that fails, send what is left to the null device."""
     try:
         sys.stdout.flush()
     except OSError:
+        # The command has reported this error. Without the redirection Python would flush again at
+        # its exit and print a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

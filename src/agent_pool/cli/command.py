@@ -1,4 +1,4 @@
-"""What every command shares: its options, how its errors look, and how it ends."""
+"""The parts that all commands share: options, the form of errors, signals and exit codes."""
 
 from __future__ import annotations
 
@@ -22,61 +22,65 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-LOG_LEVEL: Final = "AGENT_POOL_LOG"  # debug, info, warning or error
+LOG_LEVEL: Final = "AGENT_POOL_LOG"
+"""The variable that sets the level: debug, info, warning or error."""
 WIDTH: Final = 100
+"""The largest width of help texts, in characters."""
 FAILED: Final = 1
 NOT_STARTED: Final = 3
 TIMED_OUT: Final = 124
 SIGNALLED: Final = 128
+"""Exit codes; SIGNALLED plus the signal's number. 124 is that of timeout(1), 128+n that of shells.
+2 is click's own code for a wrong command line."""
 
 
 def exit_code(error: AgentPoolError) -> int:
-    """The exit code that stands for an error."""
+    """Return the exit code for an error."""
     if isinstance(error, TaskTimeout | PoolTimeout):
         return TIMED_OUT
     return NOT_STARTED if isinstance(error, ConfigError | SpawnError) else FAILED
 
 
-def describe(error: AgentPoolError) -> dict[str, Any]:
-    """An error for programs."""
-    return {
-        "error": {"code": error.code, "message": str(error), "retryable": error.retryable},
-    }
+def error_object(error: AgentPoolError) -> dict[str, Any]:
+    """Return the JSON object that reports an error."""
+    return {"error": error.as_json()}
 
 
 class Command(click.Command):
-    """A command whose errors are one message, and whose interruption is an exit code."""
+    """A command that prints an error as one message, and turns signals into exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except AgentPoolError as error:
-            _show(error, as_json=bool(ctx.params.get("as_json")))
+            _print_error(error, as_json=bool(ctx.params.get("as_json")))
             ctx.exit(exit_code(error))
         except BrokenPipeError:
-            raise  # click ends quietly: whoever read the output has gone
+            # It is an OSError too. click ends with code 1 and no message: the reader of the output
+            # has closed it, so there is no one to inform.
+            raise
         except OSError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            _end_by(ctx, signal.SIGINT)
+            _exit_after_signal(ctx, signal.SIGINT)
         except Terminated as error:
-            _end_by(ctx, error.signal)
+            _exit_after_signal(ctx, error.signal)
 
 
-def _show(error: AgentPoolError, *, as_json: bool) -> None:
+def _print_error(error: AgentPoolError, *, as_json: bool) -> None:
     if as_json:
-        print_json(describe(error))
+        print_json(error_object(error))
     else:
         click.ClickException(str(error)).show()
 
 
-def _end_by(ctx: click.Context, number: signal.Signals) -> None:
+def _exit_after_signal(ctx: click.Context, number: signal.Signals) -> None:
     click.echo(f"stopped by {number.name}", err=True)
     ctx.exit(SIGNALLED + number)
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came; like KeyboardInterrupt, no error to be caught on the way."""
+    """SIGTERM or SIGHUP arrived. A BaseException like KeyboardInterrupt: not an error to handle."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
@@ -87,43 +91,44 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end; SIGINT, SIGTERM and SIGHUP cancel it.
 
     Raises:
-        KeyboardInterrupt: after SIGINT; at once, without waiting, after the second.
+        KeyboardInterrupt: after SIGINT; a second SIGINT raises it at once, without waiting.
         Terminated: after SIGTERM or SIGHUP.
     """
     _set_log_level(os.environ.get(LOG_LEVEL))
-    return asyncio.run(_until_signal(main))
+    return asyncio.run(_cancel_on_signal(main))
 
 
 def _set_log_level(level: str | None) -> None:
-    """Without a level, what goes wrong is told by the command alone, once."""
     if not level:
+        # The command reports an error itself; a log line about it would be a second report.
         logging.getLogger("agent_pool").setLevel(logging.ERROR)
         return
-    known = level.upper() in logging.getLevelNamesMapping()
+    is_known = level.upper() in logging.getLevelNamesMapping()
     logging.basicConfig(
-        level=level.upper() if known else logging.WARNING,
+        level=level.upper() if is_known else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    if not known:
+    if not is_known:
         log.warning("%s: expected debug, info, warning or error, not %r", LOG_LEVEL, level)
 
 
-async def _until_signal(main: Coroutine[Any, Any, T]) -> T:
+async def _cancel_on_signal(main: Coroutine[Any, Any, T]) -> T:
     task = asyncio.current_task()
     assert task is not None
-    came: list[signal.Signals] = []
+    received: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
-        came.append(number)
+        received.append(number)
         task.cancel()
 
+    # asyncio.run handles SIGINT itself, in the same way: it cancels the main task.
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
         return await main
     except asyncio.CancelledError:
-        if came:
-            raise Terminated(came[0]) from None
+        if received:
+            raise Terminated(received[0]) from None
         raise
 
 
@@ -136,10 +141,11 @@ project_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
-def duration(value: str) -> float:
-    """Seconds from what the settings take as a duration.
+def parse_duration(value: str) -> float:
+    """Parse a duration, with or without a unit, as the settings do; return seconds.
 
-    Raises ValueError when it is none.
+    Raises:
+        ValueError: it is not a duration above 0.
     """
     from agent_pool.settings import Settings
 
@@ -150,20 +156,26 @@ def duration(value: str) -> float:
         raise ValueError(problem) from None
 
 
-def duration_option(
+def read_duration_option(
     ctx: click.Context, parameter: click.Parameter, value: str | None
 ) -> float | None:
-    """An option's value as seconds."""
+    """Return the value of an option as seconds; None if it was not given."""
     try:
-        return None if value is None else duration(value)
+        return None if value is None else parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
-def settings_of(ctx: click.Context, project: Path | None, **overrides: Any) -> Settings:
-    """The settings with the options that were given, `--project` before or after the command.
+def load_command_settings(ctx: click.Context, project: Path | None, **overrides: Any) -> Settings:
+    """Load the settings for a command.
 
-    Raises ConfigError as `load_settings` does.
+    Args:
+        ctx: the command's context, for a `--project` before the command.
+        project: the value of `--project` after the command; it wins.
+        overrides: single settings that the command fixes.
+
+    Raises:
+        ConfigError: as `load_settings`.
     """
     from agent_pool.settings import load_settings
 

@@ -1,4 +1,4 @@
-"""`agent-pool init`: something to start from."""
+"""`agent-pool init`: a first agent to start from."""
 
 from __future__ import annotations
 
@@ -6,39 +6,46 @@ from pathlib import Path
 
 import click
 
-from agent_pool import Catalog
+from agent_pool import PoolAPI, TaskRequest
 from agent_pool.cli import starter
-from agent_pool.cli.command import Command, project_option, settings_of
+from agent_pool.cli.command import Command, load_command_settings, project_option, run_async
+from agent_pool.cli.connect import make_pool
 
 
 @click.command(cls=Command)
 @project_option
 @click.pass_context
 def init(ctx: click.Context, project: Path | None) -> None:
-    """Write a starter agent, a skill and an expertise, to be edited.
+    """Write a starter agent, a skill and an expertise for you to edit.
 
-    They go into .claude/ of the project, or where the settings say that skills and expertise
-    are. A file that exists is never changed.
+    They go into .claude/ of the project. If a setting names a folder for skills or expertise, that
+    file goes there. A file that exists is never changed.
 
     \b
     Example:
       agent-pool init
       agent-pool run code-reviewer 'Review the last commit.'
     """
-    settings = settings_of(ctx, project)
-    catalog = Catalog(settings)
-    for path, text in (
-        (settings.project_dir / ".claude" / "agents" / f"{starter.AGENT}.md", starter.AGENT_TEXT),
-        (catalog.folders.skills[0] / starter.SKILL / "SKILL.md", starter.SKILL_TEXT),
-        (catalog.folders.expertise[0] / f"{starter.EXPERTISE}.md", starter.EXPERTISE_TEXT),
-    ):
-        click.echo(f"{'wrote' if _write_new(path, text) else 'kept '}  {path}")
-    catalog.find(starter.AGENT)
+    settings = load_command_settings(ctx, project)
+    run_async(_write_files(make_pool(settings), settings.project_dir))
     click.echo(_next_steps(settings.project_dir), err=True)
 
 
+async def _write_files(pool: PoolAPI, project: Path) -> None:
+    """Write the files that do not exist, report each, and check that the agent can be used."""
+    found = await pool.agents()
+    for path, text in (
+        (project / ".claude" / "agents" / f"{starter.AGENT}.md", starter.AGENT_TEXT),
+        (Path(found.skill_folders[0]) / starter.SKILL / "SKILL.md", starter.SKILL_TEXT),
+        (Path(found.expertise_folders[0]) / f"{starter.EXPERTISE}.md", starter.EXPERTISE_TEXT),
+    ):
+        click.echo(f"{'wrote' if _write_new(path, text) else 'kept '}  {path}")
+    # A file that was kept can be a definition that is broken.
+    await pool.check(TaskRequest(starter.AGENT, "Review."))
+
+
 def _write_new(path: Path, text: str) -> bool:
-    """Write a file if there is none; says whether it did."""
+    """Write a file if it does not exist; return whether it was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
@@ -51,6 +58,6 @@ def _write_new(path: Path, text: str) -> bool:
 def _next_steps(project: Path) -> str:
     return f"""
 Next:
-  1. Say in {project / ".claude" / "expertise"} what this project is.
+  1. Describe this project in {project / ".claude" / "expertise"}.
   2. agent-pool run {starter.AGENT} 'Review the last commit.'
-  3. agent-pool install, and Claude Code can delegate to it."""
+  3. agent-pool install lets Claude Code delegate to it."""

@@ -9,8 +9,14 @@ from pathlib import Path
 import click
 
 from agent_pool import Settings, find_cli
-from agent_pool.cli.command import Command, project_option, settings_of
-from agent_pool.cli.registration import SCOPES, Registration, Scope, Step, carry_out
+from agent_pool.cli.command import Command, load_command_settings, project_option
+from agent_pool.cli.registration import (
+    SCOPES,
+    Registration,
+    RegistrationStep,
+    Scope,
+    apply_step,
+)
 
 scope_option = click.option(
     "--scope",
@@ -19,12 +25,12 @@ scope_option = click.option(
     show_default=True,
     help="local: you, in this project. project: everyone, in this project. user: you, everywhere.",
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, no more.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print the steps; change nothing.")
 
 
 @click.command(cls=Command)
 @scope_option
-@click.option("--no-hook", is_flag=True, help="Register the server only.")
+@click.option("--no-hook", is_flag=True, help="Register only the server.")
 @dry_run_option
 @project_option
 @click.pass_context
@@ -34,39 +40,43 @@ def install(
     """Register the MCP server and the delegation hook with Claude Code.
 
     The server gives Claude Code the tools invoke, invoke_many, warmup, list, stats and reset. The
-    hook turns its own delegation tool away for the agents of this project, with the name of the
-    pool's tool instead.
-    The server is added by `claude mcp add`; the hook is cut into the settings file of the scope,
-    where everything else stays as it is. Running it again changes nothing.
+    hook refuses calls of Claude Code's own delegation tool for the agents of this project, and
+    names the pool's tool instead.
+    The server is added by `claude mcp add`. The hook is inserted into the settings file of the
+    scope; every other byte of that file stays the same. A second run changes nothing.
 
-    Both name this Python by its full path, so with --scope project they hold for this machine.
+    Both name this Python by its full path, so --scope project works only on machines where it has
+    the same path.
 
     \b
     Example:
       agent-pool install --dry-run
       agent-pool install --scope user
     """
-    settings = settings_of(ctx, project)
-    steps = Registration(settings.project_dir).add(scope, hook=not no_hook)
-    perform(steps, settings, dry_run=dry_run)
-    if not dry_run and any(not step.note for step in steps):
-        click.echo("Start Claude Code anew, or type /mcp in it, to see the server.", err=True)
+    settings = load_command_settings(ctx, project)
+    steps = Registration(settings.project_dir).plan_install(scope, hook=not no_hook)
+    apply_steps(steps, settings, dry_run=dry_run)
+    if not dry_run and any(not step.unchanged for step in steps):
+        click.echo("Restart Claude Code, or type /mcp in it, to see the server.", err=True)
 
 
-def perform(steps: list[Step], settings: Settings, *, dry_run: bool) -> None:
-    """Carry out the steps, saying for each what was done.
+def apply_steps(steps: list[RegistrationStep], settings: Settings, *, dry_run: bool) -> None:
+    """Carry out the steps, unless `dry_run`, and print a line for each.
 
     Raises:
         SpawnError: a step needs Claude Code and there is none.
         AgentPoolError: Claude Code refused a step.
+        OSError: a file cannot be written.
     """
+    # Before the first step, so that a missing CLI leaves everything as it was. Steps that only
+    # change a settings file need none.
     cli = find_cli(settings) if any(step.command for step in steps) else Path()
     for step in steps:
-        if step.note:
-            click.echo(f"unchanged   {step.what}: {step.note}")
+        if step.unchanged:
+            click.echo(f"unchanged   {step.action}: {step.unchanged}")
             continue
         if not dry_run:
-            carry_out(step, cli, settings.project_dir, os.environ)
-        click.echo(f"{'would do' if dry_run else 'done':<11} {step.what}")
+            apply_step(step, cli, settings.project_dir, os.environ)
+        click.echo(f"{'would do' if dry_run else 'done':<11} {step.action}")
         if step.command:
             click.echo(f"            {shlex.join([str(cli), *step.command])}")

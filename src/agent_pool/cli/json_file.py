@@ -1,4 +1,4 @@
-"""JSON files of other programs: read whole, changed in one place, replaced at once."""
+"""JSON files of other programs: read as a whole, changed in one place, replaced in one step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from agent_pool.errors import ConfigError
 
 _BOM: Final = "\ufeff"
 _EMPTIED: Final = "{\n  \n}"
-"""What is left of a file that `created` made, once its only member was cut out."""
+"""The rest of a text of `new_file_text` after its only member was removed."""
 
 
 def read_json(path: Path) -> tuple[str, dict[str, Any]]:
-    """A file's text and the object that it holds; both empty when there is no such file.
+    """Return a file's text and the object that it holds; both are empty if there is no file.
 
     Raises:
-        ConfigError: it cannot be read, is no JSON or no object; it is left alone.
+        ConfigError: the file cannot be read, or holds no JSON object.
     """
     try:
         text = path.read_bytes().decode("utf-8").removeprefix(_BOM)
@@ -34,16 +34,16 @@ def read_json(path: Path) -> tuple[str, dict[str, Any]]:
     return text, value
 
 
-def created(value: dict[str, Any]) -> str:
-    """The text of a new file."""
+def new_file_text(value: dict[str, Any]) -> str:
+    """Return the text of a new file."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's text in one step, keeping its mode and byte order mark, following links.
+def replace_file(path: Path, text: str) -> None:
+    """Replace a file's text in one step; keep its mode and byte order mark, follow links.
 
-    A text that nothing is left of, in a file that began as `created`, removes the file, and its
-    folder if that is empty then.
+    A text that is empty but for the layout of `new_file_text` removes the file, and its folder if
+    that is empty then: this package created both.
     """
     path = path.resolve()
     if text.strip() == _EMPTIED:
@@ -52,32 +52,33 @@ def write_text(path: Path, text: str) -> None:
             path.parent.rmdir()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename between two file systems is not possible.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write((_bom_of(path) + text).encode("utf-8"))
-            os.fchmod(file.fileno(), _mode_of(path))
+            file.write((_read_bom(path) + text).encode("utf-8"))
+            os.fchmod(file.fileno(), _file_mode(path))  # mkstemp makes files with mode 600
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def _bom_of(path: Path) -> str:
+def _read_bom(path: Path) -> str:
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         if file.read(3) == _BOM.encode():
             return _BOM
     return ""
 
 
-def _mode_of(path: Path) -> int:
+def _file_mode(path: Path) -> int:
     try:
         return path.stat().st_mode & 0o7777
     except FileNotFoundError:
-        return 0o666 & ~_umask()
+        return 0o666 & ~_read_umask()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
+def _read_umask() -> int:
+    mask = os.umask(0)  # the only way to read it is to set it
     os.umask(mask)
     return mask

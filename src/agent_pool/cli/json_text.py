@@ -1,7 +1,7 @@
-"""Change one place of a JSON text and leave every other byte as it is.
+"""Change one place of a JSON text and keep every other byte.
 
-People keep their settings files under version control, in a layout of their own, so a file is not
-parsed and written again: a value is cut in or out. Pure functions on text.
+People keep their settings files under version control, in a layout of their own. So a file is not
+parsed and written again: a value is inserted into the text, or removed from it. Pure functions.
 
 A path is a sequence of member names, and of indexes where the value is an array.
 """
@@ -17,140 +17,142 @@ from typing import Any, Final, TypeAlias
 _DECODER: Final = json.JSONDecoder()
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
-Key: TypeAlias = str | int
+PathKey: TypeAlias = str | int
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    key: Key
-    start: int  # of the key in an object, of the value in an array
+    key: PathKey
+    start: int  # of the key in an object; of the value in an array
     value: int
     end: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Container:
-    """An object or array: the places of its brackets and entries."""
+    """An object or array: the positions of its brackets and entries."""
 
     open: int
     close: int
     entries: tuple[_Entry, ...]
 
-    def is_open(self, text: str) -> bool:
-        """Whether the entries begin on a line of their own."""
+    def is_multiline(self, text: str) -> bool:
+        """Check whether the entries begin on a line of their own."""
         return bool(self.entries) and "\n" in text[self.open : self.entries[0].start]
 
-    def find(self, key: Key) -> _Entry | None:
-        """The entry of that key; of several, the last, which is the one that counts."""
+    def find(self, key: PathKey) -> _Entry | None:
+        """Return the entry of a key; of several, the last, because JSON parsers use that one."""
         return next((entry for entry in reversed(self.entries) if entry.key == key), None)
 
 
 def insert(text: str, path: Sequence[str], value: Any, *, append: bool = False) -> str:
-    """The text with `value` added at `path`, or at the end of the array there with `append`.
+    """Return the text with `value` added at `path`; with `append` at the end of the array there.
 
-    What is missing on the way is made. The new text stands behind its last neighbour, in that
-    neighbour's layout; in a container that is written on one line, on that line.
+    Missing objects and arrays on the path are added. The new text comes after the last entry of its
+    container, in the layout of that entry; if the container is written on one line, on that line.
 
     Raises:
-        ValueError: the text is no JSON object, something on the path is of another kind, or the
-            member is there already; the message says which.
+        ValueError: the text is not a JSON object, a value on the path has another type, or the
+            member exists; the message says which.
     """
     keys: list[str | None] = [*path, None] if append else list(path)
-    at = _root(text)
+    at = _find_root(text)
     for depth, key in enumerate(keys):
-        container = _container(text, at, path[:depth], array=key is None)
+        container = _parse_container(text, at, path[:depth], array=key is None)
         entry = container.find(key) if key is not None else None
         if entry is None:
             for missing in reversed(keys[depth + 1 :]):
                 value = [value] if missing is None else {missing: value}
-            return _put(text, container, key, value)
+            return _insert_into(text, container, key, value)
         at = entry.value
     raise ValueError(f"{'.'.join(path)} is there already")
 
 
-def remove(text: str, path: Sequence[Key]) -> str:
-    """The text without the value at `path`, and without the containers that this empties.
+def remove(text: str, path: Sequence[PathKey]) -> str:
+    """Return the text without the value at `path`, and without containers that are empty then.
 
-    The document itself stays, as ``{}``. Undoes `insert` to the byte; but in a document that is
-    written on one line, an empty container that had been there before goes, too.
+    The document itself stays, as ``{}``. This undoes `insert` to the byte, with one exception: in a
+    document on one line, an empty container that was there before `insert` is removed too.
 
-    Raises ValueError when there is no such value.
+    Raises:
+        ValueError: there is no such value.
     """
     containers: list[_Container] = []
-    at = _root(text)
+    at = _find_root(text)
     for depth, key in enumerate(path):
-        containers.append(_container(text, at, path[:depth], array=isinstance(key, int)))
+        containers.append(_parse_container(text, at, path[:depth], array=isinstance(key, int)))
         entry = containers[-1].find(key)
         if entry is None:
             raise ValueError(f"{'.'.join(map(str, path))} is not there")
         at = entry.value
     keys = list(path)
-    while len(containers) > 1 and _was_made(text, *containers[-2:]):
+    while len(containers) > 1 and _was_inserted(text, *containers[-2:]):
         containers.pop()
         keys.pop()
-    return _cut(text, containers[-1], keys[-1])
+    return _cut_out(text, containers[-1], keys[-1])
 
 
-def _was_made(text: str, parent: _Container, child: _Container) -> bool:
-    """Whether the child holds nothing else and `insert` made it: it fills what was empty on one
-    line, and makes containers in the layout of their parent.
-    """
-    return len(child.entries) == 1 and (child.is_open(text) or not parent.is_open(text))
+def _was_inserted(text: str, parent: _Container, child: _Container) -> bool:
+    """Check whether a container holds a single entry and was made by `insert`."""
+    # `insert` fills a container that was empty on one line, and gives a new container the layout of
+    # its parent. So a container on one line in a parent of several lines was there before.
+    return len(child.entries) == 1 and (child.is_multiline(text) or not parent.is_multiline(text))
 
 
-def _root(text: str) -> int:
-    json.loads(text)
-    return _skip(text, 0)
+def _find_root(text: str) -> int:
+    json.loads(text)  # all other functions rely on valid JSON
+    return _skip_space(text, 0)
 
 
-def _skip(text: str, at: int) -> int:
+def _skip_space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     assert match is not None
     return match.end()
 
 
-def _container(text: str, at: int, path: Sequence[Key], *, array: bool) -> _Container:
+def _parse_container(text: str, at: int, path: Sequence[PathKey], *, array: bool) -> _Container:
     if text[at : at + 1] != ("[" if array else "{"):
         where = ".".join(map(str, path)) or "the document"
         raise ValueError(f"{where} is not {'an array' if array else 'an object'}")
     closing = "]" if array else "}"
     entries: list[_Entry] = []
-    place = _skip(text, at + 1)
+    place = _skip_space(text, at + 1)
     while text[place] != closing:
-        entry = _element(text, place, len(entries)) if array else _member(text, place)
+        entry = _parse_element(text, place, len(entries)) if array else _parse_member(text, place)
         entries.append(entry)
-        place = _skip(text, entry.end)
+        place = _skip_space(text, entry.end)
         if text[place] == ",":
-            place = _skip(text, place + 1)
+            place = _skip_space(text, place + 1)
     return _Container(at, place, tuple(entries))
 
 
-def _element(text: str, start: int, index: int) -> _Entry:
+def _parse_element(text: str, start: int, index: int) -> _Entry:
     return _Entry(index, start, start, _DECODER.raw_decode(text, start)[1])
 
 
-def _member(text: str, start: int) -> _Entry:
+def _parse_member(text: str, start: int) -> _Entry:
     key, end = _DECODER.raw_decode(text, start)
-    value = _skip(text, _skip(text, end) + 1)
+    value = _skip_space(text, _skip_space(text, end) + 1)
     return _Entry(key, start, value, _DECODER.raw_decode(text, value)[1])
 
 
-def _put(text: str, container: _Container, key: str | None, value: Any) -> str:
+def _insert_into(text: str, container: _Container, key: str | None, value: Any) -> str:
     name = "" if key is None else f"{json.dumps(key, ensure_ascii=False)}: "
+    # Before the closing bracket, so that white space between the brackets stays.
     if not container.entries:
         return _splice(text, container.close, container.close, name + _dump(value))
     last = container.entries[-1].end
     space = text[container.open + 1 : container.entries[0].start]
-    if not container.is_open(text):
+    if not container.is_multiline(text):
         return _splice(text, last, last, f", {name}{_dump(value)}")
     line_end = "\r\n" if "\r\n" in space else "\n"
     margin = space.rpartition("\n")[2]
-    lines = _dump(value, _indent(text, container.open, margin)).split("\n")
+    lines = _dump(value, _find_indent(text, container.open, margin)).split("\n")
     return _splice(text, last, last, f",{space}{name}" + f"{line_end}{margin}".join(lines))
 
 
-def _indent(text: str, bracket: int, margin: str) -> str:
-    """One step of indentation: how much deeper the entries stand than the bracket's own line."""
+def _find_indent(text: str, bracket: int, margin: str) -> str:
+    """Return one step of indentation: that of the entries without that of the bracket's line."""
     line = text[text.rfind("\n", 0, bracket) + 1 : bracket]
     outer = line[: len(line) - len(line.lstrip())]
     return margin.removeprefix(outer) if margin.startswith(outer) and margin != outer else "  "
@@ -160,11 +162,12 @@ def _dump(value: Any, indent: str | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _cut(text: str, container: _Container, key: Key) -> str:
+def _cut_out(text: str, container: _Container, key: PathKey) -> str:
     entries = container.entries
     entry = container.find(key)
     assert entry is not None
     index = entries.index(entry)
+    # The comma before the entry goes with it; for the first entry, the comma after it.
     if index > 0:
         return _splice(text, entries[index - 1].end, entry.end)
     if len(entries) > 1:

@@ -1,6 +1,6 @@
-"""A world of its own for the real CLI: temporary home and project, and the offline model.
+"""An offline sandbox for the real CLI: a temporary home and project, and a scripted model.
 
-Nothing of the user is in it: no settings, no key, no network, and afterwards no file.
+It has no settings, key or network of the user, and its files are removed afterwards.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from agent_pool.loopback import LoopbackAPI, Script
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """Where a pool, or a Claude Code process, can run for show.
+class OfflineSandbox:
+    """A place where a pool, or a Claude Code process, can run without the user's account.
 
     Attributes:
-        api: the model, and the accounts of what was asked of it.
-        environ: the whole environment.
-        settings: the defaults, for this project.
+        api: the model, with its requests and their usage.
+        environ: the whole environment of the processes.
+        settings: the default settings, for the sandbox's project.
     """
 
     api: LoopbackAPI
@@ -32,19 +32,26 @@ class World:
 
 
 @asynccontextmanager
-async def offline_world(
+async def offline_sandbox(
     cli: Path, files: Mapping[str, str], script: Script
-) -> AsyncIterator[World]:
-    """A project with these files, by their path in it, and a model that follows the script."""
+) -> AsyncIterator[OfflineSandbox]:
+    """Create a sandbox, and remove it at the end.
+
+    Args:
+        cli: the Claude Code binary that its pools use.
+        files: the texts of the project's files, by path in the project.
+        script: the model.
+    """
     with tempfile.TemporaryDirectory(prefix="agent-pool-") as folder:
         root = Path(folder)
-        _furnish(root, files)
+        _write_files(root, files)
         async with LoopbackAPI(script) as api:
-            environ = _environ(root, cli, api)
-            yield World(api, environ, load_settings(environ, project_dir=root / "project"))
+            environ = _environment(root, cli, api)
+            settings = load_settings(environ, project_dir=root / "project")
+            yield OfflineSandbox(api, environ, settings)
 
 
-def _furnish(root: Path, files: Mapping[str, str]) -> None:
+def _write_files(root: Path, files: Mapping[str, str]) -> None:
     for name in ("home", "tmp", "project"):
         (root / name).mkdir()
     for name, text in files.items():
@@ -53,7 +60,7 @@ def _furnish(root: Path, files: Mapping[str, str]) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _environ(root: Path, cli: Path, api: LoopbackAPI) -> dict[str, str]:
+def _environment(root: Path, cli: Path, api: LoopbackAPI) -> dict[str, str]:
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(root / "home"),
@@ -61,6 +68,8 @@ def _environ(root: Path, cli: Path, api: LoopbackAPI) -> dict[str, str]:
         "TMPDIR": str(root / "tmp"),
         "CLAUDE_CODE_TMPDIR": str(root / "tmp"),
         "CLAUDE_CLI": str(cli),
-        "IS_SANDBOX": "1",  # lets root skip permissions; what runs in here is scripted
+        # The CLI refuses to bypass permissions for root without it. Here the model is scripted, so
+        # it cannot do harm.
+        "IS_SANDBOX": "1",
         **api.env,
     }

@@ -1,7 +1,7 @@
-"""What of this package is registered with Claude Code, and the steps that change it.
+"""The registration of this package with Claude Code, and the steps that change it.
 
-The server is added and removed by Claude Code's own `claude mcp` commands; its files are only
-read, to see what is there. The hook is an entry in a settings file, for which there is no command.
+The MCP server is added and removed by Claude Code's own `claude mcp` commands; its files are only
+read, to find the server. The hook is an entry in a settings file: there is no command for that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import agent_pool
 from agent_pool.cli import json_text
-from agent_pool.cli.json_file import created, read_json, write_text
+from agent_pool.cli.json_file import new_file_text, read_json, replace_file
 from agent_pool.errors import AgentPoolError, ConfigError
 from agent_pool.settings import claude_home
 
@@ -26,71 +26,75 @@ Scope: TypeAlias = Literal["local", "project", "user"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 SERVER: Final = "agent-pool"
 MATCHER: Final = "Agent|Task"
-"""Native delegation: the tool is called `Agent` now and was `Task` before."""
+"""Claude Code's own delegation tool: it is called `Agent`, and was called `Task` before."""
 
 _PRE_TOOL_USE: Final = ("hooks", "PreToolUse")
 _HOOK_FILE: Final = "agent_pool/hook.py"
-_TIMEOUT: Final = 60.0
-_SETTINGS: Final = {"local": "settings.local.json", "project": "settings.json"}
+_CLAUDE_TIMEOUT_SECONDS: Final = 60.0
+_GIT_TIMEOUT_SECONDS: Final = 10.0
+_SETTINGS_FILES: Final = {"local": "settings.local.json", "project": "settings.json"}
 
 
 def server_command() -> list[str]:
-    """How Claude Code starts the server: this Python, nothing taken from its current directory."""
+    """Return the command that starts the server: with this Python."""
+    # -P: a folder `agent_pool` in the current directory must not be imported instead.
     return [sys.executable, "-P", "-m", "agent_pool", "serve"]
 
 
 def hook_command() -> str:
-    """The hook's shell command.
-
-    A file that is gone, as after this package was uninstalled, must let delegations pass: Python
-    ends with 2 for it, which Claude Code takes for a refusal.
-    """
+    """Return the hook's shell command; without the hook's file it lets delegations pass."""
+    # After this package is uninstalled the file is missing. Python would end with code 2 then, by
+    # which Claude Code understands that the hook refuses the call.
     path = shlex.quote(str(Path(agent_pool.__file__).with_name("hook.py")))
     return f"test ! -f {path} || {shlex.quote(sys.executable)} -I -S {path}"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One change, or the finding that there is nothing to do.
+class RegistrationStep:
+    """One change, or the reason why no change is needed.
+
+    A change is made either by a command or by a new text of a file.
 
     Attributes:
-        what: the change in words, as a request: ``add the hook to FILE``.
-        command: the `claude` arguments that make it.
-        file: the file that it changes, when it is no command or its layout is to be kept.
-        text: that file's new text, when it is no command.
-        note: why there is nothing to do, when there is nothing.
+        action: the change in words, in the imperative: ``add the hook to FILE``.
+        command: the arguments of `claude` that make the change.
+        file: the file that gets a new text; with `command`, the file whose layout is to be kept.
+        text: the new text of the file.
+        unchanged: the reason why no change is needed; empty for a change.
     """
 
-    what: str
+    action: str
     command: tuple[str, ...] = ()
     file: Path | None = None
     text: str | None = None
-    note: str = ""
+    unchanged: str = ""
 
 
 class Registration:
-    """One project's and user's registrations.
+    """The registrations for one project and one user.
 
     Args:
         project: the project's folder.
-        environ: says where Claude Code keeps its files.
+        environ: the environment that tells where Claude Code keeps its files.
     """
 
     def __init__(self, project: Path, environ: Mapping[str, str] = os.environ) -> None:
         self.project = project
         self.environ = environ
 
-    def server(self, scope: Scope) -> dict[str, Any] | None:
-        """The registered server of our name, None when there is none.
+    def find_server(self, scope: Scope) -> dict[str, Any] | None:
+        """Return the registered server that has our name; None if there is none.
 
-        Raises ConfigError when Claude Code's file cannot be read.
+        Raises:
+            ConfigError: Claude Code's file cannot be read.
         """
         return next(filter(None, map(_server_in, self._server_tables(scope))), None)
 
-    def hooks(self, scope: Scope) -> list[tuple[int, dict[str, Any]]]:
-        """Our entries of the PreToolUse hooks, with their index.
+    def find_hooks(self, scope: Scope) -> list[tuple[int, dict[str, Any]]]:
+        """Return our entries among the PreToolUse hooks, each with its index.
 
-        Raises ConfigError when the settings file cannot be read.
+        Raises:
+            ConfigError: the settings file cannot be read.
         """
         _, settings = read_json(self.settings_file(scope))
         hooks = settings.get("hooks")
@@ -99,13 +103,13 @@ class Registration:
         return [(index, entry) for index, entry in found if _HOOK_FILE in json.dumps(entry)]
 
     def settings_file(self, scope: Scope) -> Path:
-        """Where that scope's hooks are."""
+        """Return the settings file that holds the hooks of a scope."""
         if scope == "user":
             return claude_home(self.environ) / "settings.json"
-        return self.project / ".claude" / _SETTINGS[scope]
+        return self.project / ".claude" / _SETTINGS_FILES[scope]
 
     def _server_tables(self, scope: Scope) -> Iterator[Any]:
-        """The places where a server of that scope may stand."""
+        """Yield the values whose `mcpServers` can hold a server of this scope."""
         if scope == "project":
             yield read_json(self._mcp_file())[1]
             return
@@ -125,18 +129,21 @@ class Registration:
         return Path(home) / ".claude.json"
 
     def _project_keys(self) -> Iterator[Path]:
-        """What Claude Code may call this project: its repository's main folder, or itself."""
-        ask = ["git", "rev-parse", "--git-common-dir"]
+        """Yield the names that Claude Code can have for this project in its state."""
+        # It takes the main folder of the Git repository if there is one.
+        query = ["git", "rev-parse", "--git-common-dir"]
         try:
-            said = subprocess.run(ask, cwd=self.project, capture_output=True, timeout=10)
+            git = subprocess.run(
+                query, cwd=self.project, capture_output=True, timeout=_GIT_TIMEOUT_SECONDS
+            )
         except (OSError, subprocess.TimeoutExpired):
-            said = None
-        if said is not None and said.returncode == 0:
-            yield (self.project / os.fsdecode(said.stdout).strip()).resolve().parent
+            git = None
+        if git is not None and git.returncode == 0:
+            yield (self.project / os.fsdecode(git.stdout).strip()).resolve().parent
         yield self.project
 
-    def add(self, scope: Scope, *, hook: bool) -> list[Step]:
-        """The steps that register the server, and with `hook` the hook.
+    def plan_install(self, scope: Scope, *, hook: bool) -> list[RegistrationStep]:
+        """Return the steps that register the server and, with `hook`, the hook.
 
         Raises:
             ConfigError: a file cannot be read, or another server has our name.
@@ -144,93 +151,103 @@ class Registration:
         steps = list(self._add_server(scope))
         return [*steps, *self._add_hook(scope)] if hook else steps
 
-    def _add_server(self, scope: Scope) -> Iterator[Step]:
-        what = f"register the MCP server {SERVER} (scope {scope})"
-        there, wanted = self.server(scope), server_command()
-        if there is not None and command_of(there) == wanted:
-            yield Step(what, note="it is registered already")
+    def _add_server(self, scope: Scope) -> Iterator[RegistrationStep]:
+        action = f"register the MCP server {SERVER} (scope {scope})"
+        present, wanted = self.find_server(scope), server_command()
+        if present is not None and server_argv(present) == wanted:
+            yield RegistrationStep(action, unchanged="it is registered already")
             return
-        if there is not None:
-            if not _is_ours(there):
+        if present is not None:
+            if not _is_our_server(present):
                 raise ConfigError(
                     f"another MCP server is called {SERVER} in scope {scope}: "
-                    f"{shlex.join(command_of(there))}. If you do not need it, run: "
+                    f"{shlex.join(server_argv(present))}. If you do not need it, run: "
                     f"claude mcp remove --scope {scope} {SERVER}"
                 )
             yield self._remove_step(scope, f"remove the older entry of {SERVER} (scope {scope})")
         command = ("mcp", "add", "--scope", scope, SERVER, "--", *wanted)
-        yield Step(what, command, self._layout_file(scope))
+        yield RegistrationStep(action, command, self._file_with_layout(scope))
 
-    def _add_hook(self, scope: Scope) -> Iterator[Step]:
+    def _add_hook(self, scope: Scope) -> Iterator[RegistrationStep]:
         path = self.settings_file(scope)
-        what = f"add the delegation hook to {path}"
+        action = f"add the delegation hook to {path}"
         wanted = {
             "matcher": MATCHER,
             "hooks": [{"type": "command", "command": hook_command()}],
         }
-        there = self.hooks(scope)
-        if [entry for _, entry in there] == [wanted]:
-            yield Step(what, note="it is there already")
+        present = self.find_hooks(scope)
+        if [entry for _, entry in present] == [wanted]:
+            yield RegistrationStep(action, unchanged="it is there already")
             return
-        text = _without(read_json(path)[0], [index for index, _ in there])
+        text = _remove_hooks(read_json(path)[0], [index for index, _ in present])
         try:
             text = json_text.insert(text, _PRE_TOOL_USE, wanted, append=True) if text else ""
         except ValueError as error:
             raise ConfigError(f"{path}: {error}; correct this file first") from None
-        yield Step(what, file=path, text=text or created({"hooks": {"PreToolUse": [wanted]}}))
+        new_text = text or new_file_text({"hooks": {"PreToolUse": [wanted]}})
+        yield RegistrationStep(action, file=path, text=new_text)
 
-    def remove(self, scope: Scope) -> list[Step]:
-        """The steps that take away what `add` added, and nothing else.
+    def plan_uninstall(self, scope: Scope) -> list[RegistrationStep]:
+        """Return the steps that remove what `plan_install` adds, and nothing else.
 
-        Raises ConfigError when a file cannot be read.
+        Raises:
+            ConfigError: a file cannot be read.
         """
         return [self._remove_server(scope), self._remove_hook(scope)]
 
-    def _remove_server(self, scope: Scope) -> Step:
-        what = f"remove the MCP server {SERVER} (scope {scope})"
-        there = self.server(scope)
-        if there is None:
-            return Step(what, note=f"it is not registered{self._elsewhere(scope)}")
-        if not _is_ours(there):
-            return Step(what, note=f"it is not ours: {shlex.join(command_of(there))}")
-        return self._remove_step(scope, what)
+    def _remove_server(self, scope: Scope) -> RegistrationStep:
+        action = f"remove the MCP server {SERVER} (scope {scope})"
+        present = self.find_server(scope)
+        if present is None:
+            reason = f"it is not registered{self._other_scopes(scope)}"
+            return RegistrationStep(action, unchanged=reason)
+        if not _is_our_server(present):
+            reason = f"it is not ours: {shlex.join(server_argv(present))}"
+            return RegistrationStep(action, unchanged=reason)
+        return self._remove_step(scope, action)
 
-    def _remove_step(self, scope: Scope, what: str) -> Step:
+    def _remove_step(self, scope: Scope, action: str) -> RegistrationStep:
         command = ("mcp", "remove", "--scope", scope, SERVER)
-        return Step(what, command, self._layout_file(scope))
+        return RegistrationStep(action, command, self._file_with_layout(scope))
 
-    def _remove_hook(self, scope: Scope) -> Step:
+    def _remove_hook(self, scope: Scope) -> RegistrationStep:
         path = self.settings_file(scope)
-        what = f"remove the delegation hook from {path}"
-        indexes = [index for index, _ in self.hooks(scope)]
+        action = f"remove the delegation hook from {path}"
+        indexes = [index for index, _ in self.find_hooks(scope)]
         if not indexes:
-            return Step(what, note="it is not there")
-        return Step(what, file=path, text=_without(read_json(path)[0], indexes))
+            return RegistrationStep(action, unchanged="it is not there")
+        return RegistrationStep(action, file=path, text=_remove_hooks(read_json(path)[0], indexes))
 
-    def _elsewhere(self, scope: Scope) -> str:
-        others = [other for other in SCOPES if other != scope and self.server(other) is not None]
+    def _other_scopes(self, scope: Scope) -> str:
+        """Return a hint to the other scopes that have the server; empty if there are none."""
+        others = [
+            other for other in SCOPES if other != scope and self.find_server(other) is not None
+        ]
         return f", but in scope {', '.join(others)}: use --scope" if others else ""
 
-    def _layout_file(self, scope: Scope) -> Path | None:
-        """The file whose layout is the user's own; the others are Claude Code's."""
+    def _file_with_layout(self, scope: Scope) -> Path | None:
+        """Return the file of a server of this scope if its layout is the user's own."""
+        # Users write .mcp.json by hand; the state file belongs to Claude Code.
         return self._mcp_file() if scope == "project" else None
 
 
-def carry_out(step: Step, cli: Path, project: Path, environ: Mapping[str, str]) -> None:
+def apply_step(
+    step: RegistrationStep, cli: Path, project: Path, environ: Mapping[str, str]
+) -> None:
     """Make the change of a step.
 
     Raises:
-        AgentPoolError: `claude mcp` refused, with what it said.
+        AgentPoolError: `claude mcp` failed; the message has its output.
         OSError: a file cannot be written.
     """
     if step.text is not None:
         assert step.file is not None
-        write_text(step.file, step.text)
+        replace_file(step.file, step.text)
     elif step.command:
         before = read_json(step.file)[0] if step.file else ""
         _run_claude([str(cli), *step.command], project, environ)
         if step.file and before:
-            _keep_layout(step.file, before)
+            _restore_layout(step.file, before)
 
 
 def _run_claude(argv: list[str], project: Path, environ: Mapping[str, str]) -> None:
@@ -242,17 +259,20 @@ def _run_claude(argv: list[str], project: Path, environ: Mapping[str, str]) -> N
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=_TIMEOUT,
+            timeout=_CLAUDE_TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise AgentPoolError(f"{shlex.join(argv)} did not end in {_TIMEOUT:g} s") from None
+        raise AgentPoolError(
+            f"{shlex.join(argv)} did not end in {_CLAUDE_TIMEOUT_SECONDS:g} s"
+        ) from None
     if done.returncode != 0:
-        said = done.stdout.decode("utf-8", "replace").strip()
-        raise AgentPoolError(f"{shlex.join(argv)} failed with {done.returncode}: {said}")
+        output = done.stdout.decode("utf-8", "replace").strip()
+        raise AgentPoolError(f"{shlex.join(argv)} failed with {done.returncode}: {output}")
 
 
-def _keep_layout(path: Path, before: str) -> None:
-    """Claude Code writes a whole file in its own layout: put its change into the file as it was."""
+def _restore_layout(path: Path, before: str) -> None:
+    """Put the change that Claude Code made into the text that the file had before."""
+    # Claude Code writes the whole file again, in a layout of its own.
     _, after = read_json(path)
     entry = _server_in(after)
     place = ("mcpServers", SERVER)
@@ -260,16 +280,17 @@ def _keep_layout(path: Path, before: str) -> None:
         text = json_text.insert(before, place, entry)
     else:
         text = json_text.remove(before, place)
-    if _filled(json.loads(text)) == _filled(after):
-        write_text(path, text)
+    # Only if this is the same change: Claude Code can have changed another member too.
+    if _without_empty_members(json.loads(text)) == _without_empty_members(after):
+        replace_file(path, text)
 
 
-def _filled(value: dict[str, Any]) -> dict[str, Any]:
+def _without_empty_members(value: dict[str, Any]) -> dict[str, Any]:
     return {key: member for key, member in value.items() if member != {}}
 
 
-def _without(text: str, indexes: list[int]) -> str:
-    for index in reversed(indexes):
+def _remove_hooks(text: str, indexes: list[int]) -> str:
+    for index in reversed(indexes):  # from the end, so that the other indexes stay right
         text = json_text.remove(text, (*_PRE_TOOL_USE, index))
     return text
 
@@ -280,14 +301,15 @@ def _server_in(table: Any) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) else None
 
 
-def command_of(entry: Mapping[str, Any]) -> list[str]:
+def server_argv(entry: Mapping[str, Any]) -> list[str]:
+    """Return the command of a registered server; its URL if it has no command."""
     if "command" not in entry:
         return [str(entry.get("url", "?"))]
     return [str(entry["command"]), *map(str, entry.get("args") or [])]
 
 
-def _is_ours(entry: Mapping[str, Any]) -> bool:
-    """Whether this package's server is meant, by whatever Python."""
-    command = command_of(entry)
-    by_module = command[-3:] == ["-m", "agent_pool", "serve"]
-    return by_module or (Path(command[0]).name == SERVER and command[1:] == ["serve"])
+def _is_our_server(entry: Mapping[str, Any]) -> bool:
+    """Check whether a server is this package's, started by any Python."""
+    argv = server_argv(entry)
+    is_module = argv[-3:] == ["-m", "agent_pool", "serve"]
+    return is_module or (Path(argv[0]).name == SERVER and argv[1:] == ["serve"])

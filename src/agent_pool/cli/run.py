@@ -10,25 +10,27 @@ from typing import Any
 
 import click
 
-from agent_pool import AgentPool, TaskResult
-from agent_pool.cli.ask import Terminal
+from agent_pool import PoolAPI, TaskResult
 from agent_pool.cli.command import (
     FAILED,
     Command,
-    duration_option,
     json_option,
+    load_command_settings,
     project_option,
+    read_duration_option,
     run_async,
-    settings_of,
 )
-from agent_pool.cli.narrate import Narrator, summary
-from agent_pool.cli.output import console, print_json, printable
+from agent_pool.cli.connect import make_pool
+from agent_pool.cli.output import console, print_json
+from agent_pool.cli.permissions import TerminalPrompt
+from agent_pool.cli.progress import TaskProgress, result_text
+from agent_pool.text import printable
 
 
-def _schema(
+def _read_schema_option(
     ctx: click.Context, parameter: click.Parameter, value: str | None
 ) -> dict[str, Any] | None:
-    """A JSON schema, given as text or by the file that holds it."""
+    """Read a JSON schema, given as text or as the name of a file; None if it was not given."""
     if value is None:
         return None
     try:
@@ -46,18 +48,18 @@ def _schema(
 @click.argument("task")
 @click.option(
     "--timeout",
-    callback=duration_option,
+    callback=read_duration_option,
     metavar="TIME",
     help="Stop the task after this long: 90, 30s, 5m. Default: the setting task_timeout.",
 )
 @click.option(
     "--schema",
-    callback=_schema,
+    callback=_read_schema_option,
     metavar="FILE|JSON",
     help="A JSON schema: the answer is JSON that fits it.",
 )
-@click.option("--ask", is_flag=True, help="Ask here for what the agent needs permission for.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the answer only.")
+@click.option("--ask", is_flag=True, help="Ask you here when the agent needs permission.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the answer.")
 @json_option
 @project_option
 @click.pass_context
@@ -74,14 +76,14 @@ def run(
 ) -> None:
     """Give an agent one task and print its answer.
 
-    TASK is the text of the task, or - to read it from stdin. The answer goes to stdout, what the
-    agent does meanwhile to stderr. Ctrl-C stops the task and every process that it started.
+    TASK is the text of the task, or - to read it from stdin. The answer goes to stdout. The
+    progress of the agent goes to stderr. Ctrl-C stops the task and every process that it started.
 
-    With --json, the whole result is printed as one object; when the task could not be carried
-    out, the object is {"error": {"code": …, "message": …, "retryable": …}}.
+    With --json, the whole result is printed as one object; if the task could not be carried out,
+    the object is {"error": {"code": …, "message": …, "retryable": …, …}}.
 
-    With --ask, what an agent may not do without being asked (its permissionMode, or the setting
-    permission_ceiling) is put to you, if stdin is a terminal; otherwise it is denied.
+    With --ask, an agent that needs permission (by its permissionMode, or by the setting
+    permission_ceiling) asks you, if stdin is a terminal. Otherwise the request is denied.
 
     \b
     Example:
@@ -89,29 +91,33 @@ def run(
       agent-pool run judge 'Rate this.' --schema score.schema.json | jq .score
       git diff | agent-pool run code-reviewer - --timeout 10m
     """
-    # For a single task nothing need be kept ready, nor be proven to forget.
-    settings = settings_of(ctx, project, spares=0, prewarm=(), reset="clear")
-    pool = AgentPool(settings)
+    # A single task needs no process in reserve, and no proof that a worker forgets after it.
+    settings = load_command_settings(ctx, project, spares=0, prewarm=(), reset="clear")
+    pool = make_pool(settings)
     try:
         text = read_task(task)
         call: dict[str, Any] = {"agent": agent, "task": text, "timeout": timeout, "schema": schema}
-        narrator = None if quiet else Narrator(agent, console(err=True))
+        progress = None if quiet else TaskProgress(agent, console(err=True))
         if ask and sys.stdin.isatty():
-            call["on_permission"] = Terminal(narrator.silence if narrator else nullcontext).permit
-        result = run_async(_run(pool, call, narrator, as_json=as_json))
+            prompt = TerminalPrompt(progress.paused if progress else nullcontext)
+            call["on_permission"] = prompt.decide
+        result = run_async(_run_task(pool, call, progress, as_json=as_json))
     finally:
-        pool.kill()  # nothing is left to kill, unless this was interrupted
+        # A second Ctrl-C can interrupt the close of the pool; this ends every process at once.
+        pool.kill()
     if result.is_error:
         ctx.exit(FAILED)
 
 
 def read_task(task: str) -> str:
-    """The text of the task; ``-`` is all of stdin.
+    """Return the text of the task; ``-`` stands for all of stdin.
 
-    Raises UsageError when it is empty or not UTF-8.
+    Raises:
+        UsageError: the task is empty or not UTF-8.
     """
     try:
         text = _read_stdin() if task == "-" else task
+        # Python passes bytes of an argument that are not UTF-8 on as surrogates.
         text.encode()
     except UnicodeError as error:
         raise click.UsageError(f"the task is not UTF-8: {error}") from None
@@ -122,24 +128,25 @@ def read_task(task: str) -> str:
 
 def _read_stdin() -> str:
     if sys.stdin.isatty():
-        click.echo("Type the task, then Ctrl-D on a line of its own.", err=True)
+        click.echo("Type the task, then press Ctrl-D at the start of a line.", err=True)
     return sys.stdin.buffer.read().decode("utf-8-sig")
 
 
-async def _run(
-    pool: AgentPool, call: dict[str, Any], narrator: Narrator | None, *, as_json: bool
+async def _run_task(
+    pool: PoolAPI, call: dict[str, Any], progress: TaskProgress | None, *, as_json: bool
 ) -> TaskResult:
     async with pool:
-        if narrator is None:
+        if progress is None:
             result = await pool.invoke(**call)
         else:
-            with narrator:
-                result = await pool.invoke(**call, on_event=narrator.tell)
-        _print(result, quiet=narrator is None, as_json=as_json)
+            with progress:
+                result = await pool.invoke(**call, on_event=progress.update)
+        # Before the close of the pool, which takes a moment: the reader has the answer at once.
+        _print_result(result, quiet=progress is None, as_json=as_json)
     return result
 
 
-def _print(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
+def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json(result.as_json())
     elif result.is_error:
@@ -149,7 +156,7 @@ def _print(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
         text = result.text
         if result.structured is not None:
             text = json.dumps(result.structured, ensure_ascii=False)
-        # A terminal must not obey what an agent writes; a file gets every byte of it.
+        # A terminal acts on control characters, so it gets none; a file gets every byte.
         click.echo(printable(text) if sys.stdout.isatty() else text, color=True)
     if not quiet:
-        console(err=True).print(summary(result), style="dim")
+        console(err=True).print(result_text(result), style="dim")

@@ -13,16 +13,16 @@ from agent_pool.cli.command import Command, project_option
 @project_option
 @click.pass_context
 def serve(ctx: click.Context, project: Path | None) -> None:
-    """Run the MCP server on stdin and stdout, until the client leaves.
+    """Run the MCP server on stdin and stdout until the client closes stdin.
 
-    Claude Code starts it by itself once `agent-pool install` has registered it; other clients
-    take the same command. Its tools are invoke, invoke_many, warmup, list, stats and reset.
-    Notices go to stderr, more of them with AGENT_POOL_LOG=info or debug.
+    Claude Code starts it by itself after `agent-pool install`; other clients can start it with
+    the same command. Its tools are invoke, invoke_many, warmup, list, stats and reset. Log
+    messages go to stderr, more of them with AGENT_POOL_LOG=info or debug.
 
     \b
     Example:
       claude mcp add agent-pool -- agent-pool serve
     """
-    from agent_pool.mcp import run  # half a second of imports, which no other command pays
+    from agent_pool.mcp import run  # half a second of imports that no other command needs
 
     run(project_dir=project or ctx.find_root().obj)

@@ -1,27 +1,25 @@
-"""`agent-pool show`: one agent, as its workers get it."""
+"""`agent-pool show`: one agent, and how its workers are started."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
-from agent_pool import (
-    Agent,
-    AgentPool,
-    AgentPoolError,
-    Launch,
-    PromptSize,
-    Settings,
-    measure_prompt,
+from agent_pool import AgentInfo, AgentList, AgentPoolError, LaunchSpec, PoolAPI, PromptSize
+from agent_pool.cli.command import (
+    Command,
+    json_option,
+    load_command_settings,
+    project_option,
+    run_async,
 )
-from agent_pool.cli.agents import as_object
-from agent_pool.cli.command import Command, json_option, project_option, run_async, settings_of
-from agent_pool.cli.output import console, count, print_json, printable
+from agent_pool.cli.connect import make_pool
+from agent_pool.cli.output import console, print_json
+from agent_pool.text import count, printable
 
 
 @click.command(cls=Command)
@@ -39,12 +37,13 @@ def show(
 ) -> None:
     """Show an agent's composed prompt and exactly how a worker of it is started.
 
-    The prompt is what the model gets as its system prompt: skills, expertise and body. The
-    environment is all that the process gets, with secrets masked.
+    The prompt is the system prompt that the model gets: skills, expertise and body. The
+    environment is the whole environment of the process, with secrets masked.
 
-    It ends with the size of what each task sends besides its own text: tools, system prompt, and
-    what Claude Code says of the environment. For that a worker is started against an offline
-    model, in a temporary home; with --no-measure nothing is started.
+    The output ends with the size of everything that each task sends in addition to its own text:
+    tools, system prompt, and Claude Code's description of the environment. To measure it, a
+    worker is started with an offline model, in a temporary home; with --no-measure no process is
+    started.
 
     \b
     Example:
@@ -52,44 +51,62 @@ def show(
       agent-pool show code-reviewer --json --measure | jq .size
       agent-pool show code-reviewer --json | jq -r .prompt | wc -c
     """
-    settings = settings_of(ctx, project)
-    pool = AgentPool(settings)
-    found = pool.catalog.find(agent)
-    launch = run_async(pool.launch(agent))
+    pool = make_pool(load_command_settings(ctx, project))
     if as_json:
-        size = run_async(measure_prompt(launch, settings)) if measure else None
-        print_json(
-            {
-                **as_object(found, settings),
-                "prompt": launch.prompt,
-                "argv": list(launch.argv),
-                "cwd": str(launch.cwd),
-                "env": launch.shown_env(),
-                **({"size": _as_object(size)} if size else {}),
-            }
-        )
+        print_json(run_async(_as_json(pool, agent, measure=measure is True)))
     else:
-        _print(found, launch)
-        if measure is not False:
-            _measure(launch, settings, is_asked_for=measure is True)
+        run_async(_print_agent(pool, agent, measure))
 
 
-def _measure(launch: Launch, settings: Settings, *, is_asked_for: bool) -> None:
+async def _as_json(pool: PoolAPI, name: str, *, measure: bool) -> dict[str, Any]:
+    info, launch = await _describe(pool, name)
+    size = await pool.prompt_size(name) if measure else None
+    return {
+        **info.as_json(),
+        "prompt": launch.prompt,
+        "argv": list(launch.argv),
+        "cwd": launch.cwd,
+        "env": dict(launch.env),
+        **({"size": _size_as_json(size)} if size else {}),
+    }
+
+
+async def _print_agent(pool: PoolAPI, name: str, measure: bool | None) -> None:
+    """Print an agent and, unless `measure` is False, the size of its prompt.
+
+    Raises:
+        AgentPoolError: the agent cannot be used; or, if `measure` is True, its prompt cannot be
+            measured.
+    """
+    _print_launch(*await _describe(pool, name))
+    if measure is False:
+        return
     try:
-        _print_size(run_async(measure_prompt(launch, settings)))
+        _print_size(await pool.prompt_size(name))
     except AgentPoolError as error:
-        if is_asked_for:
+        if measure:
             raise
-        click.echo(f"What every task sends could not be measured: {error}", err=True)
+        click.echo(f"The size of the prompt could not be measured: {error}", err=True)
 
 
-def _print(agent: Agent, launch: Launch) -> None:
+async def _describe(pool: PoolAPI, name: str) -> tuple[AgentInfo, LaunchSpec]:
+    launch = await pool.launch_spec(name)  # first: it raises if the agent cannot be used
+    return _find_agent(await pool.agents(), name), launch
+
+
+def _find_agent(agents: AgentList, name: str) -> AgentInfo:
+    """Return the agent of this name, or of the file with this name."""
+    named = [agent for agent in agents.agents if agent.name == name]
+    return (named or [agent for agent in agents.agents if Path(agent.path).stem == name])[0]
+
+
+def _print_launch(agent: AgentInfo, launch: LaunchSpec) -> None:
     out = console()
-    variables = "\n".join(f"{name}={value}" for name, value in launch.shown_env().items())
+    variables = "\n".join(f"{name}={value}" for name, value in launch.env.items())
     for heading, content in (
-        ("File", str(agent.path)),
+        ("File", agent.path),
         ("Command", shlex.join(launch.argv)),
-        ("Folder", str(launch.cwd)),
+        ("Folder", launch.cwd),
         ("Environment", variables),
         (f"System prompt ({len(launch.prompt):,} characters)", launch.prompt),
     ):
@@ -97,8 +114,8 @@ def _print(agent: Agent, launch: Launch) -> None:
         out.print(printable(content), end="\n\n")
 
 
-def _as_object(size: PromptSize) -> dict[str, Any]:
-    return {**asdict(size), "total": size.total, "tokens": size.tokens}
+def _size_as_json(size: PromptSize) -> dict[str, Any]:
+    return {**size.as_json(), "total": size.total, "tokens": size.tokens}
 
 
 def _print_size(size: PromptSize) -> None:

@@ -15,35 +15,36 @@ expertise: [this-project]
 tools: [Read, Grep, Glob, Bash]
 ---
 
-You review code. Read the change and everything that it touches before you judge it.
+You review code. Read the change and all code that it affects before you judge it.
 
-Report what you found as a list, the worst first. For each finding give the file and line, what
-goes wrong and for whom, and the smallest change that mends it. Say nothing about matters of
-taste. When you find nothing, say so in one sentence.
+Report your findings as a list, the most serious first. For each finding give the file and line,
+the problem, who is affected by it, and the smallest change that fixes it. Do not comment on
+matters of taste. If you find no problem, report that in one sentence.
 
-You change no files.
+Do not change any file.
 """
 
 SKILL_TEXT: Final = """\
 ---
 name: review-checklist
-description: What to look at when reviewing a change.
+description: A list of questions for the review of a change.
 ---
 
-Look at these, in this order:
+Answer these questions, in this order:
 
-1. Does it do what it says? Try the cases at the edge: empty, one, very many, malformed.
-2. What happens when a step fails halfway? Is anything left open, locked or half written?
+1. Does the change do what its description says? Try the edge cases: empty, one, very many,
+   malformed.
+2. What happens if a step fails halfway? Is anything left open, locked or half written?
 3. Is there a test that would fail without the change?
-4. Would someone who sees the code for the first time read it as it is meant?
+4. Does a reader who sees this code for the first time understand it correctly?
 """
 
 EXPERTISE_TEXT: Final = """\
 # This project
 
-Replace this with what an agent must know about the project and cannot see at a glance:
+Replace this text with facts that an agent needs and cannot see at once in the code:
 
-- what it is for and who uses it;
+- the purpose of the project and its users;
 - how to run it and its tests;
-- which rules hold here that do not hold elsewhere.
+- the rules that are special to this project.
 """

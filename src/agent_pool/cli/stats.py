@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -15,22 +15,22 @@ from rich.text import Text
 
 from agent_pool import AgentStats, PoolStats, PoolStatus, SilentPool, running_pools
 from agent_pool.cli.command import Command, json_option, run_async
-from agent_pool.cli.output import console, count, megabytes, print_json, printable, seconds
+from agent_pool.cli.output import console, print_json
+from agent_pool.text import count, mebibytes, printable, seconds_text
 
-INTERVAL: Final = 1.0
-"""Seconds between two looks of --watch."""
+WATCH_INTERVAL_SECONDS: Final = 1.0
 
-Found = Sequence[PoolStatus | SilentPool]
+FoundPools: TypeAlias = Sequence[PoolStatus | SilentPool]
 
 
 @click.command(cls=Command)
-@click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
 @json_option
 def stats(as_json: bool, watch: bool) -> None:
     """Show every running pool of this user: workers, tasks, tokens, cost and memory.
 
-    A pool is one MCP server of a Claude Code session, or one program that uses the library. Each
-    is asked now; one that does not answer within two seconds is named as such.
+    A pool is one MCP server of a Claude Code session, or one program that uses the library. The
+    command asks each of them now; one that does not answer within two seconds is listed as such.
 
     \b
     Example:
@@ -43,32 +43,33 @@ def stats(as_json: bool, watch: bool) -> None:
         return
     found = run_async(running_pools())
     if as_json:
-        print_json(as_object(found))
+        print_json(pools_as_json(found))
     else:
-        console().print(report(found))
+        console().print(format_pools(found))
 
 
 def _watch(screen: Console, *, as_json: bool) -> None:
     if as_json:
-        raise click.UsageError("--watch is for people and --json for programs; choose one")
+        raise click.UsageError("--watch is for people and --json is for programs; choose one")
     if not screen.is_terminal:
-        raise click.UsageError("--watch needs a terminal; without it, stats shows one look")
+        raise click.UsageError("--watch needs a terminal; without --watch, stats prints once")
     try:
-        run_async(_show_again_and_again(screen))
+        run_async(_refresh_until_cancelled(screen))
     except KeyboardInterrupt:
-        return  # how it is meant to end
+        return  # the normal end of a watch, so the exit code is 0
 
 
-async def _show_again_and_again(screen: Console) -> None:
+async def _refresh_until_cancelled(screen: Console) -> None:
+    # Without its thread that redraws: the figures change only when the pools are asked.
     with Live(console=screen, auto_refresh=False) as live:
         while True:
-            live.update(report(await running_pools()), refresh=True)
-            await asyncio.sleep(INTERVAL)
+            live.update(format_pools(await running_pools()), refresh=True)
+            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
 
 
-def as_object(found: Found) -> dict[str, Any]:
-    """What was found, for programs."""
-    pools, silent = _sorted(found)
+def pools_as_json(found: FoundPools) -> dict[str, Any]:
+    """Return the pools, the pools that could not be asked, and the sum, as JSON values."""
+    pools, silent = _split(found)
     return {
         "pools": [pool.as_json() for pool in pools],
         "silent": [{**asdict(pool), "folder": str(pool.folder)} for pool in silent],
@@ -76,7 +77,7 @@ def as_object(found: Found) -> dict[str, Any]:
     }
 
 
-def _sorted(found: Found) -> tuple[list[PoolStatus], list[SilentPool]]:
+def _split(found: FoundPools) -> tuple[list[PoolStatus], list[SilentPool]]:
     pools = [pool for pool in found if isinstance(pool, PoolStatus)]
     silent = [pool for pool in found if isinstance(pool, SilentPool)]
     return sorted(pools, key=lambda pool: (pool.project, pool.pid)), silent
@@ -89,66 +90,78 @@ def _total(pools: Sequence[PoolStatus]) -> AgentStats:
 # For people
 
 
-def report(found: Found) -> RenderableType:
-    """What was found, for people."""
-    pools, silent = _sorted(found)
-    parts: list[RenderableType] = [part for pool in pools for part in _pool(pool)]
-    parts += [Text(f"{pool.folder}: {pool.why}", style="yellow") for pool in silent]
+def format_pools(found: FoundPools) -> RenderableType:
+    """Return the pools as tables, with a sum of all pools at the end."""
+    pools, silent = _split(found)
+    parts: list[RenderableType] = [part for pool in pools for part in _format_pool(pool)]
+    parts += [Text(f"{pool.folder}: {pool.reason}", style="yellow") for pool in silent]
     if not parts:
         return Text("No pool of yours is running here.")
-    return Group(*parts, _sum(pools))
+    return Group(*parts, _format_sum(pools))
 
 
-def _pool(pool: PoolStatus) -> list[RenderableType]:
+def _format_pool(pool: PoolStatus) -> list[RenderableType]:
     stats = pool.stats
     title = Text.assemble(
         (printable(pool.program), "bold"), f", pid {pool.pid}, in {printable(pool.project)}, "
     )
-    title.append(f"up {seconds(stats.uptime)}; processes started: {stats.spawned:,}")
-    parts: list[RenderableType] = [title, *_troubles(stats)]
+    title.append(f"up {seconds_text(stats.uptime)}; processes started: {stats.spawned:,}")
+    parts: list[RenderableType] = [title, *_format_delays(stats)]
     if pool.workers:
-        parts.append(_workers(pool))
+        parts.append(_worker_table(pool))
     if stats.agents:
-        parts.append(_agents(stats))
-    return [*parts, Text(spared(stats)), Text()]
+        parts.append(_agent_table(pool))
+    return [*parts, Text(reuse_text(stats)), Text()]
 
 
-def _troubles(stats: PoolStats) -> list[Text]:
-    said = []
+def _format_delays(stats: PoolStats) -> list[Text]:
+    """Return a line on tasks that wait and on a pause of the pool; no line if there are none."""
+    delays = []
     if stats.waiting:
-        said.append(f"{count(stats.waiting, 'task')} waiting for a worker")
+        delays.append(f"{count(stats.waiting, 'task')} waiting for a worker")
     if stats.paused:
-        said.append(f"the API refused work and is left alone for {seconds(stats.paused)}")
-    return [Text(f"  {'; '.join(said)}", style="yellow")] if said else []
+        delays.append(
+            f"the API refused work, so no task is started for the next {seconds_text(stats.paused)}"
+        )
+    return [Text(f"  {'; '.join(delays)}", style="yellow")] if delays else []
 
 
-def _workers(pool: PoolStatus) -> Table:
+def _worker_table(pool: PoolStatus) -> Table:
     table = _table("Worker", "Agent", "State", "Up", right=("Pid", "Tasks", "Memory", "Cost"))
     for worker in pool.workers:
         table.add_row(
             printable(worker.worker),
-            Text(printable(worker.agent) or "(spare)", style="cyan"),
+            _agent_cell(worker.agent or "(spare)", worker.project, pool),
             printable(f"{worker.state}, {worker.note}" if worker.note else worker.state),
-            seconds(worker.uptime),
+            seconds_text(worker.uptime),
             str(worker.pid or ""),
             f"{worker.tasks:,}",
-            megabytes(worker.rss),
+            mebibytes(worker.rss),
             _dollars(worker.cost_usd),
         )
     return table
 
 
-def _agents(stats: PoolStats) -> Table:
-    figures = ("Tasks", "Failed", "Tokens in", "Written", "Read", "Out", "Hit rate", "Cost")
-    table = _table("Agent", right=figures)
+def _agent_table(pool: PoolStatus) -> Table:
+    stats = pool.stats
+    headings = ("Tasks", "Failed", "Tokens in", "Written", "Read", "Out", "Hit rate", "Cost")
+    table = _table("Agent", right=headings)
     for agent in stats.agents:
-        table.add_row(Text(printable(agent.agent), style="cyan"), *_figures(agent))
+        name = _agent_cell(agent.agent, agent.project, pool)
+        table.add_row(name, *_figure_cells(agent))
     if len(stats.agents) > 1:
-        table.add_row("all", *_figures(stats.total), style="bold")
+        table.add_row("all", *_figure_cells(stats.total), style="bold")
     return table
 
 
-def _figures(agent: AgentStats) -> list[str]:
+def _agent_cell(name: str, project: str, pool: PoolStatus) -> Text:
+    """Return an agent's name, with its project if that is not the pool's own."""
+    # Two projects of one pool can each define an agent of this name.
+    place = f" in {project}" if project not in ("", pool.project) else ""
+    return Text(printable(f"{name}{place}"), style="cyan")
+
+
+def _figure_cells(agent: AgentStats) -> list[str]:
     usage = agent.usage
     tokens = (
         usage.input_tokens,
@@ -165,25 +178,25 @@ def _figures(agent: AgentStats) -> list[str]:
     ]
 
 
-def spared(stats: PoolStats) -> str:
-    """What using processes again saved, in words."""
+def reuse_text(stats: PoolStats) -> str:
+    """Return in words how many tasks used a process again, and how much time that saved."""
     reuse = stats.reuse
-    said = f"  {reuse.tasks:,} of {count(stats.total.tasks, 'task')} ran on a used process"
+    used = f"  {reuse.tasks:,} of {count(stats.total.tasks, 'task')} ran on a used process"
     if reuse.mean_start is None or reuse.seconds_saved is None:
-        return f"{said}; no start of a process was measured"
+        return f"{used}; no start of a process was measured"
     return (
-        f"{said}; {count(reuse.starts, 'measured start')} took {seconds(reuse.mean_start)} "
-        f"on average: {seconds(reuse.seconds_saved)} of starting saved"
+        f"{used}; {count(reuse.starts, 'measured start')} took {seconds_text(reuse.mean_start)} "
+        f"on average: {seconds_text(reuse.seconds_saved)} of starting saved"
     )
 
 
-def _sum(pools: Sequence[PoolStatus]) -> Text:
+def _format_sum(pools: Sequence[PoolStatus]) -> Text:
     total = _total(pools)
     workers = [worker for pool in pools for worker in pool.workers]
     parts = (
         count(len(pools), "pool"),
         count(len(workers), "worker"),
-        megabytes(sum(worker.rss for worker in workers)),
+        mebibytes(sum(worker.rss for worker in workers)),
         count(total.tasks, "task"),
         f"{sum(total.failed.values()):,} failed",
         f"hit rate {total.cache_hit_rate:.0%}",

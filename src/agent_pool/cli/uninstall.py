@@ -1,4 +1,4 @@
-"""`agent-pool uninstall`: undo what install did."""
+"""`agent-pool uninstall`: undo `agent-pool install`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from agent_pool.cli.command import Command, project_option, settings_of
-from agent_pool.cli.install import dry_run_option, perform, scope_option
+from agent_pool.cli.command import Command, load_command_settings, project_option
+from agent_pool.cli.install import apply_steps, dry_run_option, scope_option
 from agent_pool.cli.registration import Registration, Scope
 
 
@@ -19,13 +19,13 @@ from agent_pool.cli.registration import Registration, Scope
 def uninstall(ctx: click.Context, scope: Scope, dry_run: bool, project: Path | None) -> None:
     """Remove the MCP server and the delegation hook from Claude Code.
 
-    Takes away what `agent-pool install` added in that scope and nothing else: a server of the
-    same name that is not this one stays, and settings files are what they were before.
+    Removes only what `agent-pool install` added in that scope. Another server of the same name
+    stays, and settings files get back every byte that they had before.
 
     \b
     Example:
       agent-pool uninstall --dry-run
       agent-pool uninstall --scope user
     """
-    settings = settings_of(ctx, project)
-    perform(Registration(settings.project_dir).remove(scope), settings, dry_run=dry_run)
+    settings = load_command_settings(ctx, project)
+    apply_steps(Registration(settings.project_dir).plan_uninstall(scope), settings, dry_run=dry_run)

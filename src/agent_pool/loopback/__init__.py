@@ -1,40 +1,47 @@
 """An offline, scripted Messages API on 127.0.0.1 for the real Claude Code CLI.
 
-    async with LoopbackAPI(lambda request: f"you said {request.last_user_text}") as api:
-        env = {**os.environ, **api.env}    # point a Claude Code process here
+    async with LoopbackAPI(lambda request: f"you wrote {request.last_user_text}") as api:
+        env = {**os.environ, **api.env}    # for the Claude Code process
         ...
-        print(api.requests[-1].last_user_text, api.books.total)
+        print(api.requests[-1].last_user_text, api.usage.total)
 
-No key, no network, no cost. Nothing else of the package imports this on its own.
+It needs no key and no network, and costs no money. `import agent_pool` does not load it.
 """
 
 from agent_pool.loopback.api import LoopbackAPI
-from agent_pool.loopback.books import Account, Books, Line
-from agent_pool.loopback.cache import PromptCache, Usage, measure
-from agent_pool.loopback.record import OtherRequest
-from agent_pool.loopback.reply import Cut, Failure, Reply, StreamError, Text, ToolUse
-from agent_pool.loopback.request import Request, text_of
-from agent_pool.loopback.scripts import Script, calling, echo, sequence
+from agent_pool.loopback.cache import PromptCache, measure_prefixes
+from agent_pool.loopback.reply import (
+    DroppedConnection,
+    ErrorResponse,
+    ModelReply,
+    StreamError,
+    TextBlock,
+    ToolUseBlock,
+)
+from agent_pool.loopback.request import ModelRequest, get_result_text
+from agent_pool.loopback.request_log import OtherRequest
+from agent_pool.loopback.scripts import Script, call_tools, echo, sequence
+from agent_pool.loopback.usage import ApiUsage, UsageEntry, UsageLog, UsageTotal
 
 __all__ = [
-    "Account",
-    "Books",
-    "Cut",
-    "Failure",
-    "Line",
+    "ApiUsage",
+    "DroppedConnection",
+    "ErrorResponse",
     "LoopbackAPI",
+    "ModelReply",
+    "ModelRequest",
     "OtherRequest",
     "PromptCache",
-    "Reply",
-    "Request",
     "Script",
     "StreamError",
-    "Text",
-    "ToolUse",
-    "Usage",
-    "calling",
+    "TextBlock",
+    "ToolUseBlock",
+    "UsageEntry",
+    "UsageLog",
+    "UsageTotal",
+    "call_tools",
     "echo",
-    "measure",
+    "get_result_text",
+    "measure_prefixes",
     "sequence",
-    "text_of",
 ]

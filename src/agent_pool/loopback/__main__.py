@@ -12,7 +12,7 @@ from agent_pool.loopback import LoopbackAPI
 
 
 async def serve(port: int) -> None:
-    """Serve until a signal comes."""
+    """Serve the echo script until SIGINT or SIGTERM. Raises ConfigError if the port is in use."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -25,9 +25,9 @@ async def serve(port: int) -> None:
 
 
 def main() -> int:
-    """Run the command; 2 when the port is taken."""
+    """Run the command and return its exit code: 0, or 2 if it cannot listen on the port."""
     parser = argparse.ArgumentParser(prog="python -m agent_pool.loopback", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes any free one")
+    parser.add_argument("--port", type=int, default=0, help="0, the default, takes any free port")
     try:
         asyncio.run(serve(parser.parse_args().port))
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The offline Messages API: one object to start, look at and stop."""
+"""The offline Messages API: one object to start it, to read its requests, and to stop it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from anyio.from_thread import start_blocking_portal
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
-from agent_pool.loopback.books import Books
-from agent_pool.loopback.cache import Prompt, PromptCache
+from agent_pool.loopback.cache import PromptCache, PromptPrefixes
 from agent_pool.loopback.exchange import Exchange
-from agent_pool.loopback.record import OtherRequest, Record
-from agent_pool.loopback.request import Request
-from agent_pool.loopback.routes import Routes, new_request
+from agent_pool.loopback.request import ModelRequest
+from agent_pool.loopback.request_log import OtherRequest, RequestLog
+from agent_pool.loopback.routes import Routes, make_request
 from agent_pool.loopback.scripts import Script, echo
-from agent_pool.loopback.server import HOST, Server
+from agent_pool.loopback.server import HOST, HttpServer
+from agent_pool.loopback.usage import UsageLog
 
 MAX_BODY: Final = 64 * 1024 * 1024
+"""Bytes of the longest body that is accepted by default."""
 
 
 class LoopbackAPI:
     """A scripted Messages API on 127.0.0.1, for one `async with` or one `with ….in_thread()`.
 
     Args:
-        script: what the model says; sync or async, called once per request. An exception in it
-            gives the client a 500 that is not retried, and is raised again when the server ends.
-        port: 0 takes any free one; a taken one raises ConfigError on entering.
+        script: decides the answers; sync or async, called once per request. If it raises an
+            exception, the client gets a 500 that it does not retry, and the exception is raised
+            again when the server stops.
+        port: 0 takes any free one. Entering raises ConfigError if the port is in use.
         cache: the prompt cache; None makes one with the models' own minimum lengths.
-        keep_requests: how many requests `requests`, `other_requests` and `books.lines` keep.
-        max_body: bytes of a request's body; a longer one gets a 413.
-        clock: seconds, for `received_at` and the cache's lifetimes.
+        keep_requests: how many requests `requests`, `other_requests` and `usage.entries` keep.
+        max_body: bytes of the longest body that is accepted; a longer one gets a 413.
+        clock: returns seconds, for `received_at` and for the lifetimes of cache entries.
 
     Attributes:
-        script: may be replaced at any time, for the requests to come.
+        script: the script; a new one is used for all later requests.
     """
 
     def __init__(
@@ -52,16 +54,16 @@ class LoopbackAPI:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.script = script
-        self._record = Record(PromptCache() if cache is None else cache, keep_requests)
-        self._routes = Routes(self._answer, self._record.add_other, max_body)
+        self._log = RequestLog(PromptCache() if cache is None else cache, keep_requests)
+        self._routes = Routes(self._answer, self._log.add_other, max_body)
         self._clock = clock
         self._port = port
-        self._server: Server | None = None
+        self._server: HttpServer | None = None
 
     async def __aenter__(self) -> Self:
         if self._server is not None:
             raise RuntimeError("this LoopbackAPI was started before; make a new one")
-        self._server = Server(self._routes.app(), self._port)
+        self._server = HttpServer(self._routes.app(), self._port)
         await self._server.start()
         return self
 
@@ -71,16 +73,17 @@ class LoopbackAPI:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._running.stop()
-        if (raised := self._record.script_error) is None:
+        await self._started_server.stop()
+        if (script_error := self._log.script_error) is None:
             return
         if error is None:
-            raise raised
-        error.add_note(f"the loopback script had raised {raised!r}")
+            raise script_error
+        # The caller's own exception comes first; it must not be replaced.
+        error.add_note(f"the loopback script had raised {script_error!r}")
 
     @contextlib.contextmanager
     def in_thread(self) -> Iterator[Self]:
-        """Serve from a thread and an event loop of its own, for callers without one.
+        """Serve from a new thread with its own event loop, for callers without one.
 
         The script runs in that thread.
         """
@@ -89,63 +92,69 @@ class LoopbackAPI:
 
     @property
     def url(self) -> str:
-        """What ANTHROPIC_BASE_URL must be."""
-        return f"http://{HOST}:{self._running.port}"
+        """Return the value for ANTHROPIC_BASE_URL. Raises RuntimeError before the start."""
+        return f"http://{HOST}:{self._started_server.port}"
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that point a Claude Code process here and keep it off the network."""
+        """Return the variables that connect a Claude Code process to this API, and to no other."""
         return {
             "ANTHROPIC_BASE_URL": self.url,
+            # Without a key, Claude Code 2.1.330 ends with "Not logged in" and sends no request.
             "ANTHROPIC_API_KEY": "loopback",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_AUTOUPDATER": "1",
         }
 
     @property
-    def requests(self) -> list[Request]:
-        """The last calls of `/v1/messages`, oldest first."""
-        return list(self._record.requests)
+    def requests(self) -> list[ModelRequest]:
+        """Return the last well-formed calls of `/v1/messages`, oldest first."""
+        return list(self._log.requests)
 
     @property
     def other_requests(self) -> list[OtherRequest]:
-        """Whatever else was asked for, and malformed calls; oldest first."""
-        return list(self._record.others)
+        """Return the last other requests and malformed calls, oldest first."""
+        return list(self._log.other_requests)
 
     @property
-    def books(self) -> Books:
-        """What was billed."""
-        return self._record.books
+    def usage(self) -> UsageLog:
+        """Return the billed tokens: request by request, by model, and in total."""
+        return self._log.usage
 
     async def wait_until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
-        """Wait for `condition()` to hold; raises TimeoutError after `timeout` seconds.
+        """Wait until `condition()` is true.
 
-        It is looked at whenever a request arrives, begins to be answered, or ends, in the
-        server's thread.
+        It is checked at once and, in the server's thread, whenever a request arrives, its reply
+        begins, or it ends.
+
+        Raises:
+            TimeoutError: it was not true within `timeout` seconds.
+            Exception: the condition raised it.
         """
-        future = self._record.watch(condition)
+        future = self._log.watch(condition)
+        # Without this test `timeout=0` would fail for a condition that is true.
         if not future.done():
             await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         future.result()
 
     def block_until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
-        """`wait_until` for the callers of `in_thread`."""
-        self._record.watch(condition).result(timeout)
+        """Wait like `wait_until`, in a thread without an event loop; for users of `in_thread`."""
+        self._log.watch(condition).result(timeout)
 
     @property
-    def _running(self) -> Server:
+    def _started_server(self) -> HttpServer:
         if self._server is None:
             raise RuntimeError("this LoopbackAPI is not started: enter it with `async with` first")
         return self._server
 
-    def _answer(self, http: HttpRequest, body: dict[str, Any], prompt: Prompt) -> ASGIApp:
-        request = new_request(http, body, self._record.received, self._clock())
-        self._record.add(request)
+    def _answer(self, http: HttpRequest, body: dict[str, Any], prompt: PromptPrefixes) -> ASGIApp:
+        request = make_request(http, body, self._log.received, self._clock())
+        self._log.add(request)
         host, port = http.scope["client"]
         return Exchange(
-            self._record,
+            self._log,
             self.script,
             request,
             prompt,
-            abort=lambda: self._running.abort((host, port)),
+            abort=lambda: self._started_server.abort((host, port)),
         )

@@ -1,41 +1,45 @@
-"""The prompt cache's accounts, as the Messages API keeps them. No IO; time is an argument.
+"""The prompt cache of the Messages API, and its token counts. No IO; time is an argument.
 
-What is modelled, after the public documentation of prompt caching:
+It follows Anthropic's public documentation of prompt caching:
 
-- A prompt is tools, then system, then messages, block by block. A prefix is known by the model
-  and by its exact bytes: the JSON of every block as the client ordered it, `cache_control` left
-  out, because a breakpoint may move without changing what it marks. `tool_choice` and `thinking`
-  belong to the messages' part.
-- A request may mark at most four breakpoints. Each one that is long enough for the model writes
-  one entry. Reading looks at the breakpoint and at the positions before it, twenty in all, for an
-  entry that an earlier request wrote; a run of tool calls, or of tool results, is one position.
-- An entry lives for five minutes (or an hour, `"ttl": "1h"`) from the start of the last request
-  that wrote or read it, and can be read only once the response that wrote it has begun.
+- A prompt is a list of blocks: tools, then system, then messages. A prefix is identified by the
+  model and by the exact bytes of its blocks: the JSON in the client's order of keys, without
+  `cache_control`, because a breakpoint can move without changing the prefix. `tool_choice` and
+  `thinking` belong to the messages.
+- A request has at most four breakpoints. Each one writes one entry, if its prefix is long enough
+  for the model. A read checks the breakpoint and the positions before it, twenty in all, for an
+  entry that an earlier request wrote. A run of tool calls, or of tool results, is one position.
+- An entry expires five minutes (or an hour, `"ttl": "1h"`) after the start of the last request
+  that wrote or read it. It can be read once the response that wrote it has begun.
 
-What is not modelled is the tokenizer: tokens are characters of JSON divided by four, rounded up.
-Counts are differences of running totals, so read + written + plain input is always the whole.
+The tokenizer is not modelled: a token is four characters of JSON, rounded up. Each count is the
+difference of two running totals, so read + written + other input is always the whole prompt.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, Literal
+from itertools import accumulate, pairwise
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic_core import to_json
 
 from agent_pool.errors import AgentPoolError
+from agent_pool.loopback.usage import ApiUsage
 
 MAX_BREAKPOINTS: Final = 4
-LOOKBACK: Final = 20
-LIFETIME: Final[Mapping[str, float]] = {"5m": 300.0, "1h": 3600.0}
+LOOKBACK_POSITIONS: Final = 20
+TTL_SECONDS: Final[Mapping[str, float]] = {"5m": 300.0, "1h": 3600.0}
 CHARACTERS_PER_TOKEN: Final = 4
-SWEEP_EVERY: Final = 60.0  # seconds between searches for expired entries
+EXPIRY_CHECK_SECONDS: Final = 60.0
+"""Seconds between two searches for expired entries."""
 
 DEFAULT_MINIMUM: Final = 1024
-# The first prefix that fits a model's name decides; names that are not listed use the default.
+"""Tokens of the shortest prefix that a model caches, for models that are not listed below."""
+# The first name that the model's name starts with decides.
 MINIMUM_BY_MODEL: Final = (
     ("claude-opus-5", 512),
     ("claude-sonnet-5-5", 512),
@@ -55,66 +59,34 @@ Ttl = Literal["5m", "1h"]
 
 
 class InvalidRequest(AgentPoolError):  # noqa: N818 - named as the errors in agent_pool.errors
-    """A request that the API would refuse with status 400; the message is what it would say."""
+    """A request that the API refuses with status 400; the text is the API's error message."""
 
     code = "invalid_request"
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one request, named as in the API's replies.
+class Breakpoint:
+    """A block with `cache_control`.
 
-    The prompt's tokens are `input_tokens` + `cache_creation_input_tokens` +
-    `cache_read_input_tokens`; `ephemeral_1h_input_tokens` is the part of the creation that was
-    written for an hour.
+    Attributes:
+        block: the block's index in the prompt.
+        ttl: how long the entry lives.
     """
 
-    input_tokens: int = 0
-    cache_creation_input_tokens: int = 0
-    cache_read_input_tokens: int = 0
-    output_tokens: int = 0
-    ephemeral_1h_input_tokens: int = 0
-
-    @property
-    def ephemeral_5m_input_tokens(self) -> int:
-        return self.cache_creation_input_tokens - self.ephemeral_1h_input_tokens
-
-    @property
-    def prompt_tokens(self) -> int:
-        """The whole prompt, however it was paid for."""
-        return self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
-
-    def as_json(self) -> dict[str, Any]:
-        """The `usage` object of a reply."""
-        return {
-            "input_tokens": self.input_tokens,
-            "cache_creation_input_tokens": self.cache_creation_input_tokens,
-            "cache_read_input_tokens": self.cache_read_input_tokens,
-            "cache_creation": {
-                "ephemeral_5m_input_tokens": self.ephemeral_5m_input_tokens,
-                "ephemeral_1h_input_tokens": self.ephemeral_1h_input_tokens,
-            },
-            "output_tokens": self.output_tokens,
-            "service_tier": "standard",
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Breakpoint:
     block: int
     ttl: Ttl
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt reduced to what caching needs.
+class PromptPrefixes:
+    """The prefixes of one prompt, as the cache needs them.
 
     Attributes:
         model: the model's name.
         digests: for each block, the digest of the prefix that ends with it.
         tokens: for each block, the tokens of that prefix.
-        positions: for each block, its number among the look-back's positions.
-        breakpoints: the marked blocks, first to last.
+        positions: for each block, its position, counted as the look-back counts.
+        breakpoints: the breakpoints, in the order of their blocks.
     """
 
     model: str
@@ -124,89 +96,124 @@ class Prompt:
     breakpoints: tuple[Breakpoint, ...]
 
     @property
-    def total(self) -> int:
-        """Tokens of the whole prompt."""
+    def total_tokens(self) -> int:
+        """Return the tokens of the whole prompt; 0 if it has no block."""
         return self.tokens[-1] if self.tokens else 0
 
 
-def tokens_of(characters: int) -> int:
-    """Tokens for so many characters of JSON: a quarter, rounded up."""
+def estimate_tokens(characters: int) -> int:
+    """Return the tokens for this many characters of JSON: a quarter, rounded up."""
     return -(-characters // CHARACTERS_PER_TOKEN)
 
 
-def canonical(value: Any) -> bytes:
-    """The JSON that tokens are counted on and prefixes known by: no spaces, keys as they came."""
+def to_compact_json(value: Any) -> bytes:
+    """Return UTF-8 JSON without spaces, keys in their given order; prefixes are made of it."""
     try:
         return to_json(value, inf_nan_mode="constants")
-    except ValueError:  # lone surrogates, which JSON can hold and UTF-8 cannot
+    except ValueError:
+        # JSON can hold lone surrogates ("\ud800"), UTF-8 cannot, and to_json refuses them.
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         return text.encode("utf-8", "surrogatepass")
 
 
 def count_characters(text: bytes) -> int:
-    """The characters of UTF-8 text."""
+    """Count the characters of UTF-8 text."""
+    # Most prompts are ASCII, where a byte is a character and nothing has to be decoded.
     return len(text) if text.isascii() else len(text.decode("utf-8", "surrogatepass"))
 
 
-def measure(body: Mapping[str, Any]) -> Prompt:
-    """The prompt of a request's body, every block serialised once.
+def measure_prefixes(body: Mapping[str, Any]) -> PromptPrefixes:
+    """Measure the prefixes of the prompt in a request's body; each block is serialised once.
 
-    Raises InvalidRequest when `cache_control` is malformed, too frequent or out of order.
+    Args:
+        body: a body that `check_body` has accepted.
+
+    Raises:
+        InvalidRequest: a `cache_control` is malformed, there are more than four of them, or one
+            with ttl `1h` comes after one with ttl `5m`.
     """
-    digests: list[bytes] = []
-    tokens: list[int] = []
-    positions: list[int] = []
-    marks: list[Breakpoint] = []
-    state = blake2b(body["model"].encode("utf-8", "surrogatepass"), digest_size=16)
-    characters, position, last_run = 0, -1, ""
-    for index, (label, block) in enumerate(_blocks(body)):
-        ttl, run = _ttl(block.get("cache_control")), _run(block)
-        text = canonical(_unmarked(block) if ttl else block)
-        state.update(label)
-        state.update(text)
-        characters += count_characters(text)
-        if not run or run != last_run:
-            position += 1
-        last_run = run
-        digests.append(state.copy().digest())
-        tokens.append(tokens_of(characters))
-        positions.append(position)
-        if ttl:
-            marks.append(Breakpoint(index, ttl))
-    if ttl := _ttl(body.get("cache_control")):
-        marks = _with_automatic(marks, len(digests) - 1, ttl)
-    _check(marks)
-    return Prompt(body["model"], tuple(digests), tuple(tokens), tuple(positions), tuple(marks))
+    labelled = list(_iter_blocks(body))
+    blocks = [block for _, block in labelled]
+    breakpoints = _find_breakpoints(body, blocks)
+    texts = [to_compact_json(_without_cache_control(block)) for block in blocks]
+    labels = (label for label, _ in labelled)
+    return PromptPrefixes(
+        model=body["model"],
+        digests=tuple(_iter_digests(body["model"], zip(labels, texts, strict=True))),
+        tokens=tuple(map(estimate_tokens, accumulate(map(count_characters, texts)))),
+        positions=_number_positions(blocks),
+        breakpoints=tuple(breakpoints),
+    )
 
 
-def _blocks(body: Mapping[str, Any]) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
-    """Every block with a label that keeps equal bytes in different places apart."""
+def _iter_blocks(body: Mapping[str, Any]) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
+    """Yield each block with a label, so that equal blocks in different places differ."""
+    # Labels begin with a NUL byte. JSON escapes it, so a block's text cannot imitate a label.
     for tool in body.get("tools") or ():
         yield b"\0tool", tool
-    for block in _as_blocks(body.get("system") or ()):
+    for block in _to_blocks(body.get("system") or ()):
         yield b"\0system", block
-    opening = b"\0messages" + canonical([body.get("tool_choice"), body.get("thinking")])
+    # A change of these two invalidates the cached messages, but neither tools nor system.
+    label = b"\0messages" + to_compact_json([body.get("tool_choice"), body.get("thinking")])
     for message in body["messages"]:
-        opening += b"\0" + str(message["role"]).encode("utf-8", "surrogatepass")
-        for block in _as_blocks(message["content"]):
-            yield opening, block
-            opening = b"\0"
+        label += b"\0" + str(message["role"]).encode("utf-8", "surrogatepass")
+        for block in _to_blocks(message["content"]):
+            yield label, block
+            label = b"\0"
 
 
-def _as_blocks(content: Any) -> Any:
+def _to_blocks(content: Any) -> Any:
+    # The API takes a string as short for one text block; both give the same prefix.
     return ({"type": "text", "text": content},) if isinstance(content, str) else content
 
 
-def _run(block: Mapping[str, Any]) -> str:
-    kind = block.get("type")
-    return kind if kind in ("tool_use", "tool_result") else ""
-
-
-def _unmarked(block: Mapping[str, Any]) -> dict[str, Any]:
+def _without_cache_control(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    if block.get("cache_control") is None:
+        return block
     return {key: value for key, value in block.items() if key != "cache_control"}
 
 
-def _ttl(control: Any) -> Ttl | None:
+def _iter_digests(model: str, labelled_texts: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Yield the digest of each prefix, shortest first."""
+    # One model cannot read the entries of another one, so each digest covers the name too.
+    state = blake2b(model.encode("utf-8", "surrogatepass"), digest_size=16)
+    for label, text in labelled_texts:
+        state.update(label)
+        state.update(text)
+        yield state.copy().digest()
+
+
+def _number_positions(blocks: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Number the blocks from 0; tool calls in a row, or tool results in a row, share a number."""
+    types = ["", *map(_run_type, blocks)]
+    is_new = [not type_ or type_ != previous for previous, type_ in pairwise(types)]
+    return tuple(count - 1 for count in accumulate(is_new))
+
+
+def _run_type(block: Mapping[str, Any]) -> str:
+    block_type = block.get("type")
+    return block_type if block_type in ("tool_use", "tool_result") else ""
+
+
+def _find_breakpoints(
+    body: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]
+) -> list[Breakpoint]:
+    """Find the breakpoints, in order, and check them. Raises InvalidRequest for a wrong one."""
+    points = [
+        Breakpoint(index, ttl)
+        for index, block in enumerate(blocks)
+        if (ttl := _parse_ttl(block.get("cache_control")))
+    ]
+    # A `cache_control` of the request itself stands for one on its last block.
+    if ttl := _parse_ttl(body.get("cache_control")):
+        last = len(blocks) - 1
+        if not points or points[-1].block != last:
+            points.append(Breakpoint(last, ttl))
+    _check_breakpoints(points)
+    return points
+
+
+def _parse_ttl(control: Any) -> Ttl | None:
     if control is None:
         return None
     if not isinstance(control, Mapping) or control.get("type") != "ephemeral":
@@ -220,111 +227,119 @@ def _ttl(control: Any) -> Ttl | None:
             raise InvalidRequest(f"cache_control.ttl: expected '5m' or '1h', got {other!r:.80}")
 
 
-def _with_automatic(marks: list[Breakpoint], last: int, ttl: Ttl) -> list[Breakpoint]:
-    """A mark on the request itself stands for one on its last block."""
-    if marks and marks[-1].block == last:
-        return marks
-    return [*marks, Breakpoint(last, ttl)]
-
-
-def _check(marks: list[Breakpoint]) -> None:
-    if len(marks) > MAX_BREAKPOINTS:
+def _check_breakpoints(points: list[Breakpoint]) -> None:
+    if len(points) > MAX_BREAKPOINTS:
         raise InvalidRequest(
             f"A maximum of {MAX_BREAKPOINTS} blocks with cache_control may be provided. "
-            f"Found {len(marks)}."
+            f"Found {len(points)}."
         )
-    ttls = [mark.ttl for mark in marks]
-    if ttls != sorted(ttls):  # "1h" sorts before "5m", as it must stand
+    ttls = [point.ttl for point in points]
+    # The API wants longer lifetimes first; as a string, "1h" sorts before "5m".
+    if ttls != sorted(ttls):
         raise InvalidRequest("cache_control.ttl: a '1h' block must not come after a '5m' block")
 
 
-def minimum_for(model: str) -> int:
-    """The shortest prefix, in tokens, that `model` caches."""
-    for prefix, minimum in MINIMUM_BY_MODEL:
-        if model.startswith(prefix):
+def find_minimum(model: str) -> int:
+    """Find the shortest prefix, in tokens, that `model` caches."""
+    for name, minimum in MINIMUM_BY_MODEL:
+        if model.startswith(name):
             return minimum
     return DEFAULT_MINIMUM
 
 
+class CacheEntry(NamedTuple):
+    """One cached prefix: when it expires, in seconds of the caller's clock, and its ttl."""
+
+    expires_at: float
+    ttl: Ttl
+
+
 class PromptCache:
-    """The entries, and what a request reads from and writes to them.
+    """The cached prefixes, which requests read and write.
 
     Args:
-        minimum: tokens that a prefix needs to be cached; None asks `minimum_for(model)`.
-        max_entries: how many are kept; beyond it the least recently used are dropped.
+        minimum: tokens of the shortest prefix that is cached; None takes `find_minimum(model)`.
+        max_entries: how many entries are kept; above it the least recently used ones are dropped.
 
-    `now` is any clock in seconds that does not run backwards.
+    `now` is in seconds, of any clock that does not run backwards.
     """
 
     def __init__(self, *, minimum: int | None = None, max_entries: int = 10_000) -> None:
         self._minimum = minimum
         self._max_entries = max_entries
-        # Kept in order of last use, so that the front is what to drop.
-        self._entries: dict[bytes, tuple[float, Ttl]] = {}
-        self._next_sweep = 0.0
+        # In order of last use: each use removes an entry and adds it again at the end.
+        self._entries: dict[bytes, CacheEntry] = {}
+        self._next_expiry_check = 0.0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def charge(self, prompt: Prompt, now: float) -> Usage:
-        """The prompt's tokens as they would be billed now; refreshes the entry it reads.
+    def read(self, prompt: PromptPrefixes, now: float) -> ApiUsage:
+        """Count the prompt's tokens at the start of its request, and renew the entry it reads.
 
-        Nothing is written before `commit`. `output_tokens` is left 0.
+        It writes no entry, see `write`; `output_tokens` is 0.
         """
-        hit = self._longest_hit(prompt, now)
-        if hit >= 0:
-            self._refresh(prompt.digests[hit], now)
-        return self._bill(prompt, hit)
+        block = self._find_cached_block(prompt, now)
+        if block >= 0:
+            self._renew(prompt.digests[block], now)
+        return self._count(prompt, block)
 
-    def commit(self, prompt: Prompt, now: float) -> None:
-        """Write the prompt's breakpoints, or renew them; `now` is when its request started.
+    def write(self, prompt: PromptPrefixes, now: float) -> None:
+        """Write, or renew, an entry for each breakpoint. Call it when the response begins.
 
-        To be called when the response begins.
+        Args:
+            prompt: the prompt of the request.
+            now: when the request started, not its response; lifetimes count from there.
         """
-        for mark in self._writable(prompt):
-            key = prompt.digests[mark.block]
-            entry = (now + LIFETIME[mark.ttl], mark.ttl)
+        for point in self._cacheable_breakpoints(prompt):
+            key = prompt.digests[point.block]
+            entry = CacheEntry(now + TTL_SECONDS[point.ttl], point.ttl)
+            # An hour's entry keeps its time when a later request marks it with only 5 minutes.
             self._entries[key] = max(entry, self._entries.pop(key, entry))
-        self._prune(now)
+        self._drop_entries(now)
 
-    def _bill(self, prompt: Prompt, hit: int) -> Usage:
-        read = prompt.tokens[hit] if hit >= 0 else 0
-        writable = self._writable(prompt)
-        end = max([read, *(prompt.tokens[mark.block] for mark in writable)])
-        hour = max([read, *(prompt.tokens[mark.block] for mark in writable if mark.ttl == "1h")])
-        return Usage(
-            input_tokens=prompt.total - end,
+    def _count(self, prompt: PromptPrefixes, cached_block: int) -> ApiUsage:
+        read = prompt.tokens[cached_block] if cached_block >= 0 else 0
+        points = self._cacheable_breakpoints(prompt)
+        # `read` is the lower bound: a breakpoint inside the part that was read writes no tokens.
+        # 1h breakpoints come before those of 5 minutes, so the part up to the last is for an hour.
+        end = max([read, *(prompt.tokens[point.block] for point in points)])
+        hour = max([read, *(prompt.tokens[point.block] for point in points if point.ttl == "1h")])
+        return ApiUsage(
+            input_tokens=prompt.total_tokens - end,
             cache_creation_input_tokens=end - read,
             cache_read_input_tokens=read,
             ephemeral_1h_input_tokens=hour - read,
         )
 
-    def _writable(self, prompt: Prompt) -> list[Breakpoint]:
-        minimum = minimum_for(prompt.model) if self._minimum is None else self._minimum
-        return [mark for mark in prompt.breakpoints if prompt.tokens[mark.block] >= minimum]
+    def _cacheable_breakpoints(self, prompt: PromptPrefixes) -> list[Breakpoint]:
+        minimum = find_minimum(prompt.model) if self._minimum is None else self._minimum
+        return [point for point in prompt.breakpoints if prompt.tokens[point.block] >= minimum]
 
-    def _longest_hit(self, prompt: Prompt, now: float) -> int:
-        """The last block whose prefix is cached and within reach of a breakpoint, else -1."""
-        for mark in reversed(prompt.breakpoints):
-            first = prompt.positions[mark.block] - LOOKBACK + 1
-            for block in range(mark.block, -1, -1):
+    def _find_cached_block(self, prompt: PromptPrefixes, now: float) -> int:
+        """Find the last block with a cached prefix, near enough to a breakpoint; -1 without one."""
+        # The longest prefix is the cheapest one, so both loops begin at the end.
+        for point in reversed(prompt.breakpoints):
+            first = prompt.positions[point.block] - LOOKBACK_POSITIONS + 1
+            for block in range(point.block, -1, -1):
                 if prompt.positions[block] < first:
                     break
-                if self._is_live(prompt.digests[block], now):
+                if self._is_cached(prompt.digests[block], now):
                     return block
         return -1
 
-    def _is_live(self, key: bytes, now: float) -> bool:
+    def _is_cached(self, key: bytes, now: float) -> bool:
         entry = self._entries.get(key)
-        return entry is not None and now < entry[0]
+        return entry is not None and now < entry.expires_at
 
-    def _refresh(self, key: bytes, now: float) -> None:
-        _, ttl = self._entries.pop(key)
-        self._entries[key] = (now + LIFETIME[ttl], ttl)
+    def _renew(self, key: bytes, now: float) -> None:
+        ttl = self._entries.pop(key).ttl
+        self._entries[key] = CacheEntry(now + TTL_SECONDS[ttl], ttl)
 
-    def _prune(self, now: float) -> None:
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_EVERY
-            self._entries = {key: entry for key, entry in self._entries.items() if now < entry[0]}
+    def _drop_entries(self, now: float) -> None:
+        if now >= self._next_expiry_check:
+            self._next_expiry_check = now + EXPIRY_CHECK_SECONDS
+            live = {key: entry for key, entry in self._entries.items() if now < entry.expires_at}
+            self._entries = live
         while len(self._entries) > self._max_entries:
             del self._entries[next(iter(self._entries))]

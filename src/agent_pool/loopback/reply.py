@@ -1,4 +1,4 @@
-"""What a script may answer: content blocks, a whole reply, a failure, a cut connection."""
+"""The answers of a script: content blocks, a whole reply, an error, a dropped connection."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias, cast
 
 from agent_pool.errors import ConfigError
-from agent_pool.loopback.cache import Usage
+from agent_pool.loopback.usage import ApiUsage
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """A block of text."""
+class TextBlock:
+    """A block of text. Raises ConfigError if `text` is not a str."""
 
     text: str
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
-            raise ConfigError(f"Text holds {type(self.text).__name__}: give it a str")
+            raise ConfigError(f"TextBlock.text must be a str, not {type(self.text).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
-class ToolUse:
-    """A call of one of the client's tools; `id` is made up when it is left empty."""
+class ToolUseBlock:
+    """A call of one of the client's tools. Raises ConfigError if `input` is not JSON.
+
+    Attributes:
+        name: the tool's name.
+        input: its arguments.
+        id: the call's id; "" takes a new one.
+    """
 
     name: str
     input: Mapping[str, Any] = field(default_factory=dict)
@@ -34,88 +40,94 @@ class ToolUse:
         try:
             json.dumps(dict(self.input))
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"ToolUse {self.name!r}: its input is no JSON: {error}") from error
+            raise ConfigError(
+                f"ToolUseBlock {self.name!r}: its input cannot be written as JSON: {error}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """The connection is aborted: at this place of a reply, or instead of any reply at all."""
+class DroppedConnection:
+    """A connection that the server aborts: at this place of a reply, or before any response."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamError:
-    """An SSE `error` event at this place of a reply, which ends it.
+    """An SSE `error` event at this place of a reply, which ends the stream.
 
-    A reply that is not streamed becomes a `Failure` of this type and message instead.
+    If the client does not stream, it gets an `ErrorResponse` of this type and message instead.
     """
 
     type: str = "overloaded_error"
     message: str = "Overloaded"
 
 
-Content: TypeAlias = Text | ToolUse | Cut | StreamError
+ReplyItem: TypeAlias = TextBlock | ToolUseBlock | DroppedConnection | StreamError
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One assistant message.
+class ModelReply:
+    """One assistant message. Raises ConfigError for a wrong value.
 
     Attributes:
-        content: its blocks, in order; a str stands for one `Text`. What follows a `Cut` or a
-            `StreamError` is not sent, and the block before it is left unfinished.
+        content: its blocks, in order; a str is short for one `TextBlock`. The part after a
+            `DroppedConnection` or a `StreamError` is not sent, and the block before it stays
+            unfinished.
         delay: seconds before the first byte.
-        pace: seconds between deltas. With 0 every block is one delta and the whole stream one
-            write; above 0 blocks are cut into deltas of `chunk` characters.
-        chunk: characters per delta when `pace` is above 0.
-        stop_reason: None derives it: `tool_use` when there is a tool call, else `end_turn`.
-        usage: fields of `Usage` that replace what was counted, e.g. ``{"output_tokens": 500}``.
+        delta_interval: seconds before each delta of a stream. With 0 each block is one delta, and
+            the whole stream is one write.
+        delta_size: characters per delta if `delta_interval` is above 0.
+        stop_reason: None takes `tool_use` if there is a tool call, else `end_turn`.
+        usage: fields of `ApiUsage` that replace the counted ones, e.g. ``{"output_tokens": 500}``.
     """
 
-    content: str | Content | Iterable[str | Content] = ()
+    content: str | ReplyItem | Iterable[str | ReplyItem] = ()
     delay: float = 0.0
-    pace: float = 0.0
-    chunk: int = 20
+    delta_interval: float = 0.0
+    delta_size: int = 20
     stop_reason: str | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "content", tuple(_as_items(self.content)))
-        _at_least("delay", self.delay, 0)
-        _at_least("pace", self.pace, 0)
-        _at_least("chunk", self.chunk, 1)
-        if unknown := set(self.usage) - {of.name for of in fields(Usage)}:
-            raise ConfigError(f"Reply.usage: {sorted(unknown)} are not fields of Usage")
+        # The class is frozen; this is the way to set a field of it.
+        object.__setattr__(self, "content", tuple(_iter_items(self.content)))
+        _check_minimum("delay", self.delay, 0)
+        _check_minimum("delta_interval", self.delta_interval, 0)
+        _check_minimum("delta_size", self.delta_size, 1)
+        if unknown := set(self.usage) - {each.name for each in fields(ApiUsage)}:
+            raise ConfigError(f"ModelReply.usage: {sorted(unknown)} are not fields of ApiUsage")
 
     @property
-    def blocks(self) -> tuple[Text | ToolUse, ...]:
-        """The blocks that are sent: those before the first fault."""
+    def blocks(self) -> tuple[TextBlock | ToolUseBlock, ...]:
+        """Return the blocks that are sent: those before the first fault."""
         return self._split()[0]
 
     @property
-    def fault(self) -> Cut | StreamError | None:
-        """What ends the reply early, None when nothing does."""
+    def fault(self) -> DroppedConnection | StreamError | None:
+        """Return the item that ends the reply early; None if the reply is sent to its end."""
         return self._split()[1]
 
-    def _split(self) -> tuple[tuple[Text | ToolUse, ...], Cut | StreamError | None]:
-        sent: list[Text | ToolUse] = []
-        for item in cast(tuple[Content, ...], self.content):
-            if isinstance(item, Cut | StreamError):
+    def _split(
+        self,
+    ) -> tuple[tuple[TextBlock | ToolUseBlock, ...], DroppedConnection | StreamError | None]:
+        sent: list[TextBlock | ToolUseBlock] = []
+        for item in cast(tuple[ReplyItem, ...], self.content):
+            if isinstance(item, DroppedConnection | StreamError):
                 return tuple(sent), item
             sent.append(item)
         return tuple(sent), None
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """An error response in the API's own shape.
+class ErrorResponse:
+    """An HTTP error with the API's error object. Raises ConfigError for a wrong value.
 
     Attributes:
         status: the HTTP status, 400 to 599.
-        type: the API's name for it; "" derives it from the status (`rate_limit_error` for 429,
+        type: the API's error type; "" takes the one for the status (`rate_limit_error` for 429,
             `overloaded_error` for 529, and so on).
-        message: the text for the user; "" gives the type again.
-        retry_after: seconds for the `retry-after` header, None for no such header.
-        headers: further response headers.
+        message: the text for the user; "" takes the type.
+        retry_after: seconds for the `retry-after` header; None sends no such header.
+        headers: more response headers.
         delay: seconds before the response.
     """
 
@@ -127,38 +139,46 @@ class Failure:
     delay: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("delay", self.delay, 0)
+        _check_minimum("delay", self.delay, 0)
         if not 400 <= self.status <= 599:
-            raise ConfigError(f"Failure.status is {self.status}: an error's is 400 to 599")
+            raise ConfigError(f"ErrorResponse.status is {self.status}: it must be 400 to 599")
 
 
-Outcome: TypeAlias = Reply | Failure | Cut
-Answer: TypeAlias = Outcome | str | Content | Iterable[str | Content]
+ApiResponse: TypeAlias = ModelReply | ErrorResponse | DroppedConnection
+ScriptAnswer: TypeAlias = ApiResponse | str | ReplyItem | Iterable[str | ReplyItem]
 
 
-def as_outcome(answer: Answer) -> Outcome:
-    """What a script returned, in its full form; raises ConfigError for what is no answer."""
-    return answer if isinstance(answer, Reply | Failure | Cut) else Reply(answer)
+def to_response(answer: ScriptAnswer) -> ApiResponse:
+    """Convert the answer of a script to a response; content becomes a `ModelReply`.
+
+    Raises:
+        ConfigError: the value, or an item of the list, is not a possible answer.
+    """
+    if isinstance(answer, ModelReply | ErrorResponse | DroppedConnection):
+        return answer
+    return ModelReply(answer)
 
 
-def _as_items(content: str | Content | Iterable[str | Content]) -> Iterator[Content]:
-    if isinstance(content, str | Text | ToolUse | Cut | StreamError):
+def _iter_items(content: str | ReplyItem | Iterable[str | ReplyItem]) -> Iterator[ReplyItem]:
+    # A str is an iterable too, and would else become one block for each character.
+    if isinstance(content, str | TextBlock | ToolUseBlock | DroppedConnection | StreamError):
         content = (content,)
     elif not isinstance(content, Iterable):
-        raise _no_content(content)
+        raise _content_error(content)
     for item in content:
-        if not isinstance(item, str | Text | ToolUse | Cut | StreamError):
-            raise _no_content(item)
-        yield Text(item) if isinstance(item, str) else item
+        if not isinstance(item, str | TextBlock | ToolUseBlock | DroppedConnection | StreamError):
+            raise _content_error(item)
+        yield TextBlock(item) if isinstance(item, str) else item
 
 
-def _no_content(item: object) -> ConfigError:
+def _content_error(content: object) -> ConfigError:
     return ConfigError(
-        f"{type(item).__name__} is no content of a reply: use str, Text, ToolUse, Cut or "
-        "StreamError, or a list of them"
+        f"a reply cannot contain {type(content).__name__}: use str, TextBlock, ToolUseBlock, "
+        "DroppedConnection or StreamError, or a list of them"
     )
 
 
-def _at_least(name: str, value: float, lowest: float) -> None:
-    if not value >= lowest:
-        raise ConfigError(f"{name} is {value}: it must be at least {lowest}")
+def _check_minimum(name: str, value: float, minimum: float) -> None:
+    # Not `value < minimum`, which is false for NaN.
+    if not value >= minimum:
+        raise ConfigError(f"{name} is {value}: it must be at least {minimum}")

@@ -1,4 +1,4 @@
-"""One request to `/v1/messages`, as scripts and tests look at it."""
+"""One request to `/v1/messages`, as scripts and tests read it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from agent_pool.loopback.cache import InvalidRequest, Usage
+from agent_pool.loopback.cache import InvalidRequest
+from agent_pool.loopback.usage import ApiUsage
 
-# What Claude Code puts before the task into a user message.
-_INJECTED = re.compile(
+# Claude Code 2.1.330 puts reminders before the task into the user message, and after `/clear`
+# also some 400 characters about that command.
+_ADDED_TEXT = re.compile(
     r"\A(?:\s*<(?P<tag>system-reminder|local-command-[a-z]+|command-[a-z]+)>.*?</(?P=tag)>)+\s*",
     re.DOTALL,
 )
+# Claude Code 2.1.197 and 2.1.330 send the environment as a message of role `system`.
 _ROLES = ("user", "assistant", "system")
 
 
 @dataclass(eq=False)
-class Request:
-    """A parsed request.
+class ModelRequest:
+    """A well-formed call of `/v1/messages`.
 
     Attributes:
-        body: the JSON body; not to be changed.
-        headers: by lower-case name.
+        body: the JSON body; do not change it.
+        headers: values by lower-case name.
         path: the URL's path and query.
         index: 0 for the first request of this server.
         received_at: seconds of the server's clock (`time.monotonic` by default).
-        usage: the tokens billed, None until the reply has begun.
-        completed: the script's answer, a cut included, was sent to its end.
-        disconnected: the client went away before that.
+        usage: the billed tokens; None until the reply has begun.
+        completed: whether the script's answer was sent to its end; true for a dropped connection.
+        disconnected: whether the client left before that.
     """
 
     body: Mapping[str, Any] = field(repr=False)
@@ -38,71 +41,74 @@ class Request:
     path: str
     index: int
     received_at: float
-    usage: Usage | None = field(default=None, init=False)
+    usage: ApiUsage | None = field(default=None, init=False)
     completed: bool = field(default=False, init=False)
     disconnected: bool = field(default=False, init=False)
 
     @property
     def model(self) -> str:
+        """Return the name of the model."""
         return str(self.body["model"])
 
     @property
     def stream(self) -> bool:
+        """Return whether the client wants server-sent events."""
         return bool(self.body.get("stream"))
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The messages as sent."""
+        """Return the messages as sent."""
         return list(self.body["messages"])
 
     @cached_property
     def tools(self) -> tuple[str, ...]:
-        """The names of the tools that the model may call."""
+        """Return the names of the tools that the model can call."""
         return tuple(str(tool.get("name", "")) for tool in self.body.get("tools") or ())
 
     @cached_property
     def system_text(self) -> str:
-        """The system prompt, its blocks joined by newlines."""
-        return "\n".join(_texts(self.body.get("system") or ""))
+        """Return the text of the system prompt, its blocks joined by newlines."""
+        return "\n".join(_iter_texts(self.body.get("system") or ""))
 
     @cached_property
     def last_user_text(self) -> str:
-        """The task: what the user said last, without what Claude Code adds around it.
+        """Return the task: the last text of the user, without the text that Claude Code adds.
 
-        While tools are at work it stays the text of the user message before them. It is empty in
-        a turn that nobody asked for, such as the notice that a background shell has ended.
+        It stays the same while tools run. It is empty in a turn without a user's text, e.g. when
+        Claude Code reports that a background shell has ended.
         """
         for message in reversed(self.body["messages"]):
             if message["role"] == "user":
-                kept = (_INJECTED.sub("", text) for text in _texts(message["content"]))
-                said = "\n".join(text for text in kept if text.strip())
-                if said or not _results(message):
-                    return said
+                texts = (_ADDED_TEXT.sub("", text) for text in _iter_texts(message["content"]))
+                task = "\n".join(text for text in texts if text.strip())
+                # A user message with only tool results continues the turn of an earlier task.
+                if task or not _find_tool_results(message):
+                    return task
         return ""
 
     @cached_property
     def tool_results(self) -> tuple[dict[str, Any], ...]:
-        """The last message's `tool_result` blocks; empty when it holds none."""
-        return _results(self.body["messages"][-1])
+        """Return the `tool_result` blocks of the last message; empty if it has none."""
+        return _find_tool_results(self.body["messages"][-1])
 
     @property
     def session_id(self) -> str:
-        """Claude Code's session, from its header; empty for other clients."""
+        """Return the Claude Code session, from its header; empty for other clients."""
         return self.headers.get("x-claude-code-session-id", "")
 
     @property
     def subagent_id(self) -> str:
-        """The subagent that asks, from Claude Code's header; empty for the main conversation."""
+        """Return the subagent, from Claude Code's header; empty for the main conversation."""
         return self.headers.get("x-claude-code-agent-id", "")
 
     @property
     def is_side(self) -> bool:
-        """Whether Claude Code asks on its own account: for a title, for a prompt hook's verdict.
+        """Return whether Claude Code asks for its own needs, e.g. a title or a hook's verdict.
 
-        Such a request offers no tools and does not mention `thinking`; a step of a conversation
-        always has at least the latter, even in a session without tools. Requests of other clients
-        are never side requests.
+        It is false for all requests of other clients.
         """
+        # A side request of Claude Code 2.1.330 has neither tools nor `thinking`. A step of a
+        # conversation always has `thinking`, also in a session without tools.
         return (
             self.headers.get("user-agent", "").startswith("claude-cli/")
             and not self.tools
@@ -110,32 +116,35 @@ class Request:
         )
 
 
-def _results(message: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+def _find_tool_results(message: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     content = message["content"]
     blocks = () if isinstance(content, str) else content
     return tuple(block for block in blocks if block["type"] == "tool_result")
 
 
-def text_of(result: Mapping[str, Any]) -> str:
-    """The text of a `tool_result` block."""
-    return "\n".join(_texts(result.get("content") or ""))
+def get_result_text(result: Mapping[str, Any]) -> str:
+    """Return the text of a `tool_result` block, its text blocks joined by newlines."""
+    return "\n".join(_iter_texts(result.get("content") or ""))
 
 
 def check_body(body: Any) -> dict[str, Any]:
-    """The body of a request, if it has the types that the API asks for.
+    """Check the types of a request's body, and return it.
 
-    Raises InvalidRequest otherwise, naming the field.
+    Only the fields that the server reads are checked.
+
+    Raises:
+        InvalidRequest: a field is missing or has a wrong type; the message names it.
     """
     if not isinstance(body, dict):
-        raise InvalidRequest(f"body: expected an object, got {_kind(body)}")
-    _expect(body, "model", str, required=True)
-    _expect(body, "stream", bool)
-    _expect(body, "max_tokens", int)
+        raise InvalidRequest(f"body: expected an object, got {_type_name(body)}")
+    _get_field(body, "model", str, required=True)
+    _get_field(body, "stream", bool)
+    _get_field(body, "max_tokens", int)
     _check_blocks("system", body.get("system") or "")
-    for index, tool in enumerate(_expect(body, "tools", list) or ()):
+    for index, tool in enumerate(_get_field(body, "tools", list) or ()):
         if not isinstance(tool, dict):
-            raise InvalidRequest(f"tools.{index}: expected an object, got {_kind(tool)}")
-    messages = _expect(body, "messages", list, required=True)
+            raise InvalidRequest(f"tools.{index}: expected an object, got {_type_name(tool)}")
+    messages = _get_field(body, "messages", list, required=True)
     if not messages:
         raise InvalidRequest("messages: at least one message is required")
     for index, message in enumerate(messages):
@@ -143,43 +152,44 @@ def check_body(body: Any) -> dict[str, Any]:
     return body
 
 
-def _check_message(where: str, message: Any) -> None:
+def _check_message(name: str, message: Any) -> None:
     if not isinstance(message, dict):
-        raise InvalidRequest(f"{where}: expected an object, got {_kind(message)}")
+        raise InvalidRequest(f"{name}: expected an object, got {_type_name(message)}")
     if message.get("role") not in _ROLES:
-        raise InvalidRequest(f"{where}.role: expected one of {', '.join(_ROLES)}")
+        raise InvalidRequest(f"{name}.role: expected one of {', '.join(_ROLES)}")
     if "content" not in message:
-        raise InvalidRequest(f"{where}.content: Field required")
-    _check_blocks(f"{where}.content", message["content"])
+        raise InvalidRequest(f"{name}.content: Field required")
+    _check_blocks(f"{name}.content", message["content"])
 
 
-def _check_blocks(where: str, content: Any) -> None:
+def _check_blocks(name: str, content: Any) -> None:
     if isinstance(content, str):
         return
     if not isinstance(content, list):
-        raise InvalidRequest(f"{where}: expected a string or a list, got {_kind(content)}")
+        raise InvalidRequest(f"{name}: expected a string or a list, got {_type_name(content)}")
     for index, block in enumerate(content):
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-            raise InvalidRequest(f"{where}.{index}: expected an object with a 'type'")
+            raise InvalidRequest(f"{name}.{index}: expected an object with a 'type'")
         if block["type"] == "text" and not isinstance(block.get("text"), str):
-            raise InvalidRequest(f"{where}.{index}.text: expected a string")
+            raise InvalidRequest(f"{name}.{index}.text: expected a string")
 
 
-def _expect(body: dict[str, Any], name: str, kind: type, *, required: bool = False) -> Any:
+def _get_field(body: dict[str, Any], name: str, type_: type, *, required: bool = False) -> Any:
     value = body.get(name)
     if value is None:
         if required:
             raise InvalidRequest(f"{name}: Field required")
-    elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InvalidRequest(f"{name}: expected {kind.__name__}, got {_kind(value)}")
+    # In Python True is an int, in JSON it is not a number.
+    elif not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):
+        raise InvalidRequest(f"{name}: expected {type_.__name__}, got {_type_name(value)}")
     return value
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return type(value).__name__
 
 
-def _texts(content: Any) -> Iterator[str]:
+def _iter_texts(content: Any) -> Iterator[str]:
     if isinstance(content, str):
         yield content
         return

@@ -1,44 +1,49 @@
-"""Ready-made scripts: what the model says."""
+"""Scripts, which decide the model's answers, and three ready-made ones."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
-from agent_pool.loopback.reply import Answer, ToolUse
-from agent_pool.loopback.request import Request, text_of
+from agent_pool.loopback.reply import ScriptAnswer, ToolUseBlock
+from agent_pool.loopback.request import ModelRequest, get_result_text
 
-Script: TypeAlias = Callable[[Request], Answer | Awaitable[Answer]]
+Script: TypeAlias = Callable[[ModelRequest], ScriptAnswer | Awaitable[ScriptAnswer]]
 
 
-def echo(request: Request) -> Answer:
-    """Say the task back, or the tools' results when the last message holds some."""
+def echo(request: ModelRequest) -> ScriptAnswer:
+    """Repeat the task, or the tools' results if the last message has some."""
     if request.tool_results:
-        return "tool: " + "\n".join(text_of(result) for result in request.tool_results)
+        return "tool: " + "\n".join(get_result_text(result) for result in request.tool_results)
     return f"echo: {request.last_user_text}"
 
 
-def sequence(answers: Iterable[Answer]) -> Script:
-    """One answer after another; the last one repeats. Side requests are echoed.
+def sequence(answers: Iterable[ScriptAnswer]) -> Script:
+    """Make a script that gives one answer after another, and repeats the last one.
 
-    Raises ValueError when there is none.
+    Raises:
+        ValueError: there is no answer.
     """
-    waiting = list(answers)
-    if not waiting:
+    remaining = list(answers)
+    if not remaining:
         raise ValueError("sequence() needs at least one answer")
 
-    def script(request: Request) -> Answer:
+    def script(request: ModelRequest) -> ScriptAnswer:
+        # Claude Code decides when it asks for a title; such a request must not use up an answer.
         if request.is_side:
             return echo(request)
-        return waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        return remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
     return script
 
 
-def calling(*calls: ToolUse, then: Script = echo) -> Script:
-    """Call the tools, all in one message; once their results are there, go on with `then`."""
+def call_tools(*calls: ToolUseBlock, then: Script = echo) -> Script:
+    """Make a script that calls the tools, all in one message, and uses `then` for the results.
 
-    def script(request: Request) -> Answer | Awaitable[Answer]:
+    A side request gets the answer of `then` too.
+    """
+
+    def script(request: ModelRequest) -> ScriptAnswer | Awaitable[ScriptAnswer]:
         return then(request) if request.tool_results or request.is_side else list(calls)
 
     return script

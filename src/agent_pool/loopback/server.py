@@ -1,4 +1,4 @@
-"""An HTTP server inside the running event loop: takes no signals, keeps no log, ends at once."""
+"""An HTTP server in the running event loop: it takes no signals, writes no log, stops at once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,28 @@ from starlette.types import ASGIApp
 from agent_pool.errors import ConfigError
 
 HOST: Final = "127.0.0.1"
-SHUTDOWN_TIMEOUT: Final = 5.0  # seconds for requests under way to notice that they were aborted
+SHUTDOWN_TIMEOUT: Final = 5.0
+"""Seconds for the running requests to end after their connections were aborted."""
+KEEP_ALIVE_SECONDS: Final = 3600
+"""Seconds that an idle connection stays open.
+
+uvicorn's default is 5 s. A client that sends its next request at the moment of the close would get
+a reset connection.
+"""
 
 
-class Server(uvicorn.Server):
-    """Serves `app` from `start()` to `stop()`; `port` is known from the beginning.
+class HttpServer(uvicorn.Server):
+    """A server of `app` on 127.0.0.1, from `start()` to `stop()`.
 
-    Raises ConfigError when the port is taken.
+    Args:
+        app: the ASGI application.
+        port: 0 takes any free one.
+
+    Attributes:
+        port: the port; known before `start()`, because the socket is bound at once.
+
+    Raises:
+        ConfigError: the port is in use, or not a port.
     """
 
     def __init__(self, app: ASGIApp, port: int = 0) -> None:
@@ -35,15 +50,15 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                timeout_keep_alive=3600,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )
-        self._socket = _listen(port)
+        self._socket = _bind_socket(port)
         self.port: int = self._socket.getsockname()[1]
         self._stopping = asyncio.Event()
 
     async def start(self) -> None:
-        """Accept connections; returns once they are accepted."""
+        """Start to serve, and return when connections are accepted."""
         self._ready = asyncio.Event()
         self._serving = asyncio.create_task(self.serve([self._socket]), name="loopback server")
         ready = asyncio.create_task(self._ready.wait())
@@ -54,39 +69,45 @@ class Server(uvicorn.Server):
             raise
         finally:
             ready.cancel()
+        # It ends this early only if it failed; `result()` raises its error.
         if self._serving.done():
             self._serving.result()
 
     async def stop(self) -> None:
-        """Abort every connection and end, within `SHUTDOWN_TIMEOUT`; cancelled or not."""
+        """Abort every connection and stop, within `SHUTDOWN_TIMEOUT`; also when cancelled."""
         self._stopping.set()
         try:
+            # Without the shield a cancelled caller would cancel the shutdown and leave the socket.
             await asyncio.shield(self._serving)
         except asyncio.CancelledError:
             await asyncio.wait([self._serving], timeout=SHUTDOWN_TIMEOUT)
             raise
 
     def abort(self, client: tuple[str, int]) -> None:
-        """Drop one client's connection; what the system has taken before still reaches it."""
+        """Drop the connection of one client, given as host and port.
+
+        Bytes that the kernel has already taken still reach the client.
+        """
         for connection in list(self.server_state.connections):
             if getattr(connection, "client", None) == client:
                 connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals belong to the program that this server is a guest of."""
+        """Leave the signals to the program; uvicorn would handle SIGINT and SIGTERM itself."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections, and report it to `start`."""
         await super().startup(sockets)
         self._ready.set()
 
     async def main_loop(self) -> None:
-        """Wait for `stop()`; uvicorn's own loop looks ten times a second."""
+        """Wait for `stop()`; uvicorn's own loop would check for its end ten times a second."""
         await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Abort instead of uvicorn's waiting for clients to leave."""
+        """Abort the connections; uvicorn would wait until the clients have left."""
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
@@ -97,12 +118,15 @@ class Server(uvicorn.Server):
             await asyncio.wait_for(server.wait_closed(), SHUTDOWN_TIMEOUT)
 
 
-def _listen(port: int) -> socket.socket:
-    # With the protocol named, asyncio turns Nagle's algorithm off; else a reply may wait 40 ms.
+def _bind_socket(port: int) -> socket.socket:
+    # asyncio turns Nagle's algorithm off only for a socket that names its protocol (IPPROTO_TCP).
+    # With the algorithm on, a reply can wait for 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
+        # Without it, a port of a server that has just stopped stays in use (TIME_WAIT).
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
+    # bind raises OverflowError for a number that is no port.
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(

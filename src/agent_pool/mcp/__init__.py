@@ -11,18 +11,19 @@ if TYPE_CHECKING:
 
 
 def run(**overrides: Any) -> NoReturn:
-    """Serve MCP on stdin and stdout until the client leaves; this ends the process.
+    """Serve MCP on stdin and stdout until the client leaves; then end the process.
 
-    Wrong settings do not stop it: it serves, and every tool answers what is wrong with them.
-    The exit status is 0 when the client closed stdin, 128 + the signal's number after a signal
-    (130 for SIGINT, 143 for SIGTERM), 1 after a fault of the server itself. A signal that comes
-    before the server is loaded ends the process directly.
+    Wrong settings do not stop the server: every tool then returns what is wrong with them. The exit
+    status is 0 if the client closed stdin, 128 plus the signal's number after a signal (130 for
+    SIGINT, 143 for SIGTERM), 1 after a bug of the server. A signal before the server is loaded ends
+    the process directly.
 
     Args:
-        overrides: fields of `Settings`, before the environment and the file; None is not given.
+        overrides: fields of `Settings`, which win over the environment and the file; None counts
+            as not given.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there are workers, any signal just ends it
-    opening = _open()  # first, as the rest takes a while
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there are workers, a signal simply ends it
+    opening = _open()  # first: loading the rest takes about a second
     from agent_pool.mcp.loading import load_server
 
     load_server()(overrides, opening)
@@ -34,4 +35,4 @@ def _open() -> Opening:
     try:
         return Opening()
     except OSError as error:
-        sys.exit(f"agent-pool: stdin, where the client should be, cannot be read: {error}")
+        sys.exit(f"agent-pool: stdin, where the client writes, cannot be read: {error}")

@@ -1,8 +1,8 @@
-"""How a client's first words are answered before the SDK is loaded, which takes a while.
+"""Responses to a client's first requests, before the SDK is loaded.
 
-A client may wait for them for a short time only: Claude Code gives a server three seconds to say
-which protocol it speaks. So the plain forms of the two questions that open a connection are
-answered from here, in the server's own words. Whatever differs from them is left to the server.
+Loading takes about a second, and Claude Code gives a server three seconds to name its protocol. So
+the plain forms of the two requests that open a connection are answered here, exactly as the server
+would. Every other form is left to the server.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ NAME: Final = "agent-pool"
 INSTRUCTIONS: Final = (
     "Runs this project's agents in warm Claude Code processes. invoke gives a task to an agent "
     "and returns its answer; its description lists the agents. invoke_many runs several tasks at "
-    "the same time. list shows the processes, stats what they did, warmup starts one beforehand, "
-    "reset stops an agent's processes."
+    "the same time. list shows the processes, stats the figures so far. warmup starts a process "
+    "in advance, reset stops an agent's processes."
 )
 
-MOST: Final = 8  # greetings that are answered: their answers fit into any pipe unread
-LONGEST: Final = 4 * 1024  # bytes of a greeting
+MAX_GREETINGS: Final = 8
+"""Greetings that are answered: their responses fit into any pipe, even if they are not read."""
+MAX_GREETING: Final = 4 * 1024
+"""Bytes of a greeting."""
 VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 NEWEST: Final = "2026-07-28"
 
@@ -29,13 +31,13 @@ _META: Final = "io.modelcontextprotocol/"
 _TOOLS: Final = {"listChanged": True}
 _CAPABILITIES: Final = {"roots", "elicitation", "sampling", "extensions"}
 _CLIENT: Final = {"name", "version", "title", "description", "websiteUrl"}
-_ODD: Final = (b"\\u", b"\r")  # in text that this module and the server might read differently
+_ODD: Final = (b"\\u", b"\r")  # text that this module and the SDK could read differently
 
 RequestId = int | str
 
 
 def package_version() -> str:
-    """The installed version; ``"unknown"`` when the package is not installed."""
+    """Return the installed version; ``"unknown"`` if the package is not installed."""
     try:
         return version("claude-agent-pool")
     except PackageNotFoundError:
@@ -43,30 +45,30 @@ def package_version() -> str:
 
 
 class Greeter:
-    """Answers the greetings that a connection begins with, and nothing after them.
+    """Answers the greetings at the beginning of a connection, and no other request.
 
     Attributes:
-        heard: every byte so far.
+        received: every byte so far.
         answered: the ids of the requests that were answered.
-        has_ended: whether nothing more will be answered.
+        has_ended: no further request will be answered.
     """
 
     def __init__(self) -> None:
-        self.heard = bytearray()
+        self.received = bytearray()
         self.answered: list[RequestId] = []
         self.has_ended = False
-        self._next = 0  # where the first line that was not looked at begins
+        self._next = 0  # where the first unread line begins
 
-    def hear(self, data: bytes) -> bytes:
-        """The answers to what `data` completes."""
-        self.heard += data
-        said = b""
-        while not self.has_ended and (end := self.heard.find(b"\n", self._next)) >= 0:
-            said += self._answer(bytes(self.heard[self._next : end]))
+    def receive(self, data: bytes) -> bytes:
+        """Return the responses to the greetings that `data` completes."""
+        self.received += data
+        responses = b""
+        while not self.has_ended and (end := self.received.find(b"\n", self._next)) >= 0:
+            responses += self._answer(bytes(self.received[self._next : end]))
             self._next = end + 1
-        if len(self.heard) - self._next > LONGEST:
+        if len(self.received) - self._next > MAX_GREETING:
             self.has_ended = True
-        return said
+        return responses
 
     def _answer(self, line: bytes) -> bytes:
         request = _parsed(line)
@@ -75,14 +77,14 @@ class Greeter:
             self.has_ended = True
             return b""
         self.answered.append(request["id"])
-        self.has_ended = request["method"] == "initialize" or len(self.answered) == MOST
+        self.has_ended = request["method"] == "initialize" or len(self.answered) == MAX_GREETINGS
         answer = {"jsonrpc": "2.0", "id": request["id"], "result": result}
         return json.dumps(answer, ensure_ascii=False).encode() + b"\n"
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """A request of the plain form; an empty one when it is none."""
-    if len(line) > LONGEST or any(odd in line for odd in _ODD):
+    """Parse a request of the plain form; return an empty one for any other line."""
+    if len(line) > MAX_GREETING or any(odd in line for odd in _ODD):
         return {}
     try:
         request = json.loads(line.decode())
@@ -99,7 +101,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _result(request: Mapping[str, Any], *, is_first: bool) -> dict[str, Any] | None:
-    """What the server says to a greeting; None to all else."""
+    """Return the server's result for a greeting; None for any other request."""
     match request.get("method"):
         case "initialize" if is_first and _is_initialize(request["params"]):
             return _initialized(request["params"]["protocolVersion"])
@@ -131,7 +133,7 @@ def _is_discover(params: Mapping[str, Any]) -> bool:
 
 
 def _are_capabilities(found: object) -> bool:
-    """Whether they are such as clients have: of roots, flags; of all else, empty objects."""
+    """Check the form that clients send: flags under `roots`, empty objects under the others."""
     return isinstance(found, dict) and all(
         name in _CAPABILITIES
         and isinstance(parts, dict)

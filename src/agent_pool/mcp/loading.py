@@ -1,8 +1,8 @@
-"""The SDK and the server on it, loaded with less time and memory than an import takes.
+"""Loading the SDK and the server with less time and memory than a plain import takes.
 
-The SDK's packages import all of it, its client and its other kind of server too. Here they come to
-that only when something asks for one of their names. What the server needs is in modules inside
-them, which can be imported without that.
+The packages of the SDK import everything, its client and its high-level server too. Here that
+happens only when a name of these packages is asked for. The modules that the server needs are
+inside them, and can be imported without it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _PACKAGES: Final = ("mcp", "mcp.server")
 
 
 def load_server() -> Callable[[Mapping[str, Any], Opening], NoReturn]:
-    """What serves a connection that has been opened: `agent_pool.mcp.stdio.run`."""
-    gc.disable()  # what is loaded now stays: looking for garbage among it takes long
+    """Load `agent_pool.mcp.stdio`, and return its `run`."""
+    gc.disable()  # all that is loaded now stays: searching it for garbage takes time
     for name in _PACKAGES:
-        _put_off(name)
+        _load_lazily(name)
     from agent_pool.mcp.stdio import run
 
     gc.freeze()
@@ -31,23 +31,23 @@ def load_server() -> Callable[[Mapping[str, Any], Opening], NoReturn]:
     return run
 
 
-def _put_off(name: str) -> None:
-    """Let a package be importable without running its own code yet."""
+def _load_lazily(name: str) -> None:
+    """Make a package importable without running its own code."""
     spec = find_spec(name)
     if name in sys.modules or spec is None:
         return
     package = sys.modules[name] = module_from_spec(spec)
-    package.__class__ = _Unrun
+    package.__class__ = _LazyPackage
     parent, _, child = name.rpartition(".")
     if parent:
         setattr(sys.modules[parent], child, package)
 
 
-class _Unrun(ModuleType):
+class _LazyPackage(ModuleType):
     """A package whose code runs when it is first asked for a name that it does not have."""
 
     def __getattr__(self, name: str) -> Any:
-        self.__class__ = ModuleType  # type: ignore[assignment]  # from now on like any other
+        self.__class__ = ModuleType  # type: ignore[assignment]  # a normal package from now on
         assert self.__spec__ is not None
         assert self.__spec__.loader is not None
         self.__spec__.loader.exec_module(self)

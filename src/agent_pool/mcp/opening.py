@@ -1,8 +1,8 @@
-"""The opening of a connection: greetings answered by a thread while the server is being loaded.
+"""The opening of a connection: a thread answers greetings while the server is loaded.
 
-The server is then given every byte that was read, as if nobody had been there before it, and what
-it says to a request that has its answer already goes nowhere. So it knows all that its client
-said, and its client hears everything once.
+The server then gets every byte that was read, from the first one on, and its responses to requests
+that were answered already are dropped. So the server knows all requests, and the client gets every
+response once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ CHUNK: Final = 65536
 class Opening:
     """Answers greetings on stdin and stdout until `hand_over`.
 
-    From here on stdin is its own, and fd 0 leads nowhere: no other process shall read from it.
+    From now on only this object reads stdin; file descriptor 0 is /dev/null, so that no child
+    process can read from the client.
     """
 
     def __init__(self) -> None:
@@ -35,55 +36,55 @@ class Opening:
         os.dup2(nowhere, 0)
         os.close(nowhere)
         self._stopped, self._stop = os.pipe()
-        self._thread = threading.Thread(target=self._attend, name="opening", daemon=True)
+        self._thread = threading.Thread(target=self._answer_greetings, name="opening", daemon=True)
         self._thread.start()
 
     def hand_over(self) -> tuple[TextIO, list[RequestId]]:
         """Stop answering.
 
         Returns:
-            Stdin from its first byte, and the ids of the requests that were answered.
+            Stdin from its first byte on, and the ids of the requests that were answered.
         """
         os.close(self._stop)
-        self._thread.join()  # soon: it waits for nothing but stdin and this
+        self._thread.join()  # at once: it waits only for stdin and for this pipe
         os.close(self._stopped)
-        rest = io.FileIO(self._stdin, closefd=False)  # a thread may read it to the very end
-        stdin = io.BufferedReader(_Rewound(bytes(self._greeter.heard), rest))
+        rest = io.FileIO(self._stdin, closefd=False)  # a thread can still read it at the exit
+        stdin = io.BufferedReader(_Rewound(bytes(self._greeter.received), rest))
         return io.TextIOWrapper(stdin, "utf-8", "replace"), self._greeter.answered
 
-    def _attend(self) -> None:
+    def _answer_greetings(self) -> None:
         while not self._greeter.has_ended:
             ready, _, _ = select.select([self._stdin, self._stopped], [], [])
-            if self._stopped in ready or not (heard := os.read(self._stdin, CHUNK)):
+            if self._stopped in ready or not (data := os.read(self._stdin, CHUNK)):
                 return
-            if not _write(self._greeter.hear(heard)):
+            if not _write(self._greeter.receive(data)):
                 return
 
 
-def _write(said: bytes) -> bool:
-    """Whether the client could still be told."""
+def _write(data: bytes) -> bool:
+    """Write to stdout; return False if the client has closed it."""
     try:
-        while said:
-            said = said[os.write(1, said) :]
+        while data:
+            data = data[os.write(1, data) :]
     except OSError:
         return False
     return True
 
 
 class _Rewound(io.RawIOBase):
-    """A stream from its first byte, a part of which was read already."""
+    """A stream from its first byte on, a part of which was read already."""
 
-    def __init__(self, heard: bytes, rest: io.RawIOBase) -> None:
-        self._heard = heard
+    def __init__(self, received: bytes, rest: io.RawIOBase) -> None:
+        self._received = received
         self._rest = rest
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int | None:
-        if not self._heard:
+        if not self._received:
             return self._rest.readinto(buffer)
-        part = self._heard[: len(memoryview(buffer))]
+        part = self._received[: len(memoryview(buffer))]
         memoryview(buffer)[: len(part)] = part
-        self._heard = self._heard[len(part) :]
+        self._received = self._received[len(part) :]
         return len(part)

@@ -1,4 +1,4 @@
-"""What an agent asks permission for, as a question to a person, and what the answer means."""
+"""Permission requests as forms for a person, and the meaning of the answers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Final
 from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult
 
 from agent_pool import Denied, PermissionRequest
-from agent_pool.mcp.text import one_line
+from agent_pool.text import one_line
 
-SHOWN: Final = 4000
+MAX_INPUT_SHOWN: Final = 4000
 """Characters of a tool's input that a person sees."""
 
 _ONCE: Final = "allow once"
@@ -28,80 +28,85 @@ _SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-class Verdict(StrEnum):
+class Decision(StrEnum):
     """How a permission request ended."""
 
     ONCE = "allowed once"
     TASK = "allowed for the task"
     DENIED = "denied by the person"
     CLOSED = "the question was closed without an answer"
-    UNANSWERED = "nobody answered in time"
+    UNANSWERED = "no answer came in time"
     TOO_OFTEN = "asked too often"
     CANNOT_ASK = "the client cannot ask"
 
 
 _REASONS: Final = {
-    Verdict.CLOSED: f"The person in charge has not permitted this: {Verdict.CLOSED}.",
-    Verdict.TOO_OFTEN: "This is not permitted: you have asked too often during this task.",
-    Verdict.CANNOT_ASK: "This is not permitted: nobody can be asked, as the client cannot ask.",
+    Decision.CLOSED: f"The person in charge has not permitted this: {Decision.CLOSED}.",
+    Decision.TOO_OFTEN: "This is not permitted: you have asked too often during this task.",
+    Decision.CANNOT_ASK: "This is not permitted: no person can be asked, as the client cannot ask.",
 }
-"""What the agent reads, where it is not that the person said no."""
+"""What the agent reads if the reason is not a person's own "no"."""
 
-Ask = Callable[[PermissionRequest], Awaitable[Verdict]]
+AskPerson = Callable[[PermissionRequest], Awaitable[Decision]]
+"""Puts a permission request to a person."""
 
 
-class Permissions:
-    """What one task's agent may do.
+class TaskPermissions:
+    """The permissions of one task.
 
-    How long a person may think is the pool's to bound; it cancels what it does not wait for.
+    The pool bounds how long a person can think, and cancels the question after that.
+
+    Args:
+        ask: puts a request to a person; None if that is impossible.
 
     Attributes:
-        refused: the tools that it was denied, each with the reason.
+        refused: the tools that the agent was denied, each with the reason.
     """
 
-    def __init__(self, ask: Ask | None) -> None:
+    def __init__(self, ask: AskPerson | None) -> None:
         self._ask = ask
         self._permits_all = False
-        self.refused: list[tuple[str, Verdict]] = []
+        self.refused: list[tuple[str, Decision]] = []
 
-    async def permit(self, request: PermissionRequest) -> bool | Denied:
-        """Whether the agent may, and if not, why; the pool's `on_permission`."""
+    async def decide(self, request: PermissionRequest) -> bool | Denied:
+        """Decide a request of the agent; the pool's `on_permission`."""
         if self._permits_all:
             return True
         try:
-            verdict = await self._ask(request) if self._ask else Verdict.CANNOT_ASK
+            decision = await self._ask(request) if self._ask else Decision.CANNOT_ASK
         except asyncio.CancelledError:
-            self.refused.append((request.tool, Verdict.UNANSWERED))
+            self.refused.append((request.tool, Decision.UNANSWERED))
             raise
-        if verdict in (Verdict.ONCE, Verdict.TASK):
-            self._permits_all = verdict is Verdict.TASK
+        if decision in (Decision.ONCE, Decision.TASK):
+            self._permits_all = decision is Decision.TASK
             return True
-        self.refused.append((request.tool, verdict))
-        return Denied(_REASONS.get(verdict, ""))
+        self.refused.append((request.tool, decision))
+        return Denied(_REASONS.get(decision, ""))
 
 
-def form(request: PermissionRequest) -> ElicitRequestFormParams:
-    """The request as a form with one choice."""
+def permission_form(request: PermissionRequest) -> ElicitRequestFormParams:
+    """Return the request as a form with one choice."""
     return ElicitRequestFormParams(message=_message(request), requested_schema=_SCHEMA)
 
 
-def question(request: PermissionRequest) -> ElicitRequest:
-    """The form as something to ask the client for."""
-    return ElicitRequest(params=form(request))
+def permission_elicitation(request: PermissionRequest) -> ElicitRequest:
+    """Return the form as an elicitation, which the client is asked to show."""
+    return ElicitRequest(params=permission_form(request))
 
 
 def _message(request: PermissionRequest) -> str:
     given = one_line(json.dumps(dict(request.input), ensure_ascii=False))
-    if len(given) > SHOWN:
-        given = f"{given[:SHOWN]}… and {len(given) - SHOWN} characters that are not shown"
+    if len(given) > MAX_INPUT_SHOWN:
+        hidden = len(given) - MAX_INPUT_SHOWN
+        given = f"{given[:MAX_INPUT_SHOWN]}… and {hidden} characters that are not shown"
     about = f" ({one_line(request.description, 200)})" if request.description else ""
     agent, tool = one_line(request.agent, 100), one_line(request.tool, 100)
     return f"The agent {agent} asks for permission to use {tool}{about}:\n{given}"
 
 
-def verdict_of(answer: ElicitResult) -> Verdict:
-    """What the person decided; anything but a clear permission is none."""
+def decision_of(answer: ElicitResult) -> Decision:
+    """Return what the person decided; everything but a clear permission is a refusal."""
     if answer.action == "cancel":
-        return Verdict.CLOSED
+        return Decision.CLOSED
     chosen = (answer.content or {}).get("decision") if answer.action == "accept" else _DENY
-    return {_ONCE: Verdict.ONCE, _TASK: Verdict.TASK}.get(str(chosen), Verdict.DENIED)
+    return {_ONCE: Decision.ONCE, _TASK: Decision.TASK}.get(str(chosen), Decision.DENIED)

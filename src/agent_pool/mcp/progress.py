@@ -1,4 +1,4 @@
-"""What a client is told while an agent works: one short line at a time, never too many."""
+"""Progress for the client while an agent works: one short line at a time, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -8,27 +8,33 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agent_pool import Queued, Retry, Started, TaskEvent, Text, ToolUse
-from agent_pool.mcp.text import one_line
+from agent_pool.text import one_line
 
 WIDTH: Final = 120
-GAP: Final = 0.3  # seconds between two lines at least
-BEAT: Final = 15.0  # seconds of silence at most; clients give up on silent calls
+"""Characters of a line."""
+GAP_SECONDS: Final = 0.3
+"""Seconds between two lines at least."""
+BEAT_SECONDS: Final = 15.0
+"""Seconds without a line at most: clients give up on silent calls."""
 
-# The input that says most about a call, by what tools commonly name it.
-_TELLING: Final = ("command", "file_path", "notebook_path", "path", "pattern", "query", "url")
-_ALSO_TELLING: Final = ("description", "skill", "prompt", "title", "name")
+# The value of a tool's input that says most about a call, by the names that tools commonly use.
+_MAIN_INPUTS: Final = ("command", "file_path", "notebook_path", "path", "pattern", "query", "url")
+_OTHER_INPUTS: Final = ("description", "skill", "prompt", "title", "name")
+
+SendProgress = Callable[[int, str], Awaitable[None]]
+"""Sends one line of progress to the client, with a number that grows."""
 
 
-def narrate(event: TaskEvent) -> str | None:
-    """One line on what the agent does now; None when the event is no news.
+def progress_line(event: TaskEvent) -> str | None:
+    """Return one line on what the agent does now; None if the event changes nothing.
 
-    It never holds more of a tool's input than the start of one value.
+    It holds at most the beginning of one value of a tool's input.
     """
     match event:
         case Queued():
             return _queue_line(event)
-        case Started(agent=agent, worker=worker):
-            return one_line(f"{agent} has begun, on {worker}", WIDTH)
+        case Started(worker=worker):
+            return one_line(f"{event.agent} has started on {worker}", WIDTH)
         case Retry(status=0, delay=delay):
             return f"the API cannot be reached; trying again in {delay:.0f} s"
         case Retry(status=status, delay=delay):
@@ -49,7 +55,7 @@ def _queue_line(queued: Queued) -> str:
 
 
 def _tool_line(call: ToolUse) -> str:
-    for key in (*_TELLING, *_ALSO_TELLING):
+    for key in (*_MAIN_INPUTS, *_OTHER_INPUTS):
         value = call.input.get(key)
         if isinstance(value, str) and value.strip():
             return one_line(f"{call.name}: {value}", WIDTH)
@@ -57,47 +63,49 @@ def _tool_line(call: ToolUse) -> str:
 
 
 class Progress:
-    """Passes lines on: the latest wins, at most one in `gap` seconds, at least one in `beat`.
+    """Sends the latest line: at most one in `gap` seconds, at least one in `beat` seconds.
 
-    `send` gets a number that grows with each call, and the line. `say` may be called at any
-    time; nothing is sent before the first line.
+    Args:
+        send: sends a line; no line is sent before the first `update`.
+        gap: seconds between two lines at least.
+        beat: seconds between two lines at most; a repeated line tells how long it has held.
     """
 
     def __init__(
-        self, send: Callable[[int, str], Awaitable[None]], *, gap: float = GAP, beat: float = BEAT
+        self, send: SendProgress, *, gap: float = GAP_SECONDS, beat: float = BEAT_SECONDS
     ) -> None:
         self._send = send
         self._gap = gap
         self._beat = beat
         self._line = ""
         self._since = 0.0
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
-    def say(self, line: str) -> None:
-        """Make `line` the one to send next."""
+    def update(self, line: str) -> None:
+        """Make `line` the next one to send."""
         self._line = line
         self._since = time.monotonic()
-        self._news.set()
+        self._changed.set()
 
     async def run(self) -> None:
         """Send lines until cancelled."""
-        await self._news.wait()
+        await self._changed.wait()
         number = 0
         while True:
             number += 1
             await self._send(number, self._current())
             await asyncio.sleep(self._gap)
-            await self._wait_for_news()
+            await self._wait_for_change()
 
     def _current(self) -> str:
-        if self._news.is_set():
-            self._news.clear()
+        if self._changed.is_set():
+            self._changed.clear()
             return self._line
         return f"{self._line} ({time.monotonic() - self._since:.0f} s)"
 
-    async def _wait_for_news(self) -> None:
+    async def _wait_for_change(self) -> None:
         try:
             async with asyncio.timeout(self._beat):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             pass

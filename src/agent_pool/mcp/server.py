@@ -1,10 +1,10 @@
-"""The MCP server around a pool: both protocol eras, and news of changed agents."""
+"""The MCP server around a pool, for both protocol eras; it announces changed agents."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -23,26 +23,26 @@ from mcp_types import (
     PaginatedRequestParams,
 )
 
-from agent_pool import AgentPoolError
-from agent_pool.mcp.clients import Context, asking, can_be_asked, is_modern
+from agent_pool import AgentPoolError, PoolAPI
+from agent_pool.mcp.calls import Caller, ConnectionCalls, RunCall
+from agent_pool.mcp.capabilities import Context, can_elicit, elicit_permission, is_modern
+from agent_pool.mcp.elicitation import ElicitationRounds
 from agent_pool.mcp.greeting import INSTRUCTIONS, NAME, package_version
-from agent_pool.mcp.interfaces import Caller, Pool
-from agent_pool.mcp.jobs import Jobs, Run
-from agent_pool.mcp.rounds import Rounds
-from agent_pool.mcp.tasks import Tasks, for_this_protocol
-from agent_pool.mcp.tools import DELEGATING, Found, call_tool, declare
+from agent_pool.mcp.tasks import TasksExtension, for_this_protocol
+from agent_pool.mcp.tools import DELEGATING, Listing, call_tool, declare
 
-WATCH_INTERVAL: Final = 1.0  # seconds between two looks at the agent files
+WATCH_INTERVAL: Final = 1.0
+"""Seconds between two checks of the agents' files."""
 
 logger = logging.getLogger(__name__)
 
 
 def build_server(
-    pool: Pool, *, watch_interval: float = WATCH_INTERVAL, jobs: Jobs | None = None
+    pool: PoolAPI, *, watch_interval: float = WATCH_INTERVAL, calls: ConnectionCalls | None = None
 ) -> Server[Any]:
-    """The server for one connection; it uses `pool` and never opens or closes it."""
-    tools = _Tools(pool)
-    jobs = jobs or Jobs()
+    """Build the server for one connection; it uses `pool` and never opens or closes it."""
+    tools = _ToolHandlers(pool)
+    calls = calls or ConnectionCalls()
 
     @asynccontextmanager
     async def watching(_: Server[Any]) -> AsyncIterator[None]:
@@ -51,7 +51,7 @@ def build_server(
             yield
         finally:
             watcher.cancel()
-            jobs.cancel_all()
+            calls.cancel_all()
             tools.rounds.cancel_all()
 
     server: Server[Any] = Server(
@@ -65,12 +65,12 @@ def build_server(
     server.add_notification_handler(
         "notifications/initialized", NotificationParams, tools.remember_session
     )
-    _extend(server, Tasks(jobs, tools.bind), tools)
+    _extend(server, TasksExtension(calls, tools.bind), tools)
     return server
 
 
-def _extend(server: Server[Any], extension: Extension, tools: _Tools) -> None:
-    """Give the server an extension, as the SDK's other kind of server does by itself."""
+def _extend(server: Server[Any], extension: Extension, tools: _ToolHandlers) -> None:
+    """Add an extension to the server, as the SDK's high-level server does by itself."""
     handler = compose_tool_call_handler([extension], tools.call_tool)
     server.add_request_handler("tools/call", CallToolRequestParams, handler)
     for binding in extension.methods():
@@ -79,26 +79,27 @@ def _extend(server: Server[Any], extension: Extension, tools: _Tools) -> None:
 
 
 def initialization_options(server: Server[Any]) -> InitializationOptions:
-    """What `Server.run` needs; it promises `tools/list_changed`."""
+    """Return the options for `Server.run`; they announce `tools/list_changed`."""
     return server.create_initialization_options(NotificationOptions(tools_changed=True))
 
 
-class _Tools:
-    """The handlers of one connection, and what its client was last shown."""
+class _ToolHandlers:
+    """The handlers of one connection, and the version of the agents that its client knows."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: PoolAPI) -> None:
         self._pool = pool
         self.bus = InMemorySubscriptionBus()
-        self.rounds = Rounds()
+        self.rounds = ElicitationRounds()
         self._session: ServerSession | None = None
-        self._shown: Hashable = None  # the stamp of the definitions behind the last list
+        self._shown: str | None = None  # the version of the agents in the last list
 
     async def list_tools(self, _: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
-        self._shown = await asyncio.to_thread(self._stamp)  # before: later changes are news
-        return ListToolsResult(tools=declare(self._scan()))
+        # The version first: a change between the two steps is then announced.
+        self._shown = await self._agents_version()
+        return ListToolsResult(tools=declare(await self._agents()))
 
-    def bind(self, params: CallToolRequestParams) -> Run:
-        """The call, ready to run for whoever makes it."""
+    def bind(self, params: CallToolRequestParams) -> RunCall:
+        """Return the call, ready to run for its caller."""
         return partial(call_tool, self._pool, params.name, params.arguments)
 
     async def call_tool(
@@ -108,25 +109,25 @@ class _Tools:
             await ctx.session.report_progress(number, message=line)
 
         run = self.bind(params)
-        if params.name not in DELEGATING or not can_be_asked(ctx):
+        if params.name not in DELEGATING or not can_elicit(ctx):
             return await run(Caller(report))
         if is_modern(ctx):
             return await self.rounds.call(params, run, report)
-        return await run(Caller(report, asking(ctx)))
+        return await run(Caller(report, elicit_permission(ctx)))
 
     async def remember_session(self, ctx: Context, _: NotificationParams) -> None:
-        """Only clients of the older protocols say that they are initialized."""
+        """Keep the session; only clients of the older protocols send this notification."""
         self._session = ctx.session
 
     async def watch(self, interval: float) -> None:
-        """Tell the client when the definitions are not those that it was shown."""
+        """Tell the client when the agents are not those in its list of tools."""
         while True:
             await asyncio.sleep(interval)
             if self._shown is None:
                 continue
-            now = await asyncio.to_thread(self._stamp)
-            if now != self._shown:
-                self._shown = now
+            version = await self._agents_version()
+            if version != self._shown:
+                self._shown = version
                 await self._announce()
 
     async def _announce(self) -> None:
@@ -134,17 +135,15 @@ class _Tools:
         if self._session is not None:
             await self._session.send_tool_list_changed()
 
-    def _stamp(self) -> Hashable:
-        """A stamp that cannot be taken is a stamp too: its error, until that changes."""
+    async def _agents_version(self) -> str:
         try:
-            return self._pool.catalog.stamp()
+            return await self._pool.agents_version()
         except Exception as error:
-            return repr(error)
+            return repr(error)  # an error is a version too, until it changes
 
-    def _scan(self) -> Found:
-        """On the event loop, as the pool's own look-ups: a catalog is for one thread."""
+    async def _agents(self) -> Listing:
         try:
-            return self._pool.catalog.scan()
+            return await self._pool.agents()
         except AgentPoolError as error:
             return error
         except Exception as error:

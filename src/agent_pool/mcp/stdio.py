@@ -1,8 +1,8 @@
-"""The process around the server: stdin and stdout, signals, and an end that leaves nothing behind.
+"""The process around the server: stdin and stdout, signals, and an end that leaves no process.
 
-A client ends its server by closing stdin, or by SIGINT, SIGTERM 100 ms later and SIGKILL soon
-after. So the first of them kills the workers at once, and the process leaves without unwinding:
-there is no time for more, and nothing that a worker could still say has a reader.
+A client ends its server by closing stdin, or by SIGINT, then SIGTERM 100 ms later, then SIGKILL.
+So the first of these kills the workers at once, and the process exits without unwinding: there is
+no time for more, and no reader for what a worker could still report.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NoReturn, Self, cast
+from typing import Any, Final, NoReturn, Protocol, Self, cast
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
-from mcp.shared._stream_protocols import WriteStream
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCResponse
 
-from agent_pool import AgentPool, AgentPoolError
+from agent_pool import AgentPool, AgentPoolError, PoolAPI
 from agent_pool.mcp.greeting import RequestId
-from agent_pool.mcp.interfaces import Pool
 from agent_pool.mcp.opening import Opening
 from agent_pool.mcp.server import build_server, initialization_options
-from agent_pool.mcp.unusable import UnusablePool
+from agent_pool.mcp.unusable_pool import UnusablePool
 from agent_pool.mcp.wire import Wire
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LAST_WORDS: Final = 0.5  # seconds for answers under way after the client has closed stdin
-LOG_LEVEL: Final = "AGENT_POOL_LOG"  # debug, info, warning (the default) or error
+DRAIN_SECONDS: Final = 0.5
+"""Seconds for responses that are being written when the client closes stdin."""
+LOG_LEVEL: Final = "AGENT_POOL_LOG"
+"""The variable for the log level: debug, info, warning (the default) or error."""
 
 Message = SessionMessage | Exception
 logger = logging.getLogger(__name__)
@@ -46,15 +46,15 @@ def run(overrides: Mapping[str, Any], opening: Opening) -> NoReturn:
     raise AssertionError("unreachable: serve() ends the process")
 
 
-def _make_pool(overrides: Mapping[str, Any]) -> AgentPool | UnusablePool:
+def _make_pool(overrides: Mapping[str, Any]) -> PoolAPI:
     try:
         return AgentPool(**overrides)
     except AgentPoolError as error:
         return UnusablePool(error)
 
 
-async def serve(pool: AgentPool | UnusablePool, opening: Opening) -> NoReturn:
-    """Open the pool and serve it on stdin and stdout; ends the process, every worker killed."""
+async def serve(pool: PoolAPI, opening: Opening) -> NoReturn:
+    """Open the pool and serve it on stdin and stdout; kill every worker and exit at the end."""
     loop = asyncio.get_running_loop()
 
     def leave(status: int) -> NoReturn:
@@ -66,7 +66,7 @@ async def serve(pool: AgentPool | UnusablePool, opening: Opening) -> NoReturn:
             os._exit(status)
 
     def client_left() -> None:
-        loop.call_later(LAST_WORDS, leave, 0)
+        loop.call_later(DRAIN_SECONDS, leave, 0)
         pool.kill()
 
     for number in SIGNALS:
@@ -82,7 +82,7 @@ async def serve(pool: AgentPool | UnusablePool, opening: Opening) -> NoReturn:
     leave(0)
 
 
-async def _opened(pool: AgentPool | UnusablePool) -> Pool:
+async def _opened(pool: PoolAPI) -> PoolAPI:
     try:
         await pool.open()
     except AgentPoolError as error:
@@ -96,7 +96,7 @@ async def _converse(
     client_left: Callable[[], None],
     leave: Callable[[int], NoReturn],
 ) -> None:
-    """Serve until stdin ends and every answer under way is written."""
+    """Serve until stdin ends and every response is written."""
     stdin, answered = opening.hand_over()
     async with (
         stdio_server(anyio.wrap_file(stdin), _wire()) as (incoming, outgoing),
@@ -105,15 +105,15 @@ async def _converse(
         relay, requests = anyio.create_memory_object_stream[Message]()
         group.start_soon(_relay, incoming, relay, client_left)
         try:
-            unsaid = Unsaid(outgoing, answered)
-            await server.run(requests, unsaid, initialization_options(server))
+            unanswered = UnansweredOnly(outgoing, answered)
+            await server.run(requests, unanswered, initialization_options(server))
         except asyncio.CancelledError:
             # Writing to stdout failed. Unwinding would wait for stdin, which is still open.
             leave(0)
 
 
 def _wire() -> anyio.AsyncFile[str]:
-    return cast("anyio.AsyncFile[str]", Wire())  # the SDK uses no more of it than there is
+    return cast("anyio.AsyncFile[str]", Wire())  # the SDK uses only these methods
 
 
 async def _relay(
@@ -121,22 +121,37 @@ async def _relay(
     sink: ObjectSendStream[Message],
     at_end: Callable[[], None],
 ) -> None:
-    """Pass messages on; `at_end` is called as soon as there is no other, before any unwinding."""
+    """Pass messages on; call `at_end` as soon as the source has ended, before any unwinding."""
     async with sink:
         async for message in source:
             await sink.send(message)
         at_end()
 
 
-class Unsaid:
-    """A stream to the client without the answers that it has: the first to each of these ids."""
+class _MessageSink(Protocol):
+    """The stream to the client, as the SDK gives it."""
 
-    def __init__(self, stream: WriteStream[SessionMessage], answered: Iterable[RequestId]) -> None:
+    async def send(self, item: SessionMessage, /) -> None: ...
+    async def aclose(self) -> None: ...
+    async def __aenter__(self) -> Any: ...
+    async def __aexit__(self, *how: Any) -> Any: ...
+
+
+class UnansweredOnly:
+    """A stream to the client that drops responses which the client has already.
+
+    Args:
+        stream: the stream to the client.
+        answered: the ids of requests that were answered before; the first response to each of them
+            is dropped.
+    """
+
+    def __init__(self, stream: _MessageSink, answered: Iterable[RequestId]) -> None:
         self._stream = stream
         self._answered = set(answered)
 
     async def send(self, item: SessionMessage) -> None:
-        """Pass a message on, unless the client has it."""
+        """Pass a message on, unless the client has it already."""
         number = getattr(item.message, "id", None) if self._answered else None
         if number in self._answered and isinstance(item.message, JSONRPCResponse | JSONRPCError):
             self._answered.remove(number)

@@ -1,7 +1,7 @@
-"""The Tasks extension of MCP: a call is answered at once with a task, which the client polls.
+"""The Tasks extension of MCP: the response to a call is a task, which the client polls.
 
-Only where the request itself declares the extension. A task belongs to the connection that it was
-made on, and ends with it.
+It applies only to requests that declare the extension. A task belongs to the connection on which it
+was made, and ends with it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from agent_pool.mcp import answers
-from agent_pool.mcp.clients import Context, can_be_asked, declares, is_modern
-from agent_pool.mcp.jobs import LONGEST, Job, Jobs, Run, TooManyCalls
-from agent_pool.mcp.permissions import Verdict, question, verdict_of
+from agent_pool.mcp import results
+from agent_pool.mcp.calls import MAX_CALL_SECONDS, Call, ConnectionCalls, RunCall, TooManyCalls
+from agent_pool.mcp.capabilities import Context, can_elicit, declares, is_modern
+from agent_pool.mcp.permissions import Decision, decision_of, permission_elicitation
 from agent_pool.mcp.progress import WIDTH
-from agent_pool.mcp.text import one_line
 from agent_pool.mcp.tools import DELEGATING
+from agent_pool.text import one_line
 
-POLL_INTERVAL: Final = 1000  # milliseconds
+POLL_INTERVAL_MS: Final = 1000
 
 
 class TaskParams(RequestParams):
@@ -43,17 +43,24 @@ class UpdateParams(TaskParams):
     input_responses: dict[str, Any]
 
 
-class Tasks(Extension):
-    """The extension around `jobs`; `bind` makes a tool call into something to run."""
+class TasksExtension(Extension):
+    """The extension around the calls of a connection.
+
+    Args:
+        calls: where the tasks are kept.
+        bind: returns a tool call, ready to run.
+    """
 
     identifier = "io.modelcontextprotocol/tasks"
 
-    def __init__(self, jobs: Jobs, bind: Callable[[CallToolRequestParams], Run]) -> None:
-        self._jobs = jobs
+    def __init__(
+        self, calls: ConnectionCalls, bind: Callable[[CallToolRequestParams], RunCall]
+    ) -> None:
+        self._calls = calls
         self._bind = bind
 
     def methods(self) -> Sequence[MethodBinding]:
-        """What a client may do with its tasks."""
+        """Return the methods by which a client polls, answers and cancels its tasks."""
         bind = partial(MethodBinding, protocol_versions=frozenset(MODERN_PROTOCOL_VERSIONS))
         return (
             bind("tasks/get", TaskParams, self._get),
@@ -64,31 +71,32 @@ class Tasks(Extension):
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: Context, call_next: CallNext
     ) -> HandlerResult:
-        """Make a task of a call that takes long, where the client can handle one."""
+        """Make a task of a call that takes long, if the client can handle one."""
         is_able = is_modern(ctx) and declares(ctx, self.identifier)
         if params.name not in DELEGATING or not is_able:
             return await call_next(ctx)
         run = self._bind(params)
         try:
-            job = self._jobs.add(lambda: Job(run, can_ask=can_be_asked(ctx)))
+            call = self._calls.add(lambda: Call(run, can_ask=can_elicit(ctx)))
         except TooManyCalls as error:
-            return answers.refusal(error)
-        return {"resultType": "task", **self._summary(job)}
+            return results.error_result(error)
+        return {"resultType": "task", **self._summary(call)}
 
     async def _get(self, ctx: Context, params: TaskParams) -> HandlerResult:
-        job = self._find(ctx, params)
-        return self._summary(job) | _payload(job)
+        call = self._find(ctx, params)
+        return self._summary(call) | _payload(call)
 
     async def _update(self, ctx: Context, params: UpdateParams) -> HandlerResult:
-        job = self._find(ctx, params)
-        job.answer({key: _read(key, params.input_responses[key]) for key in _open(job, params)})
+        call = self._find(ctx, params)
+        answers = params.input_responses
+        call.answer({key: _read(key, answers[key]) for key in answers if key in call.questions})
         return {}
 
     async def _cancel(self, ctx: Context, params: TaskParams) -> HandlerResult:
         self._find(ctx, params).cancel()
         return {}
 
-    def _find(self, ctx: Context, params: TaskParams) -> Job:
+    def _find(self, ctx: Context, params: TaskParams) -> Call:
         if not declares(ctx, self.identifier):
             needed: dict[str, Any] = {"requiredCapabilities": {"extensions": {self.identifier: {}}}}
             raise MCPError(
@@ -96,26 +104,27 @@ class Tasks(Extension):
                 f"{ctx.method} needs a client that declares {self.identifier}",
                 needed,
             )
-        job = self._jobs.find(params.task_id)
-        if job is None:
+        call = self._calls.find(params.task_id)
+        if call is None:
             raise MCPError(INVALID_PARAMS, "Task not found: unknown here, or expired")
-        return job
+        return call
 
-    def _summary(self, job: Job) -> dict[str, Any]:
-        age = (job.updated - job.created).total_seconds()
+    def _summary(self, call: Call) -> dict[str, Any]:
+        age = (call.updated - call.created).total_seconds()
+        ttl = age + self._calls.kept if call.has_ended else MAX_CALL_SECONDS
         return {
-            "taskId": job.id,
-            "status": _status(job),
-            "statusMessage": _message(job),
-            "createdAt": job.created.isoformat(),
-            "lastUpdatedAt": job.updated.isoformat(),
-            "ttlMs": round(1000 * (age + self._jobs.kept if job.has_ended else LONGEST)),
-            "pollIntervalMs": POLL_INTERVAL,
+            "taskId": call.id,
+            "status": _status(call),
+            "statusMessage": _message(call),
+            "createdAt": call.created.isoformat(),
+            "lastUpdatedAt": call.updated.isoformat(),
+            "ttlMs": round(1000 * ttl),
+            "pollIntervalMs": POLL_INTERVAL_MS,
         }
 
 
 def for_this_protocol(binding: MethodBinding) -> Callable[[Context, Any], Any]:
-    """The handler, refusing what the connection's protocol does not have."""
+    """Return the handler of a method; it refuses protocols that do not have the method."""
 
     async def handle(ctx: Context, params: Any) -> HandlerResult:
         versions = binding.protocol_versions
@@ -126,38 +135,40 @@ def for_this_protocol(binding: MethodBinding) -> Callable[[Context, Any], Any]:
     return handle
 
 
-def _status(job: Job) -> str:
-    if job.is_cancelled:
+def _status(call: Call) -> str:
+    if call.is_cancelled:
         return "cancelled"
-    if job.error is not None:
+    if call.error is not None:
         return "failed"
-    if job.result is not None:
+    if call.result is not None:
         return "completed"
-    return "input_required" if job.questions else "working"
+    return "input_required" if call.questions else "working"
 
 
-def _message(job: Job) -> str:
-    if job.is_cancelled:
+def _message(call: Call) -> str:
+    if call.is_cancelled:
         return "cancelled"
-    if job.error is not None:
-        return job.error.message
-    if job.result is not None:
-        return "failed" if job.result.is_error else "done"
-    for asked in job.questions.values():
+    if call.error is not None:
+        return call.error.message
+    if call.result is not None:
+        return "failed" if call.result.is_error else "done"
+    for asked in call.questions.values():
         wanted = asked.request
         return one_line(f"{wanted.agent} waits for permission to use {wanted.tool}", WIDTH)
-    return job.line or "given out"
+    return call.line or "submitted"
 
 
-def _payload(job: Job) -> dict[str, Any]:
-    match _status(job):
+def _payload(call: Call) -> dict[str, Any]:
+    match _status(call):
         case "input_required":
-            asked = {key: question(one.request) for key, one in job.questions.items()}
+            asked = {
+                key: permission_elicitation(one.request) for key, one in call.questions.items()
+            }
             return {"inputRequests": {key: _wire(request) for key, request in asked.items()}}
         case "completed":
-            return {"result": _wire(job.result)}
+            return {"result": _wire(call.result)}
         case "failed":
-            return {"error": _wire(job.error)}
+            return {"error": _wire(call.error)}
     return {}
 
 
@@ -165,13 +176,9 @@ def _wire(model: Any) -> Any:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _open(job: Job, params: UpdateParams) -> list[str]:
-    return [key for key in params.input_responses if key in job.questions]
-
-
-def _read(key: str, response: object) -> Verdict:
+def _read(key: str, response: object) -> Decision:
     try:
-        return verdict_of(ElicitResult.model_validate(response, by_name=False))
+        return decision_of(ElicitResult.model_validate(response, by_name=False))
     except ValidationError:
         expected = '{"action": "accept" | "decline" | "cancel", "content": {…}}'
         raise MCPError(INVALID_PARAMS, f"inputResponses.{key}: expected {expected}") from None

@@ -1,58 +1,64 @@
-"""The tools: how each is declared to clients, and what a call of it does."""
+"""The tools: their declarations for clients, and what each call does."""
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, Tool, ToolAnnotations
 
-from agent_pool import Agent, AgentPoolError, Broken
-from agent_pool.mcp import answers
-from agent_pool.mcp.arguments import Arguments, Invoke, InvokeMany, Nothing, OneAgent, Reset
+from agent_pool import AgentList, AgentPoolError, PoolAPI
+from agent_pool.mcp import results
+from agent_pool.mcp.agent_list import describe_agents
+from agent_pool.mcp.calls import Caller
 from agent_pool.mcp.delegation import invoke, invoke_many
-from agent_pool.mcp.interfaces import Caller, Pool
-from agent_pool.mcp.listing import describe_agents
-from agent_pool.mcp.text import one_line
+from agent_pool.mcp.tool_arguments import (
+    AgentArguments,
+    InvokeArguments,
+    InvokeManyArguments,
+    NoArguments,
+    ResetArguments,
+    ToolArguments,
+)
+from agent_pool.text import bytes_text, count, did_you_mean, one_line
 
-DESCRIPTION_LIMIT: Final = 2048  # characters; clients may cut what is longer
-RESULT_LIMIT: Final = 500_000  # characters that Claude Code hands to the model, not to a file
+DESCRIPTION_LIMIT: Final = 2048  # characters; clients can cut a longer description
+RESULT_LIMIT: Final = 500_000  # characters that Claude Code passes to the model, not to a file
 DELEGATING: Final = frozenset({"invoke", "invoke_many"})
-"""The tools that take as long as an agent does."""
+"""The tools that take as long as an agent's task."""
 
 logger = logging.getLogger(__name__)
 
-Found = Sequence[Agent | Broken] | Exception
-"""The definitions in their order, or what keeps them from being read."""
+Listing = AgentList | Exception
+"""The agents, or why they cannot be listed."""
 
 
 async def call_tool(
-    pool: Pool, name: str, arguments: Mapping[str, Any] | None, caller: Caller
+    pool: PoolAPI, name: str, arguments: Mapping[str, Any] | None, caller: Caller
 ) -> CallToolResult:
-    """Make one call; every failure but an unknown tool is a tool error for the model to read.
+    """Carry out one call; all failures but an unknown tool are tool errors, for the model to read.
 
     Raises:
         MCPError: there is no such tool.
     """
     entry = _ENTRIES.get(name)
     if entry is None:
-        close = difflib.get_close_matches(name, _ENTRIES, n=1) or list(_ENTRIES)
-        raise MCPError(INVALID_PARAMS, f"Unknown tool: {name}; there is {', '.join(close)}")
+        hint = did_you_mean(name, _ENTRIES, most=1) or f"; the tools are {', '.join(_ENTRIES)}"
+        raise MCPError(INVALID_PARAMS, f"Unknown tool: {name}{hint}")
     try:
         return await entry.run(pool, entry.arguments.read(name, arguments), caller)
     except AgentPoolError as error:
-        return answers.refusal(error)
+        return results.error_result(error)
     except Exception as error:
         logger.exception("bug: the tool %s failed", name)
-        return answers.bug(error)
+        return results.error_result(error)
 
 
-def declare(found: Found) -> list[Tool]:
-    """The tools as clients see them, with the agents in the description of `invoke`."""
+def declare(found: Listing) -> list[Tool]:
+    """Return the tools as clients see them, with the agents in the description of `invoke`."""
     return [
         Tool(
             name=name,
@@ -66,51 +72,52 @@ def declare(found: Found) -> list[Tool]:
     ]
 
 
-def _about(found: Found) -> str:
+def _about(found: Listing) -> str:
     budget = DESCRIPTION_LIMIT - len(_INVOKE)
     if isinstance(found, Exception):
-        return one_line(f"No agent can be called now: {found}", budget)
+        return one_line(f"The agents cannot be listed now: {found}", budget)
     return describe_agents(found, budget)
 
 
-async def _warmup(pool: Pool, call: OneAgent, _: Caller) -> CallToolResult:
+async def _warmup(pool: PoolAPI, call: AgentArguments, _: Caller) -> CallToolResult:
     worker = await pool.warmup(call.agent)
-    memory = answers.human_bytes(worker.rss)
-    return answers.said(
+    memory = bytes_text(worker.rss)
+    return results.text_result(
         f"{call.agent} is warm: worker {worker.worker}, pid {worker.pid}, {worker.state}, {memory}."
     )
 
 
-async def _list(pool: Pool, _: Nothing, __: Caller) -> CallToolResult:
-    return answers.worker_rows(await pool.list())
+async def _list(pool: PoolAPI, _: NoArguments, __: Caller) -> CallToolResult:
+    return results.workers_result(await pool.workers())
 
 
-async def _stats(pool: Pool, _: Nothing, __: Caller) -> CallToolResult:
-    return answers.pool_figures(pool.stats())
+async def _stats(pool: PoolAPI, _: NoArguments, __: Caller) -> CallToolResult:
+    return results.stats_result(await pool.stats())
 
 
-async def _reset(pool: Pool, call: Reset, _: Caller) -> CallToolResult:
+async def _reset(pool: PoolAPI, call: ResetArguments, _: Caller) -> CallToolResult:
     if call.conversation is not None:
-        return _end_conversation(pool, call.agent, call.conversation)
-    count = await pool.reset(call.agent)
-    if count == 0:
-        return answers.said(f"{call.agent} had no worker; the next invoke starts one.")
-    workers = "1 worker" if count == 1 else f"{count} workers"
-    return answers.said(f"Stopped {workers} of {call.agent}; the next invoke starts a fresh one.")
+        return await _end_conversation(pool, call.agent, call.conversation)
+    stopped = await pool.reset(call.agent)
+    if stopped == 0:
+        return results.text_result(f"{call.agent} had no worker; the next invoke starts one.")
+    return results.text_result(
+        f"Stopped {count(stopped, 'worker')} of {call.agent}; the next invoke starts a new one."
+    )
 
 
-def _end_conversation(pool: Pool, agent: str, conversation: str) -> CallToolResult:
-    if pool.end_conversation(agent, conversation):
-        return answers.said(f"The conversation {conversation!r} with {agent} has ended.")
-    return answers.said(f"There is no conversation {conversation!r} with {agent}.")
+async def _end_conversation(pool: PoolAPI, agent: str, conversation: str) -> CallToolResult:
+    if await pool.end_conversation(agent, conversation):
+        return results.text_result(f"The conversation {conversation!r} with {agent} has ended.")
+    return results.text_result(f"There is no conversation {conversation!r} with {agent}.")
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _ToolEntry:
     title: str
     description: str
-    arguments: type[Arguments]
-    run: Callable[[Pool, Any, Caller], Awaitable[CallToolResult]]
+    arguments: type[ToolArguments]
+    run: Callable[[PoolAPI, Any, Caller], Awaitable[CallToolResult]]
     annotations: ToolAnnotations
     meta: dict[str, Any] | None = None
 
@@ -126,58 +133,58 @@ _LONG_ANSWERS: Final = {
     "anthropic/maxResultSizeChars": RESULT_LIMIT,
 }
 _HARMLESS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-_ENTRIES: Final[Mapping[str, _Entry]] = {
-    "invoke": _Entry(
+_ENTRIES: Final[Mapping[str, _ToolEntry]] = {
+    "invoke": _ToolEntry(
         "Invoke an agent",
         _INVOKE,
-        Invoke,
+        InvokeArguments,
         invoke,
         ToolAnnotations(),
         _LONG_ANSWERS,
     ),
-    "invoke_many": _Entry(
+    "invoke_many": _ToolEntry(
         "Invoke agents side by side",
         "Delegate several tasks at once, to the same agent or to different ones, and get all "
         "their answers together, each under a heading. The tasks run at the same time; one that "
         "fails does not stop the others. The agents are listed in the description of invoke.",
-        InvokeMany,
+        InvokeManyArguments,
         invoke_many,
         ToolAnnotations(),
         _LONG_ANSWERS,
     ),
-    "warmup": _Entry(
+    "warmup": _ToolEntry(
         "Warm up an agent",
-        "Start a worker process of an agent beforehand, so that its next task begins at once. "
-        "Never needed: invoke starts what is missing.",
-        OneAgent,
+        "Start a worker process of an agent in advance, so that its next task starts at once. "
+        "You never need it: invoke starts a worker by itself.",
+        AgentArguments,
         _warmup,
         ToolAnnotations(destructive_hint=False, idempotent_hint=True, open_world_hint=False),
     ),
-    "list": _Entry(
+    "list": _ToolEntry(
         "List workers",
-        "The worker processes that are alive, as a JSON array: agent name and description, "
+        "The worker processes that run now, as a JSON array: agent name and description, "
         "worker, state, pid, tasks done, memory of the process tree, uptime, tokens and cost. "
         "The agents that can be called are in the description of invoke.",
-        Nothing,
+        NoArguments,
         _list,
         _HARMLESS,
     ),
-    "stats": _Entry(
-        "Accounts of the pool",
-        "What happened since the server started, as a JSON object: tasks, failures, seconds, "
-        "tokens and cost of each agent and in all, processes started, resets, and why workers "
-        "went. For the workers as they are now use list.",
-        Nothing,
+    "stats": _ToolEntry(
+        "Statistics of the pool",
+        "The figures since the server started, as a JSON object: tasks, failures, seconds, tokens "
+        "and cost of each agent and in total, processes started, resets, and why workers were "
+        "retired. For the workers as they are now use list.",
+        NoArguments,
         _stats,
         _HARMLESS,
     ),
-    "reset": _Entry(
+    "reset": _ToolEntry(
         "Reset an agent",
-        "Stop all worker processes of an agent, a running task included; the next invoke starts "
-        "a fresh one. For an agent that hangs or holds too much memory: contexts are cleared "
-        "between tasks, and edited definitions are read, without it. With a conversation it ends "
-        "that one and stops nothing else.",
-        Reset,
+        "Stop all worker processes of an agent, including one that runs a task; the next invoke "
+        "starts a new one. Use it for an agent that hangs or holds too much memory. You do not "
+        "need it to clear contexts between tasks or to read edited definitions. With a "
+        "conversation it only ends that conversation.",
+        ResetArguments,
         _reset,
         ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False),
     ),

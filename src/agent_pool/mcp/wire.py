@@ -1,4 +1,4 @@
-"""The way to the client: stdout, for messages of the protocol alone."""
+"""The output to the client: stdout, for messages of the protocol only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import anyio
 
 
 class Wire:
-    """What the SDK takes for an asynchronous file.
+    """An asynchronous file, as the SDK uses it.
 
-    What the client has room for is written at once, as a thread's turn may come milliseconds later;
-    a thread waits only for a client that does not read. From here on fd 1 is stderr, so that
-    nothing that is printed gets among the messages.
+    Data that fits into the pipe is written at once: a thread could start milliseconds later. A
+    thread waits only for a client that does not read. From now on file descriptor 1 is stderr, so
+    that printed text cannot get between the messages.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Wire:
         os.dup2(2, 1)
 
     async def write(self, text: str) -> None:
-        """Write all of it.
+        """Write all of `text`.
 
         Raises:
             BrokenPipeError: the client has closed its end.
@@ -32,10 +32,13 @@ class Wire:
             await anyio.to_thread.run_sync(self._write_all, rest)
 
     async def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no data is held back."""
 
     def _write_what_fits(self, data: bytes) -> bytes:
-        """The rest; PIPE_BUF bytes never have to wait where there is room for any."""
+        """Write as much as fits; return the rest.
+
+        A pipe that is writable takes PIPE_BUF bytes without waiting (POSIX).
+        """
         while data and select.select([], [self._fd], [], 0)[1]:
             data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
         return data

@@ -1,1 +1,1 @@
-"""The pool: who gets which worker, and the worker's answer brought back."""
+"""The pool: which caller gets which worker, and how the worker's answer comes back."""

@@ -1,59 +1,66 @@
-"""The pool as callers see it: a task goes in, an answer comes out.
-
-A caller owns nothing but a lease, and giving it back is a plain call, so that cancelling a caller
-can neither lose a worker nor hand a used one to the next.
-"""
+"""`AgentPool`: the pool whose workers are processes of this program."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
-from agent_pool.agents import Catalog
-from agent_pool.claude.launch import Launch, refuse_nesting
-from agent_pool.claude.verdicts import Verdict, Verdicts
-from agent_pool.claude.worker import Worker
-from agent_pool.errors import AgentPoolError, ConfigError, PoolClosed
-from agent_pool.pool.actions import AgentRef, WorkerState
-from agent_pool.pool.asking import Permit
-from agent_pool.pool.books import PoolStats
-from agent_pool.pool.conversations import Conversations
-from agent_pool.pool.launches import Launches
-from agent_pool.pool.many import Call as ManyCall
-from agent_pool.pool.many import Many, Outcome, check_calls
-from agent_pool.pool.result import Started, TaskEvent, TaskResult, WorkerInfo
-from agent_pool.pool.running import Call, run, schema_text
-from agent_pool.pool.status import PoolStatus, describe, pool_stats, pool_status
+from agent_pool.agents import Projects
+from agent_pool.api import BatchItem, OnEvent, OnPermission
+from agent_pool.claude.launch import LaunchConfig, refuse_nesting
+from agent_pool.claude.prompt_size import measure_prompt
+from agent_pool.claude.reset_probe import ResetProbe
+from agent_pool.errors import AgentPoolError, PoolClosed, TaskCancelled
+from agent_pool.events import Ended, Event, Snapshot, TaskEvent
+from agent_pool.models import (
+    AgentList,
+    Denied,
+    LaunchSpec,
+    Outcome,
+    PermissionRequest,
+    PoolStats,
+    PoolStatus,
+    PromptSize,
+    ResetVerdict,
+    TaskRequest,
+    TaskResult,
+    WorkerInfo,
+)
+from agent_pool.pool.agent_listing import list_agents
+from agent_pool.pool.agent_registry import AgentRegistry
+from agent_pool.pool.batch import Batch, read_requests
+from agent_pool.pool.conversations import ConversationKey, Conversations
+from agent_pool.pool.event_bus import EventBus, call_listener
+from agent_pool.pool.launch_cache import LaunchCache
+from agent_pool.pool.request_checks import check_agent_name, check_request
+from agent_pool.pool.stats import StatsCounter
+from agent_pool.pool.status_server import StatusServer, pool_status
 from agent_pool.pool.supervisor import Supervisor
-from agent_pool.pool.tasks import check_arguments, check_name, listener, streamed
-from agent_pool.pool.window import Window
+from agent_pool.pool.task_runner import RunningTask, TaskRunner
 from agent_pool.settings import Settings, load_settings
 
 log = logging.getLogger("agent_pool")
 
-Workers = list[WorkerInfo]
-Results = list[Outcome]
-
-_READY: Final = (WorkerState.IDLE, WorkerState.LEASED, WorkerState.RESETTING)
-
 
 class AgentPool:
-    """Warm Claude Code agents, given one task after another.
+    """Warm Claude Code agents in processes of this program; see `PoolAPI` for every method.
 
     Args:
         settings: all settings; by default those of the environment and the settings file.
-        environ: the environment that settings, credentials and workers come from.
-        **overrides: single settings, before the environment and the file.
+        environ: the environment that settings, credentials and workers come from; by default that
+            of this process.
+        **overrides: single settings, which win over the environment and the file.
 
-    Use it as ``async with AgentPool() as pool``; it is not open before.
+    Attributes:
+        settings: the settings in force.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -63,23 +70,32 @@ class AgentPool:
         self,
         settings: Settings | None = None,
         *,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
         **overrides: Any,
     ) -> None:
+        environ = os.environ if environ is None else environ
         base = settings or load_settings(environ, **overrides)
         self.settings = base.with_overrides(overrides) if settings else base
-        self.catalog = Catalog(self.settings, environ)
         self._environ = environ
-        self._launches = Launches(self.settings, environ)
+        self._projects = Projects(self.settings, environ)
+        self._launches = LaunchCache()
+        self._bus = EventBus()
+        self._stats = StatsCounter()
+        self._bus.subscribe(self._stats.record)
         cookie = secrets.token_hex(8)
-        self._verdicts = Verdicts(self.settings, environ, cookie)
-        self._supervisor = Supervisor(self.settings, self._verdicts, cookie)
+        self._probe = ResetProbe(self.settings, environ, cookie)
+        self._registry = AgentRegistry(self._projects, self._launches, self._specs_in_use)
+        self._supervisor = Supervisor(self.settings, self._probe, self._registry, self._bus, cookie)
         self._conversations = Conversations(self._supervisor, self.settings)
         self._supervisor.on_tick = self._conversations.tick
-        self._window = Window(self._status)
-        self._beginning: asyncio.Task[None] | None = None
+        self._runner = TaskRunner(
+            self._registry, self._supervisor, self._conversations, self.settings
+        )
+        self._status_server = StatusServer(self._status)
+        self._handles: dict[str, _Handle] = {}
+        self._opening: asyncio.Task[None] | None = None
         self._is_open = False
-        self._opened = _now()
+        self._opened_at = time.monotonic()
 
     # Life
 
@@ -91,305 +107,294 @@ class AgentPool:
         await self.close()
 
     async def open(self) -> None:
-        """Let tasks in. No process is started before the first is wanted.
-
-        Raises:
-            PoolClosed: it was closed before.
-            ConfigError: this process belongs to a worker of another pool, see `allow_nested`; or
-                there is no place for temporary files.
-        """
-        if self._supervisor.core.is_closed:
+        if self._supervisor.scheduler.is_closed:
             raise PoolClosed("this pool was closed; make a new one")
         if not self._is_open:
             refuse_nesting(self._environ, self.settings)
             folder = self._supervisor.open()
             self._is_open = True
-            self._opened = _now()
-            self._beginning = asyncio.create_task(self._begin(folder))
+            self._opened_at = time.monotonic()
+            self._opening = asyncio.create_task(self._finish_opening(folder))
+
+    async def _finish_opening(self, folder: Path) -> None:
+        # In the background: no caller has to wait for it.
+        await self._status_server.open(folder)
+        for agent in self.settings.prewarm:
+            try:
+                spec = await self._registry.resolve(agent)
+                self._supervisor.keep_warm(spec, self.settings.min_size)
+            except AgentPoolError as error:
+                # Only a task of this agent fails by it; the others must be served.
+                log.warning("agent %r cannot be kept warm (setting prewarm): %s", agent, error)
 
     async def close(self) -> None:
-        """End the pool: waiting callers are refused, running tasks get `close_timeout`.
-
-        Returns when every process is gone. A second call waits for the same end.
-        """
-        if self._beginning is not None:
-            self._beginning.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+        # First: an idle conversation holds a worker, for which `Supervisor.close` would wait. There
+        # is no await between the two, so no conversation begins again.
         self._conversations.end_all()
         try:
             await self._supervisor.close()
-        finally:
-            self._window.close()
-            await self._verdicts.close()
+        finally:  # a cancelled close too: probes and version queries have processes
+            self._status_server.close()
+            await self._probe.close()
             await self._launches.close()
 
     def kill(self) -> None:
-        """SIGKILL everything that the pool started, at once and without an event loop.
-
-        For signal handlers and last resorts; takes some milliseconds.
-        """
         self._supervisor.kill()
 
-    # What callers want
+    # Tasks
+
+    async def submit(
+        self,
+        request: TaskRequest,
+        *,
+        on_event: OnEvent | None = None,
+        on_permission: OnPermission | None = None,
+    ) -> _Handle:
+        return self._submit(request, on_event, on_permission)
+
+    def _submit(
+        self, request: TaskRequest, on_event: OnEvent | None, on_permission: OnPermission | None
+    ) -> _Handle:
+        if not self._is_open:
+            raise PoolClosed("the pool is not open; use `async with AgentPool() as pool`")
+        task = RunningTask(request, self._bus, on_event, on_permission)
+        # A task of its own: its end and its events do not depend on the caller.
+        running = asyncio.get_running_loop().create_task(
+            self._runner.run(task), name=f"agent-pool {task.id}"
+        )
+        handle = self._handles[task.id] = _Handle(task, running)
+        running.add_done_callback(lambda _: self._forget(task, running))
+        return handle
+
+    def _forget(self, task: RunningTask, running: asyncio.Task[TaskResult]) -> None:
+        self._handles.pop(task.id, None)
+        if running.cancelled():
+            # Here and not in the task's own code: one that is cancelled at once never runs.
+            task.end(error=_cancelled(task.request))
+        else:
+            # Read it once, or asyncio logs the error of a task whose caller has left as unseen.
+            running.exception()
 
     async def invoke(
         self,
         agent: str,
         task: str,
         *,
+        project: str | None = None,
         timeout: float | None = None,
-        on_event: Callable[[TaskEvent], None] | None = None,
-        on_permission: Permit | None = None,
         conversation: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        on_event: OnEvent | None = None,
+        on_permission: OnPermission | None = None,
     ) -> TaskResult:
-        """Give an agent a task and wait for its answer.
+        request = TaskRequest(
+            agent, task, project, timeout=timeout, conversation=conversation, schema=schema
+        )
+        return await self._submit(request, on_event, on_permission).result_or_cancel()
 
-        Args:
-            agent: the name of a definition.
-            task: what to do, as text; it is data and never a command of the CLI.
-            timeout: seconds that it may run, `task_timeout` by default. Time in the queue does
-                not count and is bounded by `acquire_timeout`; nor does time in which
-                `on_permission` decides, bounded by `permission_timeout`.
-            on_event: called with each event as it comes, the result excepted.
-            on_permission: decides what the agent asks permission for, by True, False or `Denied`
-                with a reason that the agent reads; without it all is denied.
-            conversation: a name that keeps the context for the next call with the same agent and
-                name, until it is ended, expires, or one of its tasks does not end well.
-            schema: a JSON schema; the answer is then also a Python object, `structured`.
-
-        A caller that is cancelled leaves at once; the pool ends the turn and cleans up.
-
-        Raises:
-            AgentNotFound, ConfigError: no such agent, or an argument or a definition is wrong.
-            PoolTimeout, TooManyRequests, PoolClosed: no worker could be had.
-            SpawnError, WorkerDied: a process could not be started, or ended during the task.
-            TaskTimeout: the task took too long, or said nothing for too long, and was stopped.
-            TaskFailed: the API refuses the sign-in, or the answer does not fit the schema.
-        """
-        check_arguments(agent, task, timeout, conversation)
-        bound = float(timeout or self.settings.task_timeout)
-        patience = self.settings.permission_timeout
-        call = Call(agent, task, bound, listener(on_event), on_permission, patience, schema)
-        ref = await self._find(agent, schema_text(schema))
-        if conversation is not None:
-            return await self._converse(call, ref, conversation)
-        asked = _now()
-        worker = await self._supervisor.acquire(ref, call.tell)
-        try:
-            return await self._run(call, worker, asked)
-        finally:
-            self._supervisor.give_back(worker)
-
-    def check(
+    async def stream(
         self,
         agent: str,
         task: str,
         *,
+        project: str | None = None,
         timeout: float | None = None,
         conversation: str | None = None,
         schema: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Refuse what `invoke` would refuse without asking for a worker; runs nothing.
-
-        Works on a pool that is not open.
-
-        Raises:
-            AgentNotFound, ConfigError: as `invoke`.
-        """
-        check_arguments(agent, task, timeout, conversation)
-        schema_text(schema)
-        self.catalog.find(agent)
-
-    def end_conversation(self, agent: str, conversation: str) -> bool:
-        """Forget a conversation, after the task that it runs, if any; whether there was one.
-
-        Raises:
-            AgentNotFound: there is neither such a conversation nor a definition of that name.
-        """
-        check_name(agent)
-        if self._conversations.end(agent, conversation):
-            return True
-        name = self.catalog.find(agent).name  # it may go by the name of its file
-        return self._conversations.end(name, conversation)
+        on_permission: OnPermission | None = None,
+    ) -> AsyncGenerator[TaskEvent, None]:
+        request = TaskRequest(
+            agent, task, project, timeout=timeout, conversation=conversation, schema=schema
+        )
+        # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
+        events: asyncio.Queue[TaskEvent] = asyncio.Queue()
+        handle = self._submit(request, events.put_nowait, on_permission)
+        try:
+            while not isinstance(event := await events.get(), Ended):
+                yield event
+            # A task that failed raises here, so its `Ended` is not yielded.
+            await handle.result()
+            yield event
+        finally:
+            # Also reached when the reader leaves the loop early and the generator is closed.
+            await handle.cancel_and_wait()
 
     async def map(
         self,
-        calls: Iterable[ManyCall],
+        requests: Iterable[BatchItem],
         *,
         timeout: float | None = None,
         on_event: Callable[[int, TaskEvent], None] | None = None,
-        on_permission: Permit | None = None,
+        on_permission: Callable[[int, PermissionRequest], Awaitable[bool | Denied]] | None = None,
         on_end: Callable[[int, Outcome], None] | None = None,
-    ) -> Results:
-        """Run many tasks side by side within the pool's limits.
+    ) -> list[Outcome]:
+        items = read_requests(requests, timeout)
 
-        Args:
-            calls: what to run: ``(agent, task)`` pairs, or mappings with `agent`, `task` and, as
-                for `invoke`, `timeout`, `conversation` and `schema`. Those of one agent and
-                conversation run in their order. No more than `max_workers` are under way at once,
-                and `max_size` of one agent, so a long list does not fill the queue.
-            timeout: for each call that has none of its own.
-            on_event: called with the call's place in the list and the event.
-            on_permission: as for `invoke`, for all of them.
-            on_end: called with the call's place and its result or error, as each ends. What it
-                raises ends all others and is raised.
+        def run_one(index: int) -> Awaitable[TaskResult]:
+            listener = partial(on_event, index) if on_event else None
+            decider = partial(on_permission, index) if on_permission else None
+            return self._submit(items[index], listener, decider).result_or_cancel()
 
-        Returns:
-            One entry a call, in their order: its result, or the error that `invoke` would raise;
-            `ContextLost` if an earlier task of its conversation did not end well.
-
-        Raises:
-            ConfigError: the calls are no list of such pairs and mappings.
-        """
-        given = check_calls(calls)
-
-        def run_one(place: int) -> Awaitable[TaskResult]:
-            tell = partial(on_event, place) if on_event else None
-            call: dict[str, Any] = {"timeout": timeout, **given[place]}
-            return self.invoke(**call, on_event=tell, on_permission=on_permission)
-
-        # All that are under way may have to wait at once, and none is to be refused.
+        batch = Batch(items, run_one, on_end, self._meant_agent)
+        # All tasks that run can have to wait at once, and none of them must be refused.
         at_once = min(self.settings.max_workers, max(1, self.settings.max_waiting))
-        many = Many(given, run_one, on_end, self.catalog)
-        return await many.run(at_once=at_once, per_agent=self.settings.max_size)
+        return await batch.run(at_once=at_once, per_agent=self.settings.max_size)
 
-    def stream(
-        self,
-        agent: str,
-        task: str,
-        *,
-        timeout: float | None = None,
-        on_permission: Permit | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-    ) -> AsyncGenerator[TaskEvent, None]:
-        """As `invoke`, but yields what happens as it happens; the result comes last.
+    def _meant_agent(self, request: TaskRequest) -> object:
+        """Return the key of the agent that a request means; its name if it is not defined."""
+        try:
+            project = self._projects.get(request.project)
+            return project.key(project.catalog.find(request.agent).name)
+        except AgentPoolError:  # the task itself will fail with it
+            return str(request.agent)
 
-        Leaving the iteration early ends the task.
-        """
-        options: dict[str, Any] = {"conversation": conversation, "schema": schema}
-        options |= {"timeout": timeout, "on_permission": on_permission}
-        return streamed(partial(self.invoke, agent, task, **options))
+    async def cancel(self, task_id: str) -> bool:
+        handle = self._handles.get(task_id)
+        return handle is not None and handle.cancel()
 
-    async def warmup(self, agent: str) -> WorkerInfo:
-        """Make sure that a worker of the agent has been started, and wait until it is ready.
+    async def check(self, request: TaskRequest) -> None:
+        check_request(request)
+        self._projects.get(request.project).catalog.find(request.agent)
 
-        Raises:
-            As `invoke`.
-        """
-        check_name(agent)
-        ref = await self._find(agent)
-        while True:
-            records = self._supervisor.core.workers.values()
-            ready = [r.name for r in records if r.ref == ref and r.state in _READY]
-            if not ready:
-                worker = await self._supervisor.acquire(ref, listener(None))
-                self._supervisor.give_back_unused(worker)
-                ready = [worker.name]
-            if found := await describe(self._supervisor, ready[:1]):  # it may have gone meanwhile
-                return found[0]
+    async def end_conversation(
+        self, agent: str, conversation: str, *, project: str | None = None
+    ) -> bool:
+        check_agent_name(agent)
+        place = self._projects.get(project)
+        # Before the definition is read: it can be removed or broken by now.
+        if self._conversations.end(ConversationKey(place.name, agent, conversation)):
+            return True
+        name = place.catalog.find(agent).name  # the caller can use the name of its file
+        return self._conversations.end(ConversationKey(place.name, name, conversation))
 
-    async def list(self) -> Workers:
-        """The workers as they are now, their memory measured now."""
-        return await describe(self._supervisor, list(self._supervisor.workers))
+    # Agents
 
-    def stats(self) -> PoolStats:
-        """What happened since the pool was opened: tasks, tokens, cost, workers and why they went.
+    async def agents(self, *, project: str | None = None) -> AgentList:
+        # On the event loop, like all other look-ups: a catalog is made for one thread.
+        return list_agents(self._projects.get(project))
 
-        Costs nothing; memory is in `list`.
-        """
-        return pool_stats(self._supervisor, self._conversations.waiting, self._opened)
+    async def agents_version(self, *, project: str | None = None) -> str:
+        catalog = self._projects.get(project).catalog
+        # In a thread: folders can be slow, and a stamp opens no file and changes no state.
+        stamp = await asyncio.to_thread(catalog.stamp)
+        return hashlib.sha256(repr(stamp).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
-    async def reset(self, agent: str) -> int:
-        """Stop the agent's workers and wait until they are gone; the next task gets a new one.
+    async def launch_spec(self, agent: str, *, project: str | None = None) -> LaunchSpec:
+        return (await self._launch(agent, project)).spec()
 
-        A task that runs on one of them fails with `WorkerDied`.
+    async def prompt_size(self, agent: str, *, project: str | None = None) -> PromptSize:
+        return await measure_prompt(await self._launch(agent, project), self.settings)
 
-        Returns:
-            How many were stopped.
+    async def reset_verdict(
+        self, agent: str, *, project: str | None = None, refresh: bool = False
+    ) -> ResetVerdict | None:
+        launch = await self._launch(agent, project)
+        return await self._probe.refresh(launch) if refresh else self._probe.kept(launch)
 
-        Raises:
-            AgentNotFound: there is neither a worker nor a definition of that name.
-        """
-        check_name(agent)
-        stopped = await self._supervisor.retire(agent, "its agent was reset")
-        if stopped:
-            return stopped
-        name = self.catalog.find(agent).name  # it may go by the name of its file
-        return await self._supervisor.retire(name, "its agent was reset")
+    async def _launch(self, agent: str, project: str | None) -> LaunchConfig:
+        check_agent_name(agent)
+        place = self._projects.get(project)
+        return await self._launches.get(place.catalog.find(agent), place)
 
-    async def launch(self, agent: str) -> Launch:
-        """How a worker of this agent is started: command, environment, folder, prompt."""
-        return await self._launches.get(self.catalog.find(agent))
+    # Workers and figures
 
-    async def verdict(self, agent: str, *, refresh: bool = False) -> Verdict | None:
-        """Whether the CLI, with this agent's options, is known to forget between tasks.
-
-        Works on a pool that is not open. With `refresh` it is found out anew, in a process of its
-        own against the offline model, which takes about a second; otherwise None means that it
-        will be found out at the agent's first task.
-
-        Raises:
-            AgentNotFound, ConfigError, SpawnError: as `invoke`.
-        """
-        launch = await self.launch(agent)
-        return await self._verdicts.refresh(launch) if refresh else self._verdicts.kept(launch)
-
-    # Inside
-
-    async def _find(self, agent: str, schema: str = "") -> AgentRef:
+    async def warmup(self, agent: str, *, project: str | None = None) -> WorkerInfo:
+        check_agent_name(agent)
         if not self._is_open:
             raise PoolClosed("the pool is not open; use `async with AgentPool() as pool`")
-        definition = self.catalog.find(agent)
-        launch = await self._launches.get(definition)
-        if schema and not launch.prompt_by_initialize:
-            raise ConfigError(f"Claude Code {launch.version} cannot answer by a schema; update it")
-        return self._supervisor.define(definition, replace(launch, schema=schema))
+        spec = await self._registry.resolve(agent, project)
+        # A worker can end at any await below, so nothing is kept from one round to the next.
+        while True:
+            ready = self._supervisor.ready_workers(spec)
+            if not ready:
+                worker = await self._supervisor.acquire(spec, lambda _: None)
+                self._supervisor.return_unused(worker)
+                ready = [worker.name]
+            # It can have ended while its memory was measured: then take another one.
+            if found := await self._supervisor.describe(ready[:1]):
+                return found[0]
 
-    async def _run(self, call: Call, worker: Worker, asked: float) -> TaskResult:
-        began = _now()
-        waited = began - asked
-        agent = self._supervisor.agent_of(worker.name)  # a call may use the name of its file
-        reused = worker.turns > 0
-        call.tell(Started(call.agent, worker.name, worker.pid or 0, waited))
-        failure = "cancelled"
-        try:
-            result = await run(call, worker, self._supervisor, waited)
-            failure = "task_error" if result.is_error else ""
-            return result
-        except AgentPoolError as error:
-            failure = error.code
-            raise
-        finally:
-            running = _now() - began
-            self._supervisor.books.task_ended(
-                agent, waited=waited, running=running, reused=reused, failure=failure
-            )
+    async def workers(self) -> list[WorkerInfo]:
+        return await self._supervisor.describe(list(self._supervisor.workers))
 
-    async def _converse(self, call: Call, ref: AgentRef, name: str) -> TaskResult:
-        asked = _now()
-        conversation = await self._conversations.take(ref, name, call.tell)
-        assert conversation.worker is not None, "take() brings a worker"
-        intact = False
-        try:
-            result = await self._run(call, conversation.worker, asked)
-            intact = not result.is_error
-        finally:
-            self._conversations.give_back(conversation, intact=intact)
-        return replace(result, conversation=name, place=conversation.tasks)
+    async def stats(self) -> PoolStats:
+        return self._current_stats()
+
+    def _current_stats(self) -> PoolStats:
+        now = time.monotonic()
+        scheduler = self._supervisor.scheduler
+        return self._stats.snapshot(
+            uptime=now - self._opened_at,
+            waiting=scheduler.waiting + self._conversations.waiting,
+            paused=max(0.0, scheduler.paused_until - now),
+            workers=self._supervisor.worker_states(),
+        )
+
+    async def reset(self, agent: str, *, project: str | None = None) -> int:
+        check_agent_name(agent)
+        place = self._projects.get(project)
+        # Before the definition is read: it can be removed or broken by now.
+        stopped = await self._supervisor.retire(place.name, agent, "its agent was reset")
+        if stopped:
+            return stopped
+        name = place.catalog.find(agent).name  # the caller can use the name of its file
+        return await self._supervisor.retire(place.name, name, "its agent was reset")
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        first = Snapshot(stats=self._current_stats(), time=time.time())
+        # No await until it is subscribed: each event is in the snapshot or comes later, never both.
+        call_listener(listener, first)
+        return self._bus.subscribe(listener)
 
     async def _status(self) -> PoolStatus:
-        return pool_status(await self.list(), self.stats(), self.settings)
+        project = self._projects.default.name
+        return pool_status(await self.workers(), self._current_stats(), project)
 
-    async def _begin(self, folder: Path) -> None:
-        """What follows on opening and keeps nobody waiting."""
-        await self._window.open(folder)
-        for agent in self.settings.prewarm:
-            try:
-                self._supervisor.keep_warm(await self._find(agent), self.settings.min_size)
-            except AgentPoolError as error:
-                log.warning("agent %r cannot be kept warm (setting prewarm): %s", agent, error)
+    def _specs_in_use(self) -> set[Any]:
+        return {record.spec for record in self._supervisor.scheduler.workers.values()}
 
 
-def _now() -> float:
-    return time.monotonic()
+class _Handle:
+    """A task of an `AgentPool`; see `TaskHandle`."""
+
+    def __init__(self, task: RunningTask, running: asyncio.Task[TaskResult]) -> None:
+        self._task = task
+        self._running = running
+
+    @property
+    def id(self) -> str:
+        return self._task.id
+
+    @property
+    def request(self) -> TaskRequest:
+        return self._task.request
+
+    async def result(self) -> TaskResult:
+        # `wait` does not cancel the task if this caller is cancelled.
+        await asyncio.wait([self._running])
+        if self._running.cancelled():
+            raise _cancelled(self.request)
+        return self._running.result()
+
+    async def result_or_cancel(self) -> TaskResult:
+        """Return the result as `result` does; cancel the task if this caller is cancelled."""
+        try:
+            return await self.result()
+        except asyncio.CancelledError:
+            await self.cancel_and_wait()
+            raise
+
+    def cancel(self) -> bool:
+        return self._running.cancel()
+
+    async def cancel_and_wait(self) -> None:
+        """Cancel the task unless it has ended, and wait for its end: a few steps of the loop."""
+        # The worker is given back by a plain call, so this does not wait for the turn's end.
+        self._running.cancel()
+        await asyncio.wait([self._running])
+
+
+def _cancelled(request: TaskRequest) -> TaskCancelled:
+    return TaskCancelled(f"the task of agent {request.agent!r} was cancelled")

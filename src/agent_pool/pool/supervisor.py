@@ -1,8 +1,8 @@
-"""The owner of every process and background task: it performs what the core decides.
+"""The owner of every process and background task: it performs the actions of the scheduler.
 
-Stimuli go to the core in plain synchronous calls and the actions that come back are performed at
-once; an action that takes time runs as a task that this class owns and whose end is the next
-stimulus. So nothing here can be half done when a caller is cancelled.
+Stimuli go to the scheduler in plain synchronous calls, and the actions that come back are performed
+at once. An action that takes time runs as an asyncio task that this class owns, and its end is the
+next stimulus. So a cancelled caller can leave nothing half done here.
 """
 
 from __future__ import annotations
@@ -12,322 +12,470 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from agent_pool.agents import Agent
-from agent_pool.claude import cleanup, tree
-from agent_pool.claude.events import Retrying
-from agent_pool.claude.launch import Launch
-from agent_pool.claude.verdicts import Verdicts
+from agent_pool.claude import process_tree, termination
+from agent_pool.claude.protocol.results import Spend
+from agent_pool.claude.reset_probe import ResetProbe
+from agent_pool.claude.watchdog import Watchdog, make_run_folder
 from agent_pool.claude.worker import Worker
-from agent_pool.errors import AgentPoolError, SpawnError
-from agent_pool.pool import health
-from agent_pool.pool.actions import (
+from agent_pool.errors import AgentPoolError, SpawnError, TaskFailed, TaskTimeout
+from agent_pool.events import (
+    Paused,
+    PoolEvent,
+    Retry,
+    StrayResult,
+    TurnEnded,
+    WorkerAssigned,
+    WorkerReady,
+    WorkerReset,
+    WorkerRetired,
+    WorkerStateChanged,
+)
+from agent_pool.models import AgentKey, WorkerInfo
+from agent_pool.pool import waiters
+from agent_pool.pool.agent_registry import AgentRegistry
+from agent_pool.pool.event_bus import EventBus
+from agent_pool.pool.scheduler import (
     Action,
-    Adopt,
-    AgentRef,
+    AgentSpec,
+    Assign,
     Grant,
-    Reason,
+    Limits,
     Refuse,
     Reset,
+    RetireReason,
+    Scheduler,
     Spawn,
+    StateChange,
     Stop,
-    Ticket,
+    WorkerRecord,
+    WorkerState,
 )
-from agent_pool.pool.books import Books
-from agent_pool.pool.callers import Callers, describe, no_worker, refusal
-from agent_pool.pool.core import PoolCore
-from agent_pool.pool.definitions import Definitions
-from agent_pool.pool.policy import Limits
-from agent_pool.pool.result import Queued
-from agent_pool.pool.watch import Watcher, make_folder
+from agent_pool.pool.waiters import QueueListener, Waiters
 from agent_pool.settings import Settings
+from agent_pool.text import mebibytes
 
 log = logging.getLogger("agent_pool")
 
-TICK: Final = 1.0
-"""Seconds between two looks at idle times, lifetimes and memory."""
+TICK_SECONDS: Final = 1.0
+"""Seconds between two checks of idle times, lifetimes, memory and stalls."""
+
+OVERLOADED: Final = (429, 529)
+"""HTTP statuses by which the API asks for less work: rate limit, overload."""
+_SIGNED_OUT: Final = (401, 403)
+_RETRY_GRACE: Final = 1.0
+"""Seconds after a retry in which its outcome becomes known; no new work starts in this time."""
+
+_READY: Final = (WorkerState.IDLE, WorkerState.LEASED, WorkerState.RESETTING)
 
 
 class Supervisor:
-    """Feeds the core and performs its actions.
+    """Feeds the scheduler and performs its actions.
+
+    Args:
+        settings: limits and bounds.
+        probe: whether a CLI forgets.
+        registry: the agents behind the scheduler's specs.
+        bus: where events are published.
+        cookie: the pool's cookie, see `process_tree`.
 
     Attributes:
-        core: who gets which worker; to be asked, not told.
-        workers: the processes, by the core's names.
-        definitions: what each `AgentRef` stands for.
-        books: what everything took.
-        on_tick: called once a second.
+        scheduler: to be read, not to be called, by others.
+        workers: the processes, by the scheduler's names.
+        on_tick: called once in `TICK_SECONDS`.
     """
 
-    def __init__(self, settings: Settings, verdicts: Verdicts, cookie: str) -> None:
-        self.core = PoolCore(_limits(settings), random.random)
+    def __init__(
+        self,
+        settings: Settings,
+        probe: ResetProbe,
+        registry: AgentRegistry,
+        bus: EventBus,
+        cookie: str,
+    ) -> None:
+        self.scheduler = Scheduler(_limits(settings), random.random)
         self.workers: dict[str, Worker] = {}
-        self.definitions = Definitions()
-        self.books = Books()
         self.on_tick: Callable[[], None] = lambda: None
         self._settings = settings
-        self._verdicts = verdicts
-        self._callers = Callers()
-        self._start_errors: dict[str, AgentPoolError] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._probe = probe
+        self._registry = registry
+        self._bus = bus
         self._cookie = cookie
-        self._watcher = Watcher(self._cookie)
+        self._watchdog = Watchdog(cookie)
+        self._waiters = Waiters()
+        self._start_errors: dict[AgentKey, AgentPoolError] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, asyncio.Task[None]] = {}  # a worker's start, assignment or reset
         self._run_dir: Path | None = None
         self._emptied = asyncio.Event()
 
     # Life
 
     def open(self) -> Path:
-        """Begin to watch the time; returns the pool's private folder, removed when it ends.
+        """Start the clock; return the pool's private folder, which is removed at the end.
 
         Raises:
             ConfigError: there is no place for temporary files.
         """
-        self._run_dir = make_folder(self._cookie)
-        self._own(self._watch_time(), "ticker")
+        self._run_dir = make_run_folder(self._cookie)
+        self._own(self._tick_forever(), "ticker")
         return self._run_dir
 
     async def close(self) -> None:
-        """Refuse who waits, give running tasks `close_timeout`, then end everything.
+        """Refuse waiting callers, give running tasks `close_timeout`, then stop every process.
 
-        However often it is cancelled, nothing is left when it ends.
+        However often it is cancelled, no process is left when it returns.
         """
-        self._perform(self.core.close(_now()))
+        self._perform(self.scheduler.close(_now()))
         try:
             await self._wait_until_empty(self._settings.close_timeout)
             self._stop_all()
             await self._wait_until_empty(self.stop_bound)
         finally:
+            # A cancelled close too: `kill` needs no event loop, so no process is left.
             self.kill()
             for task in (tasks := list(self._tasks)):
                 task.cancel()
-            self._watcher.dismiss(self._settings.kill_grace)
+            # Last: until here it has to clean up if this process is killed.
+            self._watchdog.dismiss(self._settings.kill_grace)
         if tasks:
             await asyncio.wait(tasks, timeout=self.stop_bound)
 
     def _stop_all(self) -> None:
         bound = self._settings.close_timeout
-        for name in list(self.core.workers):
-            why = f"the pool was closed and close_timeout ({bound:g} s) passed"
-            self.workers[name].condemn(why)
-            self._perform(self.core.stop(name, Reason.CLOSED, _now()))
+        for name in list(self.scheduler.workers):
+            reason = f"the pool was closed and close_timeout ({bound:g} s) passed"
+            self.workers[name].fail_on_stop(reason)
+            self._perform(self.scheduler.stop(name, RetireReason.CLOSED, _now()))
 
     def kill(self) -> None:
-        """SIGKILL all processes at once, without an event loop, and start none again."""
-        self.core.halt()
-        if self.workers or self._watcher.pid is not None:
+        """Send SIGKILL to all processes at once, without an event loop; start no process again."""
+        # First: an event that comes during the kill must not start another process.
+        self.scheduler.halt()
+        # A probe is no worker; its process is found by the pool's cookie.
+        if self.workers or self._watchdog.pid is not None:
             pids = [worker.pid for worker in self.workers.values() if worker.pid]
-            cleanup.kill(pids, self._cookie)
+            termination.kill(pids, self._cookie)
         if self._run_dir is not None:
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
     @property
     def stop_bound(self) -> float:
-        """Seconds after which a stop ladder has ended for certain."""
+        """Return the seconds after which every stop ladder has ended."""
+        # kill_grace three times: for a start or reset under way, after SIGTERM, after SIGKILL. The
+        # rest is for the scans of all processes.
         return self._settings.stop_grace + 3 * self._settings.kill_grace + 5.0
 
     # For callers
 
-    def define(self, agent: Agent, launch: Launch) -> AgentRef:
-        """What the core calls this agent; its definition is kept for its workers."""
-        in_use = {record.ref for record in self.core.workers.values()}
-        ref = self.definitions.add(agent, launch, in_use)
-        if self._settings.reset == "respawn":
-            self._perform(self.core.no_reset(ref.flags, _now()))
-        return ref
-
-    async def acquire(self, ref: AgentRef, on_queued: Callable[[Queued], None]) -> Worker:
-        """A clean worker, leased; `on_queued` is told again and again while there is none.
+    async def acquire(self, spec: AgentSpec, on_queued: QueueListener) -> Worker:
+        """Return a clean worker, leased; report again and again while the caller waits.
 
         Raises:
-            PoolTimeout, TooManyRequests, PoolClosed, SpawnError: see `AgentPool.invoke`.
+            PoolTimeout, TooManyRequests, PoolClosed, SpawnError: see `PoolAPI.invoke`.
         """
+        self._apply_reset_setting(spec)
         try:
             async with asyncio.timeout(self._settings.acquire_timeout) as bound:
                 while True:
-                    worker = await self._granted(ref, on_queued)
+                    worker = await self._granted(spec, on_queued)
                     if worker.is_clean:
                         return worker
-                    self.give_back(worker)  # it ended between the grant and now
+                    self.release(worker)  # its process ended between the grant and now
         except TimeoutError:
-            if bound.expired():
-                seconds = self._settings.acquire_timeout
-                raise no_worker(ref, self.core, seconds, _now(), self._start_errors) from None
-            raise
+            # An error of the pool can be a TimeoutError too.
+            if not bound.expired():
+                raise
+            seconds = self._settings.acquire_timeout
+            raise waiters.wait_timed_out(
+                spec.key, self.scheduler, seconds, _now(), self._start_errors
+            ) from None
 
-    async def _granted(self, ref: AgentRef, on_queued: Callable[[Queued], None]) -> Worker:
-        ticket, actions = self.core.request(ref, _now())
-        granted = self._callers.add(ticket, on_queued)
+    async def _granted(self, spec: AgentSpec, on_queued: QueueListener) -> Worker:
+        ticket, actions = self.scheduler.request(spec, _now())
+        granted = self._waiters.add(ticket, on_queued)
         try:
             self._perform(actions)
+            # The first report at once: the next tick can be a second away.
             if not granted.done():
-                on_queued(self._queued(ticket))
+                on_queued(waiters.queue_event(ticket, self.scheduler, _now()))
             return self.workers[await granted]
         except BaseException:
-            self._perform(self.core.abandon(ticket, _now()))
+            # Cancelled, timed out or refused. The ticket can have been granted in the same loop
+            # step as the cancellation: `abandon` then takes the worker back.
+            self._perform(self.scheduler.abandon(ticket, _now()))
             raise
         finally:
-            self._callers.remove(ticket)
+            self._waiters.remove(ticket)
 
-    def give_back(self, worker: Worker, tasks: int = 1) -> None:
-        """End a lease under which it had so many tasks; the worker is reset or replaced."""
-        self._perform(self.core.release(worker.name, _now(), tasks))
+    def release(self, worker: Worker, tasks: int = 1) -> None:
+        """End a lease of a worker that has done so many tasks; it is reset or replaced."""
+        self._perform(self.scheduler.release(worker.name, _now(), tasks))
 
-    def keep_warm(self, ref: AgentRef, count: int) -> None:
-        """Keep at least this many workers of an agent."""
-        self._perform(self.core.warm(ref, count, _now()))
+    def return_unused(self, worker: Worker) -> None:
+        """End a lease of a worker that was given no prompt."""
+        self._perform(self.scheduler.return_unused(worker.name, _now()))
 
-    def give_back_unused(self, worker: Worker) -> None:
-        """End a lease under which nothing was said."""
-        self._perform(self.core.unused(worker.name, _now()))
+    def keep_warm(self, spec: AgentSpec, count: int) -> None:
+        """Keep at least `count` workers of an agent."""
+        self._apply_reset_setting(spec)
+        self._perform(self.scheduler.keep_warm(spec, count, _now()))
 
-    def refused(self, worker: Worker, event: Retrying) -> None:
-        """The API refused a request of this worker: what that means for it and for the others.
+    def _apply_reset_setting(self, spec: AgentSpec) -> None:
+        if self._settings.reset == "respawn":
+            self._perform(self.scheduler.forbid_reset(spec.profile, _now()))
 
-        New work waits while the API is overloaded or the account over its rate; a sign-in that was
-        refused twice will not get better, so its task fails now.
+    def report_retry(self, worker: Worker, event: Retry) -> None:
+        """React to a request that the API refused.
+
+        New work waits while the API is overloaded or the account is over its rate. A sign-in that
+        was refused twice will be refused again, so its task fails now: the CLI alone would try a
+        401 ten times (2.1.330).
         """
-        worker.note = health.in_vain(event)
-        if event.status in health.OVERLOADED:
-            self.pause(event.delay + health.RETRY_GRACE)
-        elif event.status in health.SIGNED_OUT and event.attempt >= 2:
-            worker.fail_turn(health.signed_out(worker, event))
+        answer = f"answers {event.status}" if event.status else "cannot be reached"
+        next_try = f"try {event.attempt + 1} in {event.delay:.0f} s"
+        worker.note = f"the API {answer} ({event.error}); {next_try}"
+        if event.status in OVERLOADED:
+            self.pause(event.delay + _RETRY_GRACE)
+        elif event.status in _SIGNED_OUT and event.attempt >= 2:
+            worker.fail_turn(_sign_in_refused(worker, event))
 
     def pause(self, seconds: float) -> None:
-        """Give out no worker for a while."""
-        self._perform(self.core.pause(_now() + seconds, _now()))
+        """Grant no worker for so many seconds."""
+        self._perform(self.scheduler.pause(_now() + seconds, _now()))
+        self._bus.publish(Paused(seconds=seconds))
 
-    async def retire(self, agent: str, why: str) -> int:
-        """Stop all workers of an agent and wait until they are gone; returns how many."""
-        refs = self.definitions.refs_of(agent)
-        doomed = [r.name for r in self.core.workers.values() if r.ref in refs]
-        removals = [self.workers[name].removed.wait() for name in doomed]
-        for name in doomed:
-            self.workers[name].condemn(why)
-        for name in {ref.name for ref in refs}:
-            self._start_errors.pop(name, None)
-            self._perform(self.core.retire(name, _now()))
+    async def retire(self, project: str, agent: str, reason: str) -> int:
+        """Stop all workers of an agent, wait until they have ended, and return how many it were.
+
+        Args:
+            project: the folder of the agent's project.
+            agent: the agent's own name.
+            reason: part of the error that a running task gets.
+        """
+        specs = self._registry.specs_of(project, agent)
+        victims = [r.name for r in self.scheduler.workers.values() if r.spec in specs]
+        # Taken before the stop: a removed worker is no longer in `workers`.
+        removals = [self.workers[name].removed.wait() for name in victims]
+        for name in victims:
+            # Before the stop, which would set a reason of its own.
+            self.workers[name].fail_on_stop(reason)
+        for key in {spec.key for spec in specs}:
+            self._start_errors.pop(key, None)
+            self._perform(self.scheduler.retire(key, _now()))
         if removals:
             waits = [asyncio.ensure_future(removal) for removal in removals]
+            # Bounded: a process that the kernel does not let go never ends.
             await asyncio.wait(waits, timeout=self.stop_bound)
             for wait in waits:
                 wait.cancel()
-        return len(doomed)
+        return len(victims)
 
-    # Performing what the core says
+    # Looking
+
+    def key_of(self, worker: str) -> AgentKey | None:
+        """Return the agent's key of a worker; `None` for a spare or an unknown worker."""
+        record = self.scheduler.workers.get(worker)
+        return record.key if record else None
+
+    def ready_workers(self, spec: AgentSpec) -> list[str]:
+        """Return the names of the started workers of a spec."""
+        records = self.scheduler.workers.values()
+        return [one.name for one in records if one.spec == spec and one.state in _READY]
+
+    def worker_states(self) -> dict[str, int]:
+        """Return how many workers there are, by state."""
+        return dict(Counter(str(record.state) for record in self.scheduler.workers.values()))
+
+    def processes(self) -> dict[str, list[Any]]:
+        """Return the living processes of each worker; it takes some milliseconds: use a thread."""
+        # A copy first: the event loop can change the dictionary while this thread reads it.
+        roots = {name: worker.pid for name, worker in list(self.workers.items()) if worker.pid}
+        return process_tree.processes_by_worker(self._cookie, roots)
+
+    async def describe(self, names: Iterable[str]) -> list[WorkerInfo]:
+        """Return these workers with their memory measured now; leave out those that have ended."""
+        shown = [self.workers[name] for name in names if name in self.workers]
+        trees = await asyncio.to_thread(self.processes)
+        sizes = {worker.name: process_tree.rss(trees.get(worker.name, ())) for worker in shown}
+        records = self.scheduler.workers
+        return [
+            self._info(worker, records[worker.name], sizes[worker.name])
+            for worker in shown
+            # It can have ended while the memory was measured.
+            if worker.name in records
+        ]
+
+    def _info(self, worker: Worker, record: WorkerRecord, size: int) -> WorkerInfo:
+        agent = self._registry.agent(record.spec)
+        return WorkerInfo(
+            worker=worker.name,
+            agent=agent.name if agent else "",
+            description=agent.description if agent else "",
+            state=str(record.state),
+            pid=worker.pid,
+            tasks=worker.turns - worker.is_in_turn,
+            rss=size,
+            uptime=time.monotonic() - worker.started_at,
+            usage=worker.spend.usage,
+            cost_usd=worker.spend.cost_usd,
+            note=worker.note,
+            project=record.key.project if record.key else "",
+        )
+
+    # Performing what the scheduler says
 
     def _perform(self, actions: Iterable[Action]) -> None:
+        self._publish_changes()
         for action in actions:
             match action:
-                case Spawn(name, ref, flags):
-                    self._create(name, ref, flags)
-                    self._occupy(name, self._start(name, ref), "start")
-                case Adopt(name, ref):
-                    self._occupy(name, self._adopt(name, ref), "adopt")
+                case Spawn(name, spec, profile):
+                    self._create(name, spec, profile)
+                    self._occupy(name, self._start(name, spec), "start")
+                case Assign(name, spec):
+                    self._publish(name, WorkerAssigned(worker=name))
+                    self._occupy(name, self._assign(name, spec), "assign")
                 case Reset(name):
                     self._occupy(name, self._reset(name), "reset")
                 case Stop(name, reason):
-                    health.tell_stop(self.workers[name], reason)
-                    why = health.why_stopped(self.core.workers[name], reason, self.core.limits)
-                    self.workers[name].condemn(why)
-                    self._own(self._stop(name), f"stop {name}")
+                    self._begin_stop(name, reason)
                 case Grant(ticket, name):
-                    self._callers.grant(ticket, name)
+                    self._waiters.grant(ticket, name)
                 case Refuse(ticket, reason):
-                    error = refusal(ticket, reason, self.core, self._start_errors)
-                    self._callers.refuse(ticket, error)
+                    error = waiters.refusal(ticket, reason, self.scheduler, self._start_errors)
+                    self._waiters.refuse(ticket, error)
 
-    def _create(self, name: str, ref: AgentRef | None, flags: str) -> None:
+    def _publish_changes(self) -> None:
+        changes, self.scheduler.changes = self.scheduler.changes, []
+        for change in changes:
+            self._publish_for(change.key, _change_event(change))
+
+    def _publish(self, worker: str, event: PoolEvent) -> None:
+        self._publish_for(self.key_of(worker), event)
+
+    def _publish_for(self, key: AgentKey | None, event: PoolEvent) -> None:
+        agent, project = (key.name, key.project) if key else ("", "")
+        self._bus.publish(event, agent=agent, project=project)
+
+    def _create(self, name: str, spec: AgentSpec | None, profile: str) -> None:
         assert self._run_dir is not None, "open() comes before the first request"
-        self._watcher.start()
-        self.books.spawned += 1
+        # Before each worker, because the watchdog can have been killed.
+        self._watchdog.start()
+
+        def unfit(reason: RetireReason) -> None:
+            self._perform(self.scheduler.mark_unfit(name, reason, _now()))
+
+        def spent(spend: Spend) -> None:
+            cost = spend.cost_usd
+            self._publish(name, TurnEnded(worker=name, usage=spend.usage, cost_usd=cost))
+
         self.workers[name] = Worker(
             name,
-            self.definitions.launch(ref, flags),
+            self._registry.launch(spec, profile),
             self._settings,
-            agent=ref.name if ref else "",
+            agent=str(spec.key) if spec else "",
             cookie=f"{self._cookie}/{name}",
             run_dir=self._run_dir,
-            on_gone=lambda: self._perform(self.core.unfit(name, Reason.DIED, _now())),
-            on_taint=lambda: self._perform(self.core.unfit(name, Reason.TAINTED, _now())),
-            on_account=lambda account: self.books.turn_ended(self.agent_of(name), account),
+            on_exit=lambda: unfit(RetireReason.DIED),
+            on_taint=lambda: unfit(RetireReason.TAINTED),
+            on_spend=spent,
+            on_stray=lambda: self._publish(name, StrayResult(worker=name)),
         )
 
-    def agent_of(self, name: str) -> str:
-        """The agent that a worker is; empty for a spare and where there is no such worker."""
-        record = self.core.workers.get(name)
-        agent = self.definitions.agent(record.ref) if record else None
-        return agent.name if agent else ""
-
-    async def _start(self, name: str, ref: AgentRef | None) -> None:
+    async def _start(self, name: str, spec: AgentSpec | None) -> None:
         worker = self.workers[name]
-        await self._until_started(name, self._timed_start(worker) if ref else worker.spawn())
+        # A spare is not initialised yet: `initialize` makes it an agent, once.
+        await self._until_started(
+            name, worker.start() if spec else worker.spawn(), timed=bool(spec)
+        )
 
-    async def _timed_start(self, worker: Worker) -> None:
-        await worker.start()
-        self.books.process_started(_now() - worker.started_at)
-
-    async def _adopt(self, name: str, ref: AgentRef) -> None:
+    async def _assign(self, name: str, spec: AgentSpec) -> None:
         worker = self.workers[name]
-        worker.agent = ref.name
-        await self._until_started(name, worker.initialize(self.definitions.launch(ref, ref.flags)))
+        worker.agent = str(spec.key)
+        launch = self._registry.launch(spec, spec.profile)
+        await self._until_started(name, worker.initialize(launch), timed=False)
 
-    async def _until_started(self, name: str, starting: Coroutine[Any, Any, None]) -> None:
+    async def _until_started(
+        self, name: str, starting: Coroutine[Any, Any, None], *, timed: bool
+    ) -> None:
+        worker = self.workers[name]
         try:
             await starting
         except Exception as error:
+            # Not CancelledError: `_stop` and `close` cancel a start and end its process themselves.
             self._start_failed(name, error)
         else:
-            self._start_errors.pop(self.core.workers[name].agent, None)
-            self._perform(self.core.started(name, _now()))
-            self._verdicts.begin(self.workers[name].launch)
+            seconds = _now() - worker.started_at if timed else None
+            if (key := self.key_of(name)) is not None:
+                self._start_errors.pop(key, None)
+            # Published before `started`, by which a caller can get the worker at once.
+            ready = WorkerReady(worker=name, pid=worker.pid or 0, seconds=seconds)
+            self._publish(name, ready)
+            self._perform(self.scheduler.started(name, _now()))
+            # Last: the first task must not wait for the probe, which takes about a second.
+            self._probe.begin(worker.launch)
 
     def _start_failed(self, name: str, error: Exception) -> None:
         if not isinstance(error, AgentPoolError):
-            log.error("worker %s could not be started, by a bug", name, exc_info=error)
+            log.error("worker %s could not be started because of a bug", name, exc_info=error)
             error = SpawnError(f"worker {name} could not be started: {error!r}", worker=name)
         log.warning("%s", error)
-        self._start_errors[self.core.workers[name].agent] = error
+        if (key := self.key_of(name)) is not None:
+            self._start_errors[key] = error
         fatal = isinstance(error, SpawnError) and error.is_fatal
-        self._perform(self.core.start_failed(name, fatal, _now()))
+        self._perform(self.scheduler.start_failed(name, fatal, _now()))
 
     async def _reset(self, name: str) -> None:
         worker = self.workers[name]
         try:
             await self._try_to_reset(worker)
         finally:
-            self._perform(self.core.was_reset(name, worker.is_clean, _now()))
+            # In every case: a worker that stays RESETTING serves no caller and is never stopped.
+            self._perform(self.scheduler.reset_finished(name, worker.is_clean, _now()))
 
     async def _try_to_reset(self, worker: Worker) -> None:
         if not await worker.settle() or worker.taints:
             return
-        verdict = await self._verdicts.get(worker.launch)
+        # Asked after the turn, so that the probe can run while the task runs.
+        verdict = await self._probe.get(worker.launch)
         if not verdict.forgets:
-            self._perform(self.core.no_reset(worker.launch.fingerprint, _now()))
+            self._perform(self.scheduler.forbid_reset(worker.launch.profile, _now()))
             return
-        await worker.reset(expects_frame=verdict.announces)
-        self.books.resets += worker.is_clean
+        await worker.reset(needs_announcement=verdict.announces)
+        if worker.is_clean:
+            self._publish(worker.name, WorkerReset(worker=worker.name))
+
+    def _begin_stop(self, name: str, reason: RetireReason) -> None:
+        worker, record = self.workers[name], self.scheduler.workers[name]
+        log.info("%s is stopped: %s", worker.label, reason)
+        if worker.taints:
+            log.warning("%s is replaced: %s", worker.label, "; ".join(worker.taints))
+        worker.fail_on_stop(_stop_text(record, reason, self.scheduler.limits))
+        taints = tuple(worker.taints)
+        self._publish(name, WorkerRetired(worker=name, reason=str(reason), taints=taints))
+        self._own(self._stop(name), f"stop {name}")
 
     async def _stop(self, name: str) -> None:
         worker = self.workers[name]
         busy = self._busy.pop(name, None)
         try:
             if busy is not None:
+                # A start or a reset must not go on to use the process while it is stopped.
                 busy.cancel()
                 await asyncio.wait([busy], timeout=self._settings.kill_grace)
             await worker.stop()
         finally:
+            # A cancelled stop too: a removed worker must have no process left.
             worker.kill()
-            self.books.strays += worker.session.strays
             worker.removed.set()
             del self.workers[name]
-            self._perform(self.core.gone(name, _now()))
-            if not self.core.workers:
+            self._perform(self.scheduler.removed(name, _now()))
+            if not self.scheduler.workers:
                 self._emptied.set()
 
     # Owning
@@ -343,6 +491,7 @@ class Supervisor:
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=f"agent-pool {name}")
+        # asyncio itself keeps only weak references to tasks.
         self._tasks.add(task)
         task.add_done_callback(self._disown)
         return task
@@ -350,43 +499,76 @@ class Supervisor:
     def _disown(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed, which is a bug", task.get_name(), exc_info=error)
+            log.error("%s failed because of a bug", task.get_name(), exc_info=error)
 
-    async def _watch_time(self) -> None:
+    async def _tick_forever(self) -> None:
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK_SECONDS)
             try:
-                await self._look()
-            except Exception:  # e.g. no thread to be had; without this the limits would end too
-                log.exception("the workers could not be looked at; it is tried again")
+                await self._check_workers()
+            except Exception:  # e.g. no thread can be started; the next tick tries again
+                log.exception("the workers could not be checked; the next tick tries again")
 
-    async def _look(self) -> None:
+    async def _check_workers(self) -> None:
         if self.workers:
-            trees = await asyncio.to_thread(self.census)
-            sizes = {name: tree.rss(processes) for name, processes in trees.items()}
-            self._perform(self.core.sampled(sizes, _now()))
-            health.end_stalled_turns(self.workers.values(), trees, self._settings.stall_timeout)
-        self._perform(self.core.tick(_now()))
-        self._callers.tell(self._queued)
+            # In a thread: it reads the environment of every process of the user.
+            trees = await asyncio.to_thread(self.processes)
+            sizes = {name: process_tree.rss(tree) for name, tree in trees.items()}
+            self._perform(self.scheduler.memory_measured(sizes, _now()))
+            self._end_stalled_turns(trees)
+        self._perform(self.scheduler.tick(_now()))
+        self._waiters.report(self.scheduler, _now())
         self.on_tick()
 
-    def census(self) -> dict[str, list[Any]]:
-        """The living processes of each worker; some milliseconds, so call it off the loop."""
-        roots = {name: worker.pid for name, worker in list(self.workers.items()) if worker.pid}
-        return tree.census(self._cookie, roots)
-
-    def _queued(self, ticket: Ticket) -> Queued:
-        agent = self.definitions.agent(ticket.ref)
-        return describe(ticket, agent.name if agent else ticket.ref.name, self.core, _now())
+    def _end_stalled_turns(self, trees: Mapping[str, Collection[Any]]) -> None:
+        """Fail the turns of workers that have written nothing for `stall_timeout` seconds."""
+        bound = self._settings.stall_timeout
+        for worker in list(self.workers.values()):
+            # A silent tool whose process lives is at work, and a person can take time to decide.
+            # The CLI itself is one of these processes; a command is another one.
+            in_tool = worker.open_tools and len(trees.get(worker.name, ())) > 1
+            waits = in_tool or worker.awaits_permission
+            if bound and worker.is_in_turn and not waits and worker.silence > bound:
+                worker.fail_turn(
+                    TaskTimeout(
+                        f"{worker.label} wrote nothing for {bound:g} s (setting stall_timeout), so "
+                        "its task was stopped; try again"
+                    )
+                )
 
     async def _wait_until_empty(self, timeout: float) -> None:
         self._emptied.clear()
-        if self.core.workers:
+        if self.scheduler.workers:
             try:
                 async with asyncio.timeout(timeout):
                     await self._emptied.wait()
-            except TimeoutError:
+            except TimeoutError:  # the caller goes on with the next, harder step
                 pass
+
+
+def _change_event(change: StateChange) -> WorkerStateChanged:
+    return WorkerStateChanged(
+        worker=change.worker,
+        previous=str(change.previous or ""),
+        state=str(change.state or "gone"),
+    )
+
+
+def _sign_in_refused(worker: Worker, event: Retry) -> TaskFailed:
+    return TaskFailed(
+        f"{worker.label}: the API refuses the sign-in with {event.status} ({event.error}); "
+        "sign in again with `claude`, or correct ANTHROPIC_API_KEY"
+    )
+
+
+def _stop_text(record: WorkerRecord, reason: RetireReason, limits: Limits) -> str:
+    """Return why a worker is stopped, for the error of its running task."""
+    if reason is not RetireReason.MAX_RSS:
+        return f"the pool retired it ({reason})"
+    return (
+        f"its processes used {mebibytes(record.rss)}, more than max_rss_hard "
+        f"({mebibytes(limits.max_rss_hard or 0)}); give it a smaller task or raise the limit"
+    )
 
 
 def _limits(settings: Settings) -> Limits:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from agent_pool import AgentPool, AgentPoolError, TaskEvent, TaskResult, find_cli
-from agent_pool.cli.batch.board import Board
-from agent_pool.cli.batch.calls import Call, read_calls
-from agent_pool.cli.batch.results import Results, open_results
+from agent_pool import AgentStats, Outcome, PoolAPI, TaskEvent, find_cli
+from agent_pool.cli.batch.lines import BatchLine, read_lines
+from agent_pool.cli.batch.progress import BatchProgress
+from agent_pool.cli.batch.results import BatchResults, open_results
 from agent_pool.cli.command import (
     FAILED,
     Command,
-    duration_option,
+    load_command_settings,
     project_option,
+    read_duration_option,
     run_async,
-    settings_of,
 )
-from agent_pool.cli.narrate import spent
-from agent_pool.cli.output import console, count, seconds
+from agent_pool.cli.connect import make_pool
+from agent_pool.cli.output import console
+from agent_pool.cli.progress import usage_text
+from agent_pool.text import count, seconds_text
 
 
 @click.command(cls=Command)
@@ -32,15 +33,15 @@ from agent_pool.cli.output import console, count, seconds
     "--output",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Append the results to this file; what has succeeded there is not run again.",
+    help="Append the results to this file; tasks that have succeeded there are not run again.",
 )
 @click.option(
     "--timeout",
-    callback=duration_option,
+    callback=read_duration_option,
     metavar="TIME",
     help="Stop a task that has no timeout of its own after this long: 90, 30s, 5m.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print the results only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the results.")
 @project_option
 @click.pass_context
 def batch(
@@ -53,79 +54,102 @@ def batch(
 ) -> None:
     """Give agents many tasks, side by side within the pool's limits.
 
-    FILE holds one JSON object a line: {"agent": …, "task": …}, and where wanted "id", "timeout",
-    "schema" and "conversation"; - is stdin. Each call that ends is one line of JSON on stdout, or
-    appended to the file of --output: {"line": …, "id": …, "agent": …, "call": …} with the
-    "result", as run --json prints it, or the "error". Lines that cannot be run are told before
-    anything is.
+    FILE holds one JSON object per line: {"agent": …, "task": …}, and optionally "id", "timeout",
+    "schema" and "conversation"; - is stdin. Each task that ends gives one line of JSON, on stdout
+    or appended to the file of --output: {"line": …, "id": …, "agent": …, "call": …} with the
+    "result", as run --json prints it, or the "error". Lines that cannot be run are reported before
+    any task is run.
 
-    With --output, a batch that was stopped goes on where it was: run the same command again.
-    What failed is run again, too. Tasks of one agent and conversation run in their order.
+    With --output, a batch that was stopped can continue: run the same command again. Tasks that
+    failed are run again too. Tasks of one agent and conversation run in their order.
 
-    Exits with 0 if all tasks succeeded, with 1 if any failed.
+    The exit code is 0 if all tasks succeeded, and 1 if any failed.
 
     \b
     Example:
       agent-pool batch tasks.jsonl --output results.jsonl
       jq -Rc '{agent: "reviewer", task: "Review \\(.)."}' files.txt | agent-pool batch -
     """
-    # Each conversation ends with its last task, so there are never more than running tasks.
-    settings = settings_of(ctx, project, prewarm=())
-    pool = AgentPool(settings.with_overrides({"max_conversations": settings.max_workers}))
-    find_cli(settings)  # without it no call can be run: to be told once, and before anything is
-    calls = read_calls(_input(file), pool)
-    with open_results(output, calls) as results:
-        left = [call for call in calls if call.line not in results.kept]
-        told = console(err=True)
-        told.quiet = quiet
-        board = Board(len(left), told, live=_is_live(output, quiet))
+    # Each conversation ends with its last task, so there are at most as many as running tasks.
+    settings = load_command_settings(ctx, project, prewarm=())
+    pool = make_pool(settings.with_overrides({"max_conversations": settings.max_workers}))
+    find_cli(settings)  # without a CLI no task can run; this reports it once for all tasks
+    lines = run_async(read_lines(_read_input(file), pool))
+    with open_results(output, lines) as results:
+        left = [line for line in lines if line.number not in results.finished]
+        messages = console(err=True)
+        messages.quiet = quiet
+        progress = BatchProgress(len(left), messages, live=_is_live(output, quiet))
+        batch_run = _BatchRun(pool, left, results, progress)
         try:
             if left:
-                run_async(_run(pool, left, timeout, results, board))
+                run_async(batch_run.run(timeout))
         finally:
-            pool.kill()  # nothing is left to kill, unless this was interrupted
+            # A second Ctrl-C can interrupt the close of the pool; this ends every process at once.
+            pool.kill()
             if not quiet:
-                click.echo(_summary(pool, board, len(calls), len(left)), err=True)
-    if board.failed:
+                click.echo(batch_run.summary(len(lines)), err=True)
+    if progress.failed:
         ctx.exit(FAILED)
 
 
-def _input(file: str) -> bytes:
+def _read_input(file: str) -> bytes:
     return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
 
 
 def _is_live(output: Path | None, quiet: bool) -> bool:
-    """Nothing may move where the results are printed."""
+    """Check whether a display that changes can be shown on stderr."""
+    # It would mix with the results if both were on the same terminal.
     return not quiet and sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
 
 
-async def _run(
-    pool: AgentPool, calls: Sequence[Call], timeout: float | None, results: Results, board: Board
-) -> None:
-    last = {call.conversation: place for place, call in enumerate(calls)}
+class _BatchRun:
+    """The run of the tasks that have no result yet."""
 
-    def tell(place: int, event: TaskEvent) -> None:
-        board.tell(calls[place], event)
+    def __init__(
+        self,
+        pool: PoolAPI,
+        lines: Sequence[BatchLine],
+        results: BatchResults,
+        progress: BatchProgress,
+    ) -> None:
+        self._pool = pool
+        self._lines = lines
+        self._results = results
+        self._progress = progress
+        self._total = AgentStats(agent="")
 
-    def end(place: int, outcome: TaskResult | AgentPoolError) -> None:
-        call = calls[place]
-        results.add(call, outcome)
-        board.end(call, outcome)
-        if call.conversation is not None and last[call.conversation] == place:
-            with suppress(AgentPoolError):  # its agent may have gone meanwhile
-                pool.end_conversation(*call.conversation)
+    async def run(self, timeout: float | None) -> None:
+        """Run the tasks and close the pool.
 
-    async with pool:
-        with board:
-            arguments = [call.arguments for call in calls]
-            await pool.map(arguments, timeout=timeout, on_event=tell, on_end=end)
+        Raises:
+            OSError: a result could not be written.
+        """
+        requests = [line.request for line in self._lines]
+        try:
+            async with self._pool:
+                with self._progress:
+                    await self._pool.map(
+                        requests, timeout=timeout, on_event=self._on_event, on_end=self._on_end
+                    )
+        finally:
+            # After the close: the tokens of an interrupted turn are known only when it has ended.
+            self._total = (await self._pool.stats()).total
 
+    def _on_event(self, index: int, event: TaskEvent) -> None:
+        self._progress.update(self._lines[index], event)
 
-def _summary(pool: AgentPool, board: Board, all_calls: int, left: int) -> str:
-    before = f"{all_calls - left} done before, " if left < all_calls else ""
-    open_still = left - board.done - board.failed
-    told = f"{count(all_calls, 'task')}: {before}{board.done} done, {board.failed} failed"
-    if open_still:
-        told += f", {open_still} not finished"
-    total = pool.stats().total
-    return f"{told}; {seconds(board.took)}, {spent(total.usage, total.cost_usd)}"
+    def _on_end(self, index: int, outcome: Outcome) -> None:
+        self._results.add(self._lines[index], outcome)
+        self._progress.end(self._lines[index], outcome)
+
+    def summary(self, all_lines: int) -> str:
+        """Return a line with the number of tasks, tokens and cost."""
+        progress, left = self._progress, len(self._lines)
+        before = f"{all_lines - left} done before, " if left < all_lines else ""
+        unfinished = left - progress.done - progress.failed
+        text = f"{count(all_lines, 'task')}: {before}{progress.done} done, {progress.failed} failed"
+        if unfinished:
+            text += f", {unfinished} not finished"
+        usage = usage_text(self._total.usage, self._total.cost_usd)
+        return f"{text}; {seconds_text(progress.seconds)}, {usage}"

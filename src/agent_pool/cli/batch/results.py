@@ -1,4 +1,4 @@
-"""The results of a batch: one JSON object a line, written at once, and read again to go on."""
+"""The results of a batch: JSON Lines, written at once, and read again to continue a batch."""
 
 from __future__ import annotations
 
@@ -11,84 +11,86 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from agent_pool import AgentPoolError, ConfigError, TaskResult
-from agent_pool.cli.batch.calls import Call
-from agent_pool.cli.batch.stdout import Stdout, Writer
-from agent_pool.cli.command import describe
+from agent_pool import ConfigError, Outcome, TaskResult
+from agent_pool.cli.batch.lines import BatchLine
+from agent_pool.cli.batch.stdout import ResultWriter, StdoutWriter
+from agent_pool.cli.command import error_object
 
-_BEGINNING: Final = b'{"line": '
-"""How every line begins, by which one that was cut off is told from a stranger's."""
+_LINE_START: Final = b'{"line": '
+"""The start of every result; a partial last line that starts otherwise is not ours."""
 
 
-class Results:
-    """Where results go.
+class BatchResults:
+    """Writes results to a file or to stdout.
 
     Attributes:
-        kept: the lines of the input that need not be run again: their last result, there before,
-            is a success, and so is that of every other line of their conversation.
+        finished: the numbers of the lines that need not be run again: the last result in the file
+            is a success, and so is that of every other line of the same conversation.
     """
 
-    def __init__(self, file: Writer, kept: frozenset[int] = frozenset()) -> None:
-        self.kept = kept
+    def __init__(self, file: ResultWriter, finished: frozenset[int] = frozenset()) -> None:
+        self.finished = finished
         self._file = file
 
-    def add(self, call: Call, outcome: TaskResult | AgentPoolError) -> None:
-        """Write down how a call ended.
+    def add(self, line: BatchLine, outcome: Outcome) -> None:
+        """Write how a task ended.
 
-        Raises OSError when that is not possible.
+        Raises:
+            OSError: that is not possible.
         """
-        entry: dict[str, Any] = {"line": call.line}
-        if call.id is not None:
-            entry["id"] = call.id
-        entry |= {"agent": call.agent, "call": call.digest}
+        entry: dict[str, Any] = {"line": line.number}
+        if line.id is not None:
+            entry["id"] = line.id
+        entry |= {"agent": line.agent, "call": line.digest}
         if isinstance(outcome, TaskResult):
             entry["result"] = outcome.as_json()
         else:
-            entry |= describe(outcome)
+            entry |= error_object(outcome)
         text = json.dumps(entry, ensure_ascii=False) + "\n"
-        # Half a surrogate pair becomes the escape that JSON has for it.
+        # Half a surrogate pair has no UTF-8; as an escape it is valid JSON.
         self._file.write(text.encode(errors="backslashreplace"))
         self._file.flush()
 
 
 @contextmanager
-def _stdout() -> Iterator[Writer]:
+def _open_stdout() -> Iterator[ResultWriter]:
     try:
         number = sys.stdout.fileno()
-    except (OSError, ValueError):  # something that only looks like one
+    except (OSError, ValueError):  # a replacement that is not a real file, as in tests
         yield sys.stdout.buffer
         return
     sys.stdout.flush()
-    stdout = Stdout(number)
+    stdout = StdoutWriter(number)
     yield stdout
     stdout.finish()
 
 
 @contextmanager
-def open_results(path: Path | None, calls: Sequence[Call]) -> Iterator[Results]:
-    """The file to go on with, or stdout.
+def open_results(path: Path | None, lines: Sequence[BatchLine]) -> Iterator[BatchResults]:
+    """Open the file of results, which can hold results of an earlier run; None is stdout.
 
     Raises:
-        ConfigError: the file holds something else than results of these calls, or another batch
-            is writing to it.
+        ConfigError: the file holds something else than results of these lines, cannot be opened,
+            or another batch is writing to it.
     """
     if path is None:
-        with _stdout() as stdout:
-            yield Results(stdout)
+        with _open_stdout() as stdout:
+            yield BatchResults(stdout)
         return
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path}: expected a file that can be read again later")
     try:
-        opened = path.open("a+b")
+        opened = path.open("a+b")  # every write goes to the end, also after the reads below
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
     with opened as file:
         _lock(file, path)
-        succeeded = _read(file, path, calls)
-        yield Results(file, _complete(succeeded, calls))
+        succeeded = _read_successes(file, path, lines)
+        yield BatchResults(file, _without_open_conversations(succeeded, lines))
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
+    # The kernel releases the lock when the process ends, however it ends.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -97,61 +99,67 @@ def _lock(file: BinaryIO, path: Path) -> None:
         ) from None
 
 
-def _read(file: BinaryIO, path: Path, calls: Sequence[Call]) -> frozenset[int]:
-    """The lines of the input whose last result is a success; what was cut off is taken away."""
+def _read_successes(file: BinaryIO, path: Path, lines: Sequence[BatchLine]) -> frozenset[int]:
+    """Return the numbers of the lines whose last result is a success; cut off a partial line."""
     file.seek(0)
     *whole, rest = file.read().split(b"\n")
-    known = {call.line: call for call in calls}
+    known = {line.number: line for line in lines}
     last: dict[int, bool] = {}
-    for number, line in enumerate(whole, 1):
-        if not line.strip():
+    for number, text in enumerate(whole, 1):
+        if not text.strip():
             continue
-        entry = _entry(line)
+        entry = _parse_entry(text)
         if entry is None:
             raise ConfigError(f"{path}:{number}: this is no result of a batch; name another file")
-        _check_belongs(entry, known, f"{path}:{number}")
+        _check_same_input(entry, known, f"{path}:{number}")
         last[entry["line"]] = "result" in entry and not entry["result"].get("is_error")
     if rest:
-        _take_away(file, path, rest)
+        # A batch that was killed while it wrote leaves a part of a line.
+        _cut_off(file, path, rest)
     return frozenset(line for line, is_success in last.items() if is_success)
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line of the file says; None if it is not one of ours."""
+def _parse_entry(text: bytes) -> dict[str, Any] | None:
+    """Parse a line of the file; return None if it is not a result of a batch."""
     try:
-        entry = json.loads(line)
+        entry = json.loads(text)
     except (ValueError, RecursionError):
         return None
     is_ours = (
         isinstance(entry, dict)
-        and type(entry.get("line")) is int
+        and type(entry.get("line")) is int  # not isinstance: true is an int for it
         and isinstance(entry.get("call"), str)
         and (isinstance(entry.get("result"), dict) or isinstance(entry.get("error"), dict))
     )
     return entry if is_ours else None
 
 
-def _check_belongs(entry: Mapping[str, Any], known: Mapping[int, Call], where: str) -> None:
-    call = known.get(entry["line"])
-    if call is None or call.digest != entry["call"]:
-        what = "is no call" if call is None else "is another call now"
+def _check_same_input(entry: Mapping[str, Any], known: Mapping[int, BatchLine], where: str) -> None:
+    line = known.get(entry["line"])
+    if line is None or line.digest != entry["call"]:
+        problem = "has no task now" if line is None else "has another task now"
         raise ConfigError(
-            f"{where}: the result of line {entry['line']}, which {what}: the file belongs to "
-            "another input; name another file, or add to the end of the input only"
+            f"{where}: this is the result of line {entry['line']}, which {problem}: the file "
+            "belongs to another input; name another file, or only add lines at the end of the input"
         )
 
 
-def _take_away(file: BinaryIO, path: Path, rest: bytes) -> None:
-    """Cut the file where its last whole line ends."""
-    if not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)):
+def _cut_off(file: BinaryIO, path: Path, rest: bytes) -> None:
+    """Remove the partial line at the end of the file."""
+    if not (rest.startswith(_LINE_START) or _LINE_START.startswith(rest)):
         raise ConfigError(f"{path}: its last line is no result of a batch; name another file")
     os.ftruncate(file.fileno(), file.seek(0, os.SEEK_END) - len(rest))
 
 
-def _complete(succeeded: frozenset[int], calls: Sequence[Call]) -> frozenset[int]:
-    """Without those whose conversation has a line to be run: it needs what was said before."""
-    broken = {call.conversation for call in calls if call.line not in succeeded}
-    broken.discard(None)
+def _without_open_conversations(
+    succeeded: frozenset[int], lines: Sequence[BatchLine]
+) -> frozenset[int]:
+    """Remove the lines of each conversation that has a line to be run."""
+    # That line needs the context of the earlier ones, and no worker has it any more.
+    to_run = {line.conversation for line in lines if line.number not in succeeded}
+    to_run.discard(None)
     return frozenset(
-        call.line for call in calls if call.line in succeeded and call.conversation not in broken
+        line.number
+        for line in lines
+        if line.number in succeeded and line.conversation not in to_run
     )

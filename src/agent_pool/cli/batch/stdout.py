@@ -1,4 +1,4 @@
-"""Results on stdout, whose reader may take its time."""
+"""The results of a batch on stdout, where a slow reader must not delay any task."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from threading import Thread
 from typing import Protocol
 
 
-class Writer(Protocol):
-    """Where results can be written."""
+class ResultWriter(Protocol):
+    """A file that results can be written to."""
 
     def write(self, data: bytes, /) -> object: ...
 
     def flush(self) -> object: ...
 
 
-class Stdout:
-    """Written at once where there is room, else by a thread: a pipe that nobody reads for a while
-    holds up no task and no signal.
+class StdoutWriter:
+    """Writes directly while the reader keeps up; otherwise a thread writes.
+
+    So a pipe that is not read for some time delays no task and no signal.
 
     Args:
-        number: of the file; it is not closed.
+        number: the file descriptor; it is not closed.
     """
 
     def __init__(self, number: int) -> None:
@@ -33,34 +34,36 @@ class Stdout:
         self._thread.start()
 
     def write(self, data: bytes, /) -> None:
-        """Have it written, in its turn.
+        """Write data, or give it to the thread, which writes it after all earlier data.
 
         Raises:
-            OSError: it, or what was written before, could not be.
+            OSError: this data, or earlier data, could not be written.
         """
         if self._error is not None:
             raise self._error
+        # Only if the thread has nothing left to write: otherwise the lines would be mixed.
         if not self._lines.unfinished_tasks:
-            data = self._write_what_fits(data)
+            data = self._write_without_waiting(data)
         if data:
             self._lines.put(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no data is buffered here."""
 
     def finish(self) -> None:
-        """Wait until all is written, which a signal may end.
+        """Wait until all data is written; a signal can interrupt this.
 
         Raises:
-            OSError: it could not be.
+            OSError: some data could not be written.
         """
         self._lines.put(b"")
         self._thread.join()
         if self._error is not None:
             raise self._error
 
-    def _write_what_fits(self, data: bytes) -> bytes:
-        """The rest; PIPE_BUF bytes never have to wait where there is room for any."""
+    def _write_without_waiting(self, data: bytes) -> bytes:
+        """Write as much as the pipe has room for, and return the rest."""
+        # POSIX: a pipe that select reports as writable takes at least PIPE_BUF bytes at once.
         while data and select.select([], [self._number], [], 0)[1]:
             data = data[os.write(self._number, data[: select.PIPE_BUF]) :]
         return data
@@ -72,4 +75,4 @@ class Stdout:
                     data = data[os.write(self._number, data) :]
                 self._lines.task_done()
         except OSError as error:
-            self._error = error
+            self._error = error  # raised by the next `write`, or by `finish`

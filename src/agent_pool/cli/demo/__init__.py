@@ -1,4 +1,4 @@
-"""`agent-pool demo`: a pool at work beside a new process for each task, measured."""
+"""`agent-pool demo`: compares a pool with a new `claude -p` process for each task."""
 
 from agent_pool.cli.demo.command import demo
 

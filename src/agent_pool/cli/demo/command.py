@@ -1,32 +1,41 @@
-"""The command, and its table."""
+"""The command `demo` and its table of results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.table import Table
 
-from agent_pool import AgentPool, cli_version, find_cli
-from agent_pool.cli.command import Command, json_option, run_async, settings_of
-from agent_pool.cli.demo.board import Board
-from agent_pool.cli.demo.measure import AT_ONCE, IN_A_ROW, THINKING, Figures, measure
-from agent_pool.cli.demo.scene import Model, project_files
-from agent_pool.cli.demo.ways import PoolWay, ProcessWay
-from agent_pool.cli.offline import offline_world
-from agent_pool.cli.output import console, megabytes, print_json, seconds
+from agent_pool import cli_version, find_cli
+from agent_pool.cli.command import Command, json_option, load_command_settings, run_async
+from agent_pool.cli.connect import make_pool
+from agent_pool.cli.demo.measurement import (
+    PARALLEL_TASKS,
+    REPLY_DELAY_SECONDS,
+    SEQUENTIAL_TASKS,
+    RunnerMeasurement,
+    measure_runner,
+)
+from agent_pool.cli.demo.progress import DemoProgress
+from agent_pool.cli.demo.runners import PoolRunner, ProcessRunner
+from agent_pool.cli.demo.scenario import CountingModel, project_files
+from agent_pool.cli.offline import offline_sandbox
+from agent_pool.cli.output import console, print_json
+from agent_pool.text import mebibytes, seconds_text
 
-ROWS: list[tuple[str, Callable[[Figures], str]]] = [
-    ("Ready for a first task", lambda f: "-" if f.warm_up is None else seconds(f.warm_up)),
-    ("One task, median", lambda f: seconds(f.task)),
-    (f"{AT_ONCE} tasks at once", lambda f: seconds(f.at_once)),
-    ("Memory, task 1", lambda f: megabytes(f.memory_first)),
-    (f"Memory, task {IN_A_ROW}", lambda f: megabytes(f.memory_last)),
-    (f"Memory, {AT_ONCE} at once", lambda f: megabytes(f.memory_at_once)),
-    (f"Tokens written to the cache, {IN_A_ROW} tasks", lambda f: f"{f.written:,}"),
-    (f"Tokens read from the cache, {IN_A_ROW} tasks", lambda f: f"{f.read:,}"),
+ROWS: Final[list[tuple[str, Callable[[RunnerMeasurement], str]]]] = [
+    ("Ready for a first task", lambda m: "-" if m.warm_up is None else seconds_text(m.warm_up)),
+    ("One task, median", lambda m: seconds_text(m.task)),
+    (f"{PARALLEL_TASKS} tasks at once", lambda m: seconds_text(m.at_once)),
+    ("Memory, task 1", lambda m: mebibytes(m.memory_first)),
+    (f"Memory, task {SEQUENTIAL_TASKS}", lambda m: mebibytes(m.memory_last)),
+    (f"Memory, {PARALLEL_TASKS} at once", lambda m: mebibytes(m.memory_at_once)),
+    (f"Tokens written to the cache, {SEQUENTIAL_TASKS} tasks", lambda m: f"{m.written:,}"),
+    (f"Tokens read from the cache, {SEQUENTIAL_TASKS} tasks", lambda m: f"{m.read:,}"),
 ]
 
 
@@ -34,58 +43,60 @@ ROWS: list[tuple[str, Callable[[Figures], str]]] = [
 @json_option
 @click.pass_context
 def demo(ctx: click.Context, as_json: bool) -> None:
-    """Show what the pool does: offline, at no cost, in well under a minute.
+    """Compare a pool with `claude -p`: offline, at no cost, in less than a minute.
 
-    The real Claude Code CLI works in a temporary home and project, with a model that is a small
-    program on this machine: no key, no network, nothing of yours. A pool gets tasks one after
-    another and at once, then `claude -p` gets the same. The table is measured in this run; the
-    tokens are counted as the real service counts them.
+    Runs the real Claude Code CLI in a temporary home and project. The model is a small program
+    on this machine: the demo needs no key and no network, and it does not touch your files. A
+    pool runs tasks one after another and then at the same time; after that, `claude -p` runs the
+    same tasks. Every number in the table is measured in this run. Tokens are counted as the real
+    service counts them.
 
     \b
     Example:
       agent-pool demo
       agent-pool demo --json | jq '.[0].task'
     """
-    cli = find_cli(settings_of(ctx, None))
-    figures = run_async(_play(cli))
+    cli = find_cli(load_command_settings(ctx, None))
+    measurements = run_async(_measure_runners(cli))
     if as_json:
-        print_json([asdict(one) for one in figures])
+        print_json([asdict(measurement) for measurement in measurements])
         return
     out = console()
-    out.print(_table(figures))
+    out.print(_table(measurements))
     out.print(_legend(), style="dim")
 
 
-async def _play(cli: Path) -> list[Figures]:
-    board = Board(console(err=True))
+async def _measure_runners(cli: Path) -> list[RunnerMeasurement]:
+    progress = DemoProgress(console(err=True))
     click.echo(f"Claude Code {await cli_version(cli)} at {cli}\n", err=True)
-    model, files = Model(), project_files(max(IN_A_ROW, AT_ONCE))
-    async with offline_world(cli, files, model) as world:
-        pool = AgentPool(world.settings, environ=world.environ)
+    model, files = CountingModel(), project_files(max(SEQUENTIAL_TASKS, PARALLEL_TASKS))
+    async with offline_sandbox(cli, files, model) as sandbox:
+        pool = make_pool(sandbox.settings, sandbox.environ)
         try:
             async with pool:
-                first = await measure(PoolWay(world, pool), model, board)
+                with_pool = await measure_runner(PoolRunner(sandbox, pool), model, progress)
         finally:
+            # A second Ctrl-C can interrupt the close above; this ends every process at once.
             pool.kill()
-    async with offline_world(cli, files, model) as world:
-        second = await measure(ProcessWay(world, cli), model, board)
-    return [first, second]
+    # A new sandbox, because the prompt cache of the first one is no longer empty.
+    async with offline_sandbox(cli, files, model) as sandbox:
+        with_processes = await measure_runner(ProcessRunner(sandbox, cli), model, progress)
+    return [with_pool, with_processes]
 
 
-def _table(figures: list[Figures]) -> Table:
+def _table(measurements: list[RunnerMeasurement]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("Measured")
-    for one in figures:
-        table.add_column(one.name, justify="right", no_wrap=True)
+    for measurement in measurements:
+        table.add_column(measurement.name, justify="right", no_wrap=True)
     for heading, cell in ROWS:
-        table.add_row(heading, *map(cell, figures))
+        table.add_row(heading, *map(cell, measurements))
     return table
 
 
 def _legend() -> str:
-    thinking = seconds(THINKING)
     return f"""
-Every answer was the one to its task. The model answers at once; in the {AT_ONCE} at once it takes
-{thinking} for each of its two replies. Memory is that of the processes: of the pool after the
-task, of `claude -p` the most that it had. The prompt cache is the service's own, so both ways
-read from it."""
+Every answer was checked and is right. The model answers at once; while {PARALLEL_TASKS} tasks run
+at once, it takes {seconds_text(REPLY_DELAY_SECONDS)} for each of its two replies. The memory of the
+pool is that of its processes after the task; that of `claude -p` is the peak of its process. The
+prompt cache belongs to the service, so both read from it."""

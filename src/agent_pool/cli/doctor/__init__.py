@@ -1,4 +1,4 @@
-"""`agent-pool doctor`: what is found and what is wrong, in one screen."""
+"""`agent-pool doctor`: checks of the installation, one finding for each."""
 
 from agent_pool.cli.doctor.command import doctor
 

@@ -1,46 +1,39 @@
-"""What `doctor` looks at, but for the CLI itself."""
+"""The checks of `agent-pool doctor`, except those of the Claude Code CLI."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from agent_pool import (
-    Agent,
-    Broken,
-    Catalog,
-    ConfigError,
-    Settings,
-    load_settings,
-    not_honoured,
-)
+from agent_pool import ConfigError, PoolAPI, Settings, load_settings
 from agent_pool.cli.doctor.findings import Finding
-from agent_pool.cli.output import count
-from agent_pool.cli.registration import SCOPES, Registration, command_of
+from agent_pool.cli.registration import SCOPES, Registration, server_argv
 from agent_pool.settings import config_file
+from agent_pool.text import count
 
-_PLACES: Final = ("project_dir", "agents_dir", "skills_dir", "expertise_dir")
+_FOLDER_SETTINGS: Final = ("project_dir", "agents_dir", "skills_dir", "expertise_dir")
 
 
 def check_package() -> Finding:
-    """This package and the Python that runs it."""
+    """Report this package and the Python that runs it."""
     package = version("claude-agent-pool")
-    said = f"agent-pool {package}, Python {platform.python_version()} at {sys.executable}"
-    return Finding("Package", "ok", said)
+    message = f"agent-pool {package}, Python {platform.python_version()} at {sys.executable}"
+    return Finding("Package", "ok", message)
 
 
 def check_settings(
     project: Path | None, environ: Mapping[str, str] = os.environ
 ) -> tuple[Settings, Finding]:
-    """The settings; the defaults, when something is wrong with them, so that the rest goes on."""
+    """Load the settings; if one is wrong, report it and return the defaults for later checks."""
     try:
         settings = load_settings(environ, project_dir=project)
     except ConfigError as error:
+        # Without the defaults one wrong setting would hide every other problem.
         defaults = Settings.model_validate({"project_dir": project or Path.cwd()})
         return defaults, Finding("Settings", "wrong", str(error), "correct or remove it")
     path = config_file(environ)
@@ -50,14 +43,15 @@ def check_settings(
 
 
 def _changed(settings: Settings) -> dict[str, Any]:
-    """What is set, but for the places, which are shown with the folders."""
-    return settings.model_dump(exclude_defaults=True, exclude={*_PLACES})
+    """Return the settings that differ from their defaults, without the folders."""
+    # `check_agents` reports the folders.
+    return settings.model_dump(exclude_defaults=True, exclude={*_FOLDER_SETTINGS})
 
 
 def check_user(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Whether Claude Code would refuse to work for this user."""
-    bypassing = settings.permission_ceiling == "bypassPermissions"
-    if bypassing and os.geteuid() == 0 and not environ.get("IS_SANDBOX"):
+    """Check whether Claude Code would refuse to bypass permissions for this user."""
+    is_bypassing = settings.permission_ceiling == "bypassPermissions"
+    if is_bypassing and os.geteuid() == 0 and not environ.get("IS_SANDBOX"):
         yield Finding(
             "User",
             "wrong",
@@ -66,71 +60,61 @@ def check_user(settings: Settings, environ: Mapping[str, str] = os.environ) -> I
         )
 
 
-def check_agents(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """The folders that are searched, and each definition that cannot be used, or not all of it."""
-    catalog = Catalog(settings, environ)
-    folders = catalog.folders
+async def check_agents(settings: Settings, pool: PoolAPI) -> AsyncIterator[Finding]:
+    """Report the folders that are searched, and each definition that is not fully usable."""
+    found = await pool.agents()
     yield Finding("Project", "ok", str(settings.project_dir))
     for kind, searched in (
-        ("Agent folders", folders.agents),
-        ("Skill folders", folders.skills),
-        ("Expertise folders", folders.expertise),
+        ("Agent folders", found.agent_folders),
+        ("Skill folders", found.skill_folders),
+        ("Expertise folders", found.expertise_folders),
     ):
-        yield Finding(kind, "note", ", ".join(map(_shown, searched)))
-    yield from _check_named(settings)
-    found = catalog.scan()
-    usable = sum(isinstance(one, Agent) for one in found)
-    if found:
-        yield Finding("Agents", "ok", f"{count(usable, 'agent')} can be used")
+        yield Finding(kind, "note", _list_folders(searched))
+    for finding in _check_folder_settings(settings):
+        yield finding
+    if found.agents:
+        yield Finding("Agents", "ok", f"{count(len(found.usable), 'agent')} can be used")
     else:
-        yield Finding("Agents", "warning", "none is defined", "agent-pool init writes a first one")
-    for one in found:
-        if isinstance(one, Broken):
-            yield Finding("Agents", "wrong", f"{one.name} cannot be used: {one.error}")
-        else:
-            yield from _check_fields(one, settings, environ)
+        yield Finding(
+            "Agents", "warning", "no agent is defined", "agent-pool init writes a first one"
+        )
+    for agent in found.agents:
+        if agent.error is not None:
+            yield Finding("Agents", "wrong", f"{agent.name} cannot be used: {agent.error}")
+        for key, reason in agent.warnings.items():
+            yield Finding("Agents", "warning", f"{agent.name} ({agent.path}): {key}: {reason}")
 
 
-def _check_fields(
-    agent: Agent, settings: Settings, environ: Mapping[str, str]
-) -> Iterator[Finding]:
-    try:
-        found = not_honoured(agent, settings, environ)
-    except ConfigError as error:
-        yield Finding("Agents", "wrong", f"{agent.name} cannot be used: {error}")
-        return
-    for key, why in found.items():
-        yield Finding("Agents", "warning", f"{agent.name} ({agent.path}): {key}: {why}")
-
-
-def _check_named(settings: Settings) -> Iterator[Finding]:
-    for name in _PLACES:
+def _check_folder_settings(settings: Settings) -> Iterator[Finding]:
+    for name in _FOLDER_SETTINGS:
         path: Path | None = getattr(settings, name)
         if path is not None and not path.expanduser().is_dir():
-            yield Finding("Settings", "wrong", f"{name} is {path}, which is no folder")
+            yield Finding("Settings", "wrong", f"{name} is {path}, which is not a folder")
 
 
-def _shown(folder: Path) -> str:
-    return f"{folder}{'' if folder.is_dir() else ' (missing)'}"
+def _list_folders(folders: Sequence[str]) -> str:
+    return ", ".join(
+        f"{folder}{'' if Path(folder).is_dir() else ' (missing)'}" for folder in folders
+    )
 
 
 def check_registered(project: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Whether Claude Code knows the server and the hook; that it does not is no fault."""
+    """Report whether Claude Code knows the server and the hook; it is not wrong if it does not."""
     registration = Registration(project, environ)
     try:
-        servers = {scope: registration.server(scope) for scope in SCOPES}
-        hooks = [scope for scope in SCOPES if registration.hooks(scope)]
+        servers = {scope: registration.find_server(scope) for scope in SCOPES}
+        hooks = [scope for scope in SCOPES if registration.find_hooks(scope)]
     except ConfigError as error:
         yield Finding("Registered", "wrong", str(error))
         return
     known = [scope for scope in SCOPES if servers[scope] is not None]
-    for what, scopes in (("MCP server", known), ("delegation hook", hooks)):
-        said = f"in scope {', '.join(scopes)}" if scopes else "not registered with Claude Code"
-        yield Finding(
-            "Registered", "note", f"{what}: {said}", "" if scopes else "agent-pool install"
-        )
+    for name, scopes in (("MCP server", known), ("delegation hook", hooks)):
+        place = f"in scope {', '.join(scopes)}" if scopes else "not registered with Claude Code"
+        advice = "" if scopes else "agent-pool install"
+        yield Finding("Registered", "note", f"{name}: {place}", advice)
     for scope in known:
-        program = command_of(servers[scope] or {})[0]
+        program = server_argv(servers[scope] or {})[0]
+        # A relative name is searched on the PATH of Claude Code, which is not known here.
         if Path(program).is_absolute() and not Path(program).exists():
-            said = f"the MCP server in scope {scope} starts {program}, which is gone"
-            yield Finding("Registered", "wrong", said, f"agent-pool install --scope {scope}")
+            message = f"the MCP server in scope {scope} starts {program}, which does not exist"
+            yield Finding("Registered", "wrong", message, f"agent-pool install --scope {scope}")

@@ -1,4 +1,4 @@
-"""The command and its report."""
+"""The command `doctor` and its report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent_pool.cli.command import FAILED, Command, json_option, project_option, run_async
+from agent_pool.cli.connect import make_pool
 from agent_pool.cli.doctor.checks import (
     check_agents,
     check_package,
@@ -23,26 +25,27 @@ from agent_pool.cli.doctor.checks import (
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.doctor.live import check_cli
 from agent_pool.cli.doctor.resets import check_resets
-from agent_pool.cli.output import console, count, print_json, printable
+from agent_pool.cli.output import console, print_json
+from agent_pool.text import count, printable
 
-STYLES = {"ok": "green", "note": "dim", "warning": "yellow", "wrong": "bold red"}
+STYLES: Final = {"ok": "green", "note": "dim", "warning": "yellow", "wrong": "bold red"}
 
 
 @click.command(cls=Command)
-@click.option("--quick", is_flag=True, help="Leave out the live check, which starts a worker.")
-@click.option("--probe", is_flag=True, help="Find out anew whether the CLI forgets between tasks.")
+@click.option("--quick", is_flag=True, help="Skip the live check, which starts a worker.")
+@click.option("--probe", is_flag=True, help="Test again whether the CLI forgets between tasks.")
 @json_option
 @project_option
 @click.pass_context
 def doctor(
     ctx: click.Context, quick: bool, probe: bool, as_json: bool, project: Path | None
 ) -> None:
-    """Say what is found and what is wrong.
+    """Check the installation and report what is wrong.
 
-    Looks at the package, the settings, the agents, what is registered with Claude Code, and the
-    Claude Code CLI: where it comes from, its version and its sign-in. Then the CLI carries out
-    one task with an offline model in a temporary home, which takes about a second and neither
-    a key nor the network. Exits with 1 if anything is wrong.
+    Checks the package, the settings, the agents, the registration with Claude Code, and the
+    Claude Code CLI: where it was found, its version and its sign-in. Then the CLI carries out two
+    tasks with an offline model in a temporary home. That takes a few seconds, and needs no key
+    and no network. The exit code is 1 if anything is wrong.
 
     \b
     Example:
@@ -50,19 +53,19 @@ def doctor(
       agent-pool doctor --probe
       agent-pool doctor --quick --json | jq '.findings[] | select(.state == "wrong")'
     """
-    findings = run_async(_all(project or ctx.find_root().obj, quick=quick, probe=probe))
+    findings = run_async(_run_checks(project or ctx.find_root().obj, quick=quick, probe=probe))
     wrong = sum(finding.state == "wrong" for finding in findings)
     if as_json:
         print_json({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
     else:
         _print(console(), findings)
-        click.echo(f"\n{count(wrong, 'thing')} wrong." if wrong else "\nNothing is wrong.")
+        click.echo(f"\n{count(wrong, 'problem')} found." if wrong else "\nNothing is wrong.")
     if wrong:
         ctx.exit(FAILED)
 
 
-async def _all(project: Path | None, *, quick: bool, probe: bool) -> list[Finding]:
-    with console(err=True).status("looking"):
+async def _run_checks(project: Path | None, *, quick: bool, probe: bool) -> list[Finding]:
+    with console(err=True).status("checking"):
         return [finding async for finding in _findings(project, quick=quick, probe=probe)]
 
 
@@ -70,16 +73,16 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
     yield check_package()
     settings, finding = check_settings(project)
     yield finding
-    for found in (
-        check_user(settings),
-        check_agents(settings),
-        check_registered(settings.project_dir),
-    ):
-        for finding in found:
-            yield finding
+    pool = make_pool(settings)
+    for finding in check_user(settings):
+        yield finding
+    async for finding in check_agents(settings, pool):
+        yield finding
+    for finding in check_registered(settings.project_dir):
+        yield finding
     async for finding in check_cli(settings, quick=quick, environ=os.environ):
         yield finding
-    async for finding in check_resets(settings, probe=probe):
+    async for finding in check_resets(pool, probe=probe):
         yield finding
 
 
@@ -89,8 +92,8 @@ def _print(out: Console, findings: list[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        said = Text(printable(finding.said))
+        message = Text(printable(finding.message))
         if finding.advice:
-            said.append(f"\n→ {finding.advice}", style="bold")
-        table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.about, said)
+            message.append(f"\n→ {finding.advice}", style="bold")
+        table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.subject, message)
     out.print(table)

@@ -1,11 +1,11 @@
-"""What a check found."""
+"""The result of one check of `agent-pool doctor`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-State: TypeAlias = Literal["ok", "note", "warning", "wrong"]
+FindingState: TypeAlias = Literal["ok", "note", "warning", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,14 +13,14 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        about: what was looked at: ``Claude Code``.
-        state: `ok`; `note`, neither good nor bad; `warning`, works but perhaps not as meant;
-            `wrong`, does not work, and makes `doctor` fail.
-        said: what was found.
-        advice: what to do about it.
+        subject: the thing that was checked: ``Claude Code``.
+        state: `ok`; `note`, neither good nor bad; `warning`, it works, but perhaps not as intended;
+            `wrong`, it does not work, and makes `doctor` fail.
+        message: the result of the check.
+        advice: what to do about it; empty if there is nothing to do.
     """
 
-    about: str
-    state: State
-    said: str
+    subject: str
+    state: FindingState
+    message: str
     advice: str = ""

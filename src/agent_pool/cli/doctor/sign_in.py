@@ -1,4 +1,4 @@
-"""Whether Claude Code is signed in, without asking the network."""
+"""The check whether Claude Code is signed in, without the network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, Final
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.settings import claude_home
 
-ABOUT: Final = "Sign-in"
+SUBJECT: Final = "Sign-in"
 ADVICE: Final = "run `claude` and type /login, or set ANTHROPIC_API_KEY"
 AUTH_STATUS_SINCE: Final = (2, 1, 41)
-"""Older ones have no `claude auth` and would take the words for a task."""
+"""Older versions have no `claude auth`, and would take the words for a task."""
 
-_TIMEOUT: Final = 15.0
+_STATUS_TIMEOUT_SECONDS: Final = 15.0
 _PROVIDERS: Final = {
     "CLAUDE_CODE_USE_BEDROCK": "Amazon Bedrock",
     "CLAUDE_CODE_USE_VERTEX": "Google Vertex AI",
@@ -30,18 +30,19 @@ _CREDENTIALS: Final = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE
 async def check_sign_in(
     cli: Path, version: str, project: Path, environ: Mapping[str, str] = os.environ
 ) -> Finding:
-    """What the CLI says of itself; what can be seen from outside where it cannot say."""
+    """Report the sign-in as the CLI states it, or as variables and files show it."""
     if tuple(map(int, version.split("."))) >= AUTH_STATUS_SINCE:
         status = await _auth_status(cli, project, environ)
         if status is not None:
-            return _by_status(status)
-    return _by_looking(environ)
+            return _finding_from_status(status)
+    return _finding_from_credentials(environ)
 
 
 async def _auth_status(
     cli: Path, project: Path, environ: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """The answer of `claude auth status`, which asks nobody; None when it is not understood."""
+    """Return the output of `claude auth status`; None if it has another form."""
+    # The command uses no network.
     process = await asyncio.create_subprocess_exec(
         cli,
         "auth",
@@ -53,35 +54,39 @@ async def _auth_status(
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        said, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT)
-        status = json.loads(said)
+        output, _ = await asyncio.wait_for(process.communicate(), _STATUS_TIMEOUT_SECONDS)
+        status = json.loads(output)
     except (TimeoutError, ValueError):
         return None
     finally:
+        # After the time limit, or if the check is cancelled: the process must not outlive it.
         if process.returncode is None:
             process.kill()
     return status if isinstance(status, dict) and "loggedIn" in status else None
 
 
-def _by_status(status: Mapping[str, Any]) -> Finding:
+def _finding_from_status(status: Mapping[str, Any]) -> Finding:
     if not status["loggedIn"]:
-        return Finding(ABOUT, "wrong", "Claude Code is not signed in", ADVICE)
+        return Finding(SUBJECT, "wrong", "Claude Code is not signed in", ADVICE)
     known = [
         str(status[key])
         for key in ("authMethod", "apiKeySource", "email", "subscriptionType", "apiProvider")
         if status.get(key)
     ]
-    return Finding(ABOUT, "ok", ", ".join(known))
+    return Finding(SUBJECT, "ok", ", ".join(known))
 
 
-def _by_looking(environ: Mapping[str, str]) -> Finding:
+def _finding_from_credentials(environ: Mapping[str, str]) -> Finding:
     found = [name for name in _CREDENTIALS if environ.get(name)]
     found += [provider for name, provider in _PROVIDERS.items() if environ.get(name)]
     credentials = claude_home(environ) / ".credentials.json"
     if credentials.is_file():
         found.append(str(credentials))
     if found:
-        return Finding(ABOUT, "ok", f"found {', '.join(found)}; whether it is valid, a task shows")
+        message = f"found {', '.join(found)}; only a task shows whether it is valid"
+        return Finding(SUBJECT, "ok", message)
     if sys.platform == "darwin":
-        return Finding(ABOUT, "note", "not in the environment; the keychain was not asked")
-    return Finding(ABOUT, "wrong", "no credentials found", ADVICE)
+        # On macOS the credentials can be in the keychain.
+        message = "no credentials in the environment; the keychain was not checked"
+        return Finding(SUBJECT, "note", message)
+    return Finding(SUBJECT, "wrong", "no credentials found", ADVICE)

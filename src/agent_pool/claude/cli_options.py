@@ -1,0 +1,94 @@
+"""An agent's definition as options of the CLI.
+
+The fields of a definition are Claude Code's own, made for sub-agents inside a session. A pooled
+agent is a session of its own, so each field becomes the option that means the same there. Fields
+that have no such option are named by `unsupported`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent_pool.agents import Agent
+from agent_pool.agents.fields import EFFORTS
+from agent_pool.claude.protocol.states import SURVIVING_TOOLS
+from agent_pool.settings import PERMISSIONS, Settings
+
+NOT_OFFERED: Final = SURVIVING_TOOLS | {
+    "AskUserQuestion",
+    "CronList",
+    "ListAgents",
+    "ReportFindings",
+}
+"""Tools of an interactive or self-waking session: only agents that name them get them."""
+
+
+def agent_options(agent: Agent, settings: Settings) -> list[str]:
+    """Return the options that make a process this agent.
+
+    Its system prompt and its MCP servers are not among them: those go by files or by stdin.
+    """
+    return [
+        *_permission_options(agent, settings),
+        *_tool_options(agent, settings),
+        *_model_options(agent),
+        *([f'--settings={{"hooks":{agent.hooks}}}'] if agent.hooks else []),
+    ]
+
+
+def permission_mode(agent: Agent, settings: Settings) -> str:
+    """Return the agent's permission mode: as its definition says, at most the ceiling."""
+    asked = agent.permission_mode or "bypassPermissions"
+    ceiling = settings.permission_ceiling
+    return min(asked, ceiling, key=PERMISSIONS.index)
+
+
+def tool_rules(agent: Agent) -> list[str]:
+    """Return the tools that it has for some uses only, such as ``Bash(git log:*)``."""
+    return [tool for tool in agent.tools or () if "(" in tool]
+
+
+def _permission_options(agent: Agent, settings: Settings) -> list[str]:
+    mode = permission_mode(agent, settings)
+    if mode == "bypassPermissions":
+        # The CLI refuses this for root unless IS_SANDBOX=1 (all versions).
+        return ["--dangerously-skip-permissions"]
+    allowed = ",".join(tool_rules(agent))
+    return [
+        # `ask` is a word of this package: for the CLI it is its mode `default`.
+        f"--permission-mode={'default' if mode == 'ask' else mode}",
+        # Requests for permission then come as `can_use_tool` frames on stdout.
+        "--permission-prompt-tool=stdio",
+        *([f"--allowedTools={allowed}"] if allowed else []),
+    ]
+
+
+def _tool_options(agent: Agent, settings: Settings) -> list[str]:
+    named = {_bare_name(tool) for tool in agent.tools or ()}
+    kept_out = set(NOT_OFFERED)
+    if "skills" in settings.inherit:
+        named.add("Skill")  # the list of skills comes with the tool
+    else:
+        kept_out.add("Skill")
+    refused = [*agent.disallowed_tools, *sorted(kept_out - named)]
+    options = [f"--disallowedTools={','.join(refused)}"]
+    if agent.tools is not None:
+        # Tools of MCP servers come with their servers: an agent gets all tools of a server.
+        own = sorted(tool for tool in named if not tool.startswith("mcp__"))
+        options.append(f"--tools={','.join(own)}")
+    return options
+
+
+def _bare_name(tool: str) -> str:
+    """Return a tool's name without its rule, and by its present name."""
+    name = tool.partition("(")[0]
+    # The tool that starts sub-agents was called `Task` in older versions.
+    return "Agent" if name == "Task" else name
+
+
+def _model_options(agent: Agent) -> list[str]:
+    effort = agent.effort if agent.effort in EFFORTS else None
+    options = {"model": agent.model, "effort": effort, "max-turns": agent.max_turns}
+    # Written as --option=value: the CLI takes a separate value that begins with a dash for an
+    # option (all versions).
+    return [f"--{option}={value}" for option, value in options.items() if value is not None]

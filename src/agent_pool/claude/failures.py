@@ -1,0 +1,83 @@
+"""The errors for a process that does not start, or that ends when it should not."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+from agent_pool.errors import SpawnError, WorkerDied
+
+_ADVICE: Final = {
+    "cannot be used with root": "run as another user, or set IS_SANDBOX=1 inside a sandbox",
+    "requires --verbose": "this CLI is not supported; update Claude Code",
+    "unknown option": "this CLI does not know an option that agent-pool uses; update Claude Code",
+    "ENOSPC": "the disk is full; free some space",
+}
+"""The next step, by a text in stderr. Without it the next start would fail in the same way."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLabel:
+    """A worker's name, agent and process id, as messages show them."""
+
+    name: str
+    agent: str
+    pid: int | None
+
+    def __str__(self) -> str:
+        agent = f" of agent {self.agent!r}" if self.agent else ""
+        return f"worker {self.name}{agent} (pid {self.pid})"
+
+
+def start_ended(label: WorkerLabel, code: int | None, stderr: str) -> SpawnError:
+    """Build the error for a process that ended before it was ready."""
+    advice = next((advice for text, advice in _ADVICE.items() if text in stderr), None)
+    return SpawnError(
+        f"{label} ended with {_exit_text(code)} before it was ready: "
+        + (advice or "see its stderr, or run `agent-pool doctor`"),
+        worker=label.name,
+        pid=label.pid,
+        stderr_tail=stderr,
+        is_fatal=advice is not None,
+    )
+
+
+def start_timed_out(label: WorkerLabel, timeout: float, stderr: str) -> SpawnError:
+    """Build the error for a process that was not ready within `timeout` seconds."""
+    return SpawnError(
+        f"{label} was not ready within {timeout:g} s (setting start_timeout)",
+        worker=label.name,
+        pid=label.pid,
+        stderr_tail=stderr,
+        # An overloaded machine can be the cause, so the next start can succeed.
+        is_fatal=False,
+    )
+
+
+def start_refused(label: WorkerLabel, error: str) -> SpawnError:
+    """Build the error for a process that answered `initialize` with an error."""
+    return SpawnError(f"{label} refused to initialise: {error}", worker=label.name, pid=label.pid)
+
+
+def ended_in_task(label: WorkerLabel, code: int | None, stderr: str) -> WorkerDied:
+    """Build the error for a process that ended by itself during a task."""
+    return WorkerDied(
+        f"{label} ended with {_exit_text(code)} during the task; the pool replaces it, try again",
+        worker=label.name,
+        pid=label.pid,
+        stderr_tail=stderr,
+    )
+
+
+def stopped_in_task(label: WorkerLabel, reason: str) -> WorkerDied:
+    """Build the error for a process that the pool stopped during a task."""
+    return WorkerDied(
+        f"{label} was stopped during the task: {reason}", worker=label.name, pid=label.pid
+    )
+
+
+def _exit_text(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return f"signal {-code} ({signal.strsignal(-code) or 'unknown'})"

@@ -1,0 +1,109 @@
+"""The result of a turn, read from the CLI's `result` frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agent_pool.claude.protocol.frames import (
+    Frame,
+    mapping_of,
+    number_of,
+    text_of,
+    whole_number_of,
+)
+from agent_pool.models import NO_USAGE, Usage
+
+_USAGE_KEYS: Final = {
+    "input_tokens": "inputTokens",
+    "output_tokens": "outputTokens",
+    "cache_write_tokens": "cacheCreationInputTokens",
+    "cache_read_tokens": "cacheReadInputTokens",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Tokens, and their cost in US dollars by the CLI's list prices."""
+
+    usage: Usage = NO_USAGE
+    cost_usd: float = 0.0
+
+    def __add__(self, other: Spend) -> Spend:
+        return Spend(self.usage + other.usage, self.cost_usd + other.cost_usd)
+
+    def since(self, earlier: Spend) -> Spend:
+        """Return how much these running totals grew since `earlier`.
+
+        If one of them is smaller than before, the CLI has started to count again. Then the totals
+        themselves are the growth.
+        """
+        usage, cost = self.usage - earlier.usage, self.cost_usd - earlier.cost_usd
+        counts = (
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_write_tokens,
+            usage.cache_read_tokens,
+        )
+        return self if min(*counts, cost) < 0 else Spend(usage, cost)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """How a turn ended.
+
+    Attributes:
+        text: the agent's last words; the errors' text if the CLI reported errors.
+        is_error: the CLI reported an error instead of an answer.
+        subtype: how it ended in the CLI's words: ``success``, ``error_max_turns``, ….
+        turns: steps of the main agent, as the CLI counts them.
+        spend: tokens and cost of this turn alone.
+        session_id: the CLI's id of the conversation.
+        structured: the answer as a Python value, if a schema was given.
+        api_status: the HTTP status of the API's last error; 0 without an error.
+    """
+
+    text: str
+    is_error: bool
+    subtype: str
+    turns: int
+    spend: Spend
+    session_id: str
+    structured: Any = None
+    api_status: int = 0
+
+
+def read_result(frame: Frame, spend: Spend) -> TurnResult:
+    """Read a `result` frame; `spend` holds the tokens and the cost of its turn."""
+    subtype = text_of(frame, "subtype")
+    return TurnResult(
+        text=_answer_text(frame),
+        is_error=bool(frame.get("is_error")) or subtype != "success",
+        subtype=subtype,
+        turns=whole_number_of(frame, "num_turns"),
+        spend=spend,
+        session_id=text_of(frame, "session_id"),
+        structured=frame.get("structured_output"),
+        api_status=whole_number_of(frame, "api_error_status"),
+    )
+
+
+def running_totals(frame: Frame) -> Spend:
+    """Read the totals of a `result` frame: all turns since the process started or was cleared."""
+    # `usage` of the same frame leaves out the sub-agents (2.1.330).
+    entries = mapping_of(frame, "modelUsage").values()
+    usage = sum((_model_usage(entry) for entry in entries if isinstance(entry, dict)), NO_USAGE)
+    return Spend(usage, number_of(frame, "total_cost_usd"))
+
+
+def _model_usage(entry: Frame) -> Usage:
+    return Usage(**{ours: int(number_of(entry, theirs)) for ours, theirs in _USAGE_KEYS.items()})
+
+
+def _answer_text(frame: Frame) -> str:
+    text = frame.get("result")
+    if isinstance(text, str):
+        return text
+    # A turn that ended by a limit has no `result` but a list of `errors` (seen on 2.1.330).
+    errors = frame.get("errors")
+    return "\n".join(map(str, errors)) if isinstance(errors, list) else ""

@@ -1,0 +1,457 @@
+"""One conversation with a Claude Code process, without any IO.
+
+A session receives the bytes that the process writes and returns signals. It makes the bytes to
+send and refuses a step that its state does not allow (`states`).
+
+Two rules keep tasks apart:
+
+1. Every prompt is stamped with a uuid, and only a result that carries this stamp ends its turn.
+   For versions that do not stamp results, prompts and results alternate strictly instead.
+2. Everything that a reset would not undo is recorded in `taints`. A tainted session must not serve
+   another task: replacing its process is always correct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from agent_pool.claude.protocol.frames import (
+    Frame,
+    blocks_of,
+    flat_text,
+    mapping_of,
+    retry_of,
+    stamps_of,
+    text_of,
+)
+from agent_pool.claude.protocol.framing import LineBuffer, decode, encode
+from agent_pool.claude.protocol.results import Spend, read_result, running_totals
+from agent_pool.claude.protocol.signals import (
+    Initialized,
+    InitializeFailed,
+    PermissionAsked,
+    ResetFailed,
+    ResetFinished,
+    Signal,
+    StrayFinished,
+    TurnFinished,
+    UnknownRequest,
+)
+from agent_pool.claude.protocol.states import SURVIVING_TOOLS, TRANSITIONS, SessionState, Step
+from agent_pool.errors import LocalProtocolError, RemoteProtocolError
+from agent_pool.events import Text, ToolOutput, ToolUse
+
+_SELF_STARTED: Final = "a turn started by itself"
+
+Emit = Callable[[Signal], None]
+
+
+class Session:
+    """The state of one conversation.
+
+    Args:
+        max_line: the most bytes that one line of the process can have.
+        is_stamped: this version is known to stamp its results; otherwise its first stamp shows it.
+
+    Attributes:
+        state: the state of the conversation.
+        session_id: the CLI's id of the conversation; empty before the first turn.
+        version: the CLI's version as the process itself reports it; empty until then.
+        taints: reasons why this session must not serve another task; usually empty.
+        strays: results that no prompt had asked for.
+        background: the background tasks that the CLI reports as running: id and description.
+        is_stamped: the CLI stamps its results with the prompts that they answer.
+        announced_reset: the last reset was announced by a `conversation_reset` frame.
+    """
+
+    def __init__(self, *, max_line: int, is_stamped: bool = False) -> None:
+        self.state = SessionState.STARTING
+        self.session_id = ""
+        self.version = ""
+        self.taints: list[str] = []
+        self.strays = 0
+        self.background: dict[str, str] = {}
+        self.is_stamped = is_stamped
+        self.announced_reset = False
+        self._lines = LineBuffer(max_line)
+        self._initialize_id = ""
+        self._stamp = ""  # of the prompt, or the /clear, that has no result yet
+        self._is_foreign_turn = False  # the CLI works on something else than our prompt
+        self._totals = Spend()
+        self._needs_announcement = False
+        self._session_before_reset = ""
+        self._baseline: dict[str, object] = {}
+
+    # What can be sent
+
+    def initialize(self, request_id: str, *, prompt: str | None, schema: Any = None) -> bytes:
+        """Make the request that prepares the process for prompts.
+
+        Args:
+            request_id: unique among the requests of this session.
+            prompt: the system prompt; `None` if the process has it from a file.
+            schema: the JSON schema of the answers; `None` for plain text.
+
+        Raises:
+            LocalProtocolError: it was sent before, or the session has ended.
+        """
+        # A second `initialize` does not change the system prompt of the CLI.
+        if self.state is not SessionState.STARTING or self._initialize_id:
+            raise LocalProtocolError(f"initialize sent twice, or in state {self.state}")
+        self._initialize_id = request_id
+        fields: dict[str, Any] = {}
+        if prompt is not None:
+            fields["systemPrompt"] = [prompt]
+        if schema is not None:
+            fields["jsonSchema"] = schema
+        return self._control(request_id, {"subtype": "initialize", **fields})
+
+    def prompt(self, stamp: str, text: str) -> bytes:
+        """Make the frame of one task, whose text the CLI cannot take for a command.
+
+        Args:
+            stamp: a uuid that the result must carry.
+            text: the task.
+
+        Raises:
+            LocalProtocolError: the state does not allow a prompt.
+        """
+        # The CLI looks for a command at the first character only (2.0.77 to 2.1.330), so a line
+        # feed before the text makes "/clear" or "!ls" plain words.
+        line = self._user_frame(stamp, "\n" + text)
+        # After the encoding: a text that cannot be sent must leave the state as it is.
+        self._step(Step.PROMPT)
+        self._stamp = stamp
+        self._is_foreign_turn = False
+        return line
+
+    def interrupt(self, request_id: str) -> bytes:
+        """Make the request to end the running turn; the turn's result still follows.
+
+        Raises:
+            LocalProtocolError: no turn is running.
+        """
+        self._step(Step.INTERRUPT)
+        return self._control(request_id, {"subtype": "interrupt"})
+
+    def clear(self, stamp: str, *, needs_announcement: bool = False) -> bytes:
+        """Make the request to forget the conversation.
+
+        Args:
+            stamp: a uuid that the result must carry.
+            needs_announcement: this version announces a reset by a `conversation_reset` frame; a
+                reset without it then fails.
+
+        Raises:
+            LocalProtocolError: the state does not allow a reset.
+        """
+        # No line feed here: this one is meant as a command.
+        line = self._user_frame(stamp, "/clear")
+        self._step(Step.CLEAR)
+        self._stamp = stamp
+        self.announced_reset = False
+        self._needs_announcement = needs_announcement
+        self._is_foreign_turn = False
+        self._session_before_reset = self.session_id
+        return line
+
+    def stop_background_task(self, request_id: str, task_id: str) -> bytes:
+        """Make the request to stop one task of `background`.
+
+        Raises:
+            LocalProtocolError: the session has ended.
+        """
+        return self._control(request_id, {"subtype": "stop_task", "task_id": task_id})
+
+    def allow_tool(self, asked: PermissionAsked) -> bytes:
+        """Make the answer that permits a tool call with its input unchanged.
+
+        Raises:
+            LocalProtocolError: the session has ended.
+        """
+        return self._decide(asked, {"behavior": "allow", "updatedInput": dict(asked.input)})
+
+    def deny_tool(self, asked: PermissionAsked, reason: str) -> bytes:
+        """Make the answer that refuses a tool call; the agent reads the reason.
+
+        Raises:
+            LocalProtocolError: the session has ended.
+        """
+        return self._decide(asked, {"behavior": "deny", "message": reason})
+
+    def refuse_request(self, request: UnknownRequest) -> bytes:
+        """Make the answer to a request that this package does not know.
+
+        Raises:
+            LocalProtocolError: the session has ended.
+        """
+        error = f"agent-pool cannot answer {request.subtype}"
+        return self._control_response(request.request_id, {"subtype": "error", "error": error})
+
+    # What arrives
+
+    def receive(self, data: bytes) -> list[Signal]:
+        """Return the signals that `data` completes.
+
+        Raises:
+            RemoteProtocolError: the bytes break the protocol; the session is BROKEN from now on.
+        """
+        if self.is_over:
+            return []
+        try:
+            signals: list[Signal] = []
+            for line in self._lines.feed(data):
+                self._receive_line(line, signals.append)
+            return signals
+        except RemoteProtocolError:
+            self.state = SessionState.BROKEN
+            raise
+
+    def receive_eof(self) -> None:
+        """Note that the process has ended."""
+        # A broken protocol stays the cause: the exit is its consequence.
+        if self.state is not SessionState.BROKEN:
+            self.state = SessionState.CLOSED
+
+    def taint(self, reason: str) -> None:
+        """Record a reason why this session must not serve another task."""
+        if reason not in self.taints:
+            self.taints.append(reason)
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether nothing can be sent any more."""
+        return self.state in (SessionState.CLOSED, SessionState.BROKEN)
+
+    @property
+    def is_clean(self) -> bool:
+        """Return whether a task can be given to this session now."""
+        return self.state is SessionState.READY and not self.taints and not self.background
+
+    # The state machine
+
+    def _step(self, step: Step) -> None:
+        try:
+            self.state = TRANSITIONS[self.state][step]
+        except KeyError:
+            raise LocalProtocolError(f"no {step} in state {self.state}") from None
+
+    def _control(self, request_id: str, request: Mapping[str, Any]) -> bytes:
+        self._refuse_if_over()
+        return encode({"type": "control_request", "request_id": request_id, "request": request})
+
+    def _control_response(self, request_id: str, body: Mapping[str, Any]) -> bytes:
+        self._refuse_if_over()
+        return encode({"type": "control_response", "response": {"request_id": request_id, **body}})
+
+    def _decide(self, asked: PermissionAsked, decision: Mapping[str, Any]) -> bytes:
+        body = {"subtype": "success", "response": decision}
+        return self._control_response(asked.request_id, body)
+
+    def _refuse_if_over(self) -> None:
+        if self.is_over:
+            raise LocalProtocolError(f"nothing can be sent in state {self.state}")
+
+    @staticmethod
+    def _user_frame(stamp: str, text: str) -> bytes:
+        return encode(
+            {
+                "type": "user",
+                "uuid": stamp,
+                "session_id": "",
+                "parent_tool_use_id": None,
+                "message": {"role": "user", "content": text},
+            }
+        )
+
+    def _receive_line(self, line: bytes, emit: Emit) -> None:
+        frame = decode(line)
+        if frame is None:
+            return
+        kind = frame.get("type")
+        receiver = self._RECEIVERS.get(kind) if isinstance(kind, str) else None
+        if receiver is not None:  # new versions add frames that need no answer
+            receiver(self, frame, emit)
+
+    def _on_system(self, frame: Frame, emit: Emit) -> None:
+        subtype = frame.get("subtype")
+        if subtype == "init":
+            self._on_turn_start(frame)
+        elif subtype == "background_tasks_changed":
+            self._on_background_tasks(frame)
+        elif subtype == "api_retry":
+            emit(retry_of(frame))
+
+    def _on_turn_start(self, frame: Frame) -> None:
+        self.version = text_of(frame, "claude_code_version") or self.version
+        self.session_id = text_of(frame, "session_id") or self.session_id
+        # One stamp is proof: from then on a missing stamp means something.
+        stamps = stamps_of(frame)
+        self.is_stamped |= bool(stamps)
+        # A turn that the CLI starts by itself, e.g. when a background shell ends, has no stamp of
+        # ours (2.1.330): its words must not reach the caller.
+        self._is_foreign_turn = self.is_stamped and self._stamp not in stamps
+        if self._is_foreign_turn:
+            self.taint(_SELF_STARTED)
+        self._compare_with_baseline(frame)
+
+    def _compare_with_baseline(self, frame: Frame) -> None:
+        # A task that switched one of these leaves it switched after /clear (2.1.330).
+        for name in ("model", "permissionMode", "cwd"):
+            if name in frame and self._baseline.setdefault(name, frame[name]) != frame[name]:
+                self.taint(f"its {name} changed")
+
+    def _on_background_tasks(self, frame: Frame) -> None:
+        # The frame lists all running tasks. 2.1.160 and 2.1.197 do not send it.
+        tasks = frame.get("tasks")
+        self.background = {
+            str(task.get("task_id")): str(task.get("description", ""))
+            for task in (tasks if isinstance(tasks, list) else ())
+            if isinstance(task, dict)
+        }
+
+    def _on_conversation_reset(self, frame: Frame, emit: Emit) -> None:
+        stamp = frame.get("user_message_uuid")
+        if self.state is SessionState.RESETTING and stamp in (None, self._stamp):
+            self.announced_reset = True
+        else:
+            self.taint("the conversation was reset by itself")
+
+    def _on_assistant(self, frame: Frame, emit: Emit) -> None:
+        # No prompt is open. Old versions do not stamp `init`, so only these words show the turn.
+        if not self._stamp and frame.get("parent_tool_use_id") is None:
+            self.taint(_SELF_STARTED)
+        for block in blocks_of(frame):
+            kind = block.get("type")
+            if kind == "tool_use":
+                self._on_tool_use(block, emit, frame)
+            elif kind == "text" and self._is_for_caller(frame):
+                emit(Text(str(block.get("text", ""))))
+
+    def _on_tool_use(self, block: Frame, emit: Emit, frame: Frame) -> None:
+        name = str(block.get("name", ""))
+        if name in SURVIVING_TOOLS:  # also when a sub-agent uses it
+            self.taint(f"it used {name}, whose effect outlives a reset")
+        if self._is_for_caller(frame):
+            emit(ToolUse(str(block.get("id", "")), name, mapping_of(block, "input")))
+
+    def _on_user(self, frame: Frame, emit: Emit) -> None:
+        for block in blocks_of(frame):
+            if block.get("type") == "tool_result" and self._is_for_caller(frame):
+                emit(
+                    ToolOutput(
+                        str(block.get("tool_use_id", "")),
+                        flat_text(block.get("content")),
+                        block.get("is_error") is True,
+                    )
+                )
+
+    def _is_for_caller(self, frame: Frame) -> bool:
+        """Check whether a message belongs to our prompt's turn and to its main agent."""
+        in_turn = self.state in (SessionState.IN_TURN, SessionState.INTERRUPTING)
+        return in_turn and not self._is_foreign_turn and frame.get("parent_tool_use_id") is None
+
+    def _on_result(self, frame: Frame, emit: Emit) -> None:
+        stamps = stamps_of(frame)
+        self.is_stamped |= bool(stamps)
+        if not self._answers_ours(stamps):
+            self.strays += 1
+            self.taint("a result came that no task had asked for")
+            emit(StrayFinished())
+        elif self.state is SessionState.RESETTING:
+            # `/clear` has a result like every prompt: a caller must not get it as an empty answer.
+            self._on_reset_result(frame, emit)
+        else:
+            self._stamp = ""
+            self.session_id = text_of(frame, "session_id") or self.session_id
+            self._step(Step.RESULT)
+            emit(TurnFinished(read_result(frame, self._spend_of_turn(frame))))
+
+    def _answers_ours(self, stamps: list[str]) -> bool:
+        if not self._stamp:
+            return False
+        if stamps:
+            return self._stamp in stamps
+        # A version that stamps leaves the stamp out only where no prompt of ours was meant.
+        return not self.is_stamped and not self._is_foreign_turn
+
+    def _spend_of_turn(self, frame: Frame) -> Spend:
+        """Return the tokens and cost of the turn: the CLI's totals run on until `/clear`."""
+        totals = running_totals(frame)
+        spent = totals.since(self._totals)
+        self._totals = totals
+        return spent
+
+    def _on_reset_result(self, frame: Frame, emit: Emit) -> None:
+        self._stamp = ""
+        # The CLI's totals start again at `/clear` (2.1.330).
+        self._totals = Spend()
+        self.session_id = text_of(frame, "session_id") or self.session_id
+        problem = self._reset_problem(frame)
+        if problem:
+            self.taint(problem)
+            self.state = SessionState.BROKEN
+            emit(ResetFailed(problem))
+        else:
+            self._step(Step.RESET)
+            emit(ResetFinished())
+
+    def _reset_problem(self, frame: Frame) -> str:
+        """Return the fault in the answer to `/clear`; empty for a correct answer."""
+        if frame.get("is_error") or frame.get("subtype") != "success":
+            return f"/clear failed: {frame.get('subtype')}"
+        # 2.1.330 names the command that answered; older versions have no such field.
+        if frame.get("local_command", "clear") != "clear":
+            return f"/clear was taken for {frame['local_command']!r}"
+        if frame.get("result"):
+            # 2.0.0 to 2.1.116 answer "Unknown slash command" and the like, and forget nothing.
+            return f"/clear was answered with text: {str(frame['result'])[:100]!r}"
+        # Necessary, but no proof: 2.1.117 to 2.1.124 give a new id and forget nothing.
+        if not self.session_id or self.session_id == self._session_before_reset:
+            return "/clear kept the session id"
+        if self._needs_announcement and not self.announced_reset:
+            return "/clear was not announced by conversation_reset"
+        return ""
+
+    def _on_control_response(self, frame: Frame, emit: Emit) -> None:
+        body = frame.get("response")
+        if not isinstance(body, dict) or body.get("request_id") != self._initialize_id:
+            return  # the answer to an interrupt or a stop: what counts is the result that follows
+        if self.state is not SessionState.STARTING:
+            return
+        if body.get("subtype") == "error":
+            self.state = SessionState.BROKEN
+            emit(InitializeFailed(str(body.get("error"))))
+        else:
+            response = mapping_of(body, "response")
+            self.version = text_of(response, "claude_code_version") or self.version
+            self._step(Step.INITIALIZED)
+            emit(Initialized())
+
+    def _on_control_request(self, frame: Frame, emit: Emit) -> None:
+        request = frame.get("request")
+        if not isinstance(request, dict):
+            return
+        request_id = str(frame.get("request_id", ""))
+        if request.get("subtype") != "can_use_tool":
+            emit(UnknownRequest(request_id, str(request.get("subtype"))))
+            return
+        emit(
+            PermissionAsked(
+                request_id,
+                tool=str(request.get("tool_name", "")),
+                input=mapping_of(request, "input"),
+                description=str(request.get("description") or ""),
+            )
+        )
+
+    _RECEIVERS: Final = {
+        "system": _on_system,
+        "conversation_reset": _on_conversation_reset,
+        "assistant": _on_assistant,
+        "user": _on_user,
+        "result": _on_result,
+        "control_response": _on_control_response,
+        "control_request": _on_control_request,
+    }

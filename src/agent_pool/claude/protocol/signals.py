@@ -1,0 +1,80 @@
+"""The signals of a session to its worker, beside the events of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent_pool.claude.protocol.results import TurnResult
+from agent_pool.events import Retry, Text, ToolOutput, ToolUse
+
+
+@dataclass(frozen=True, slots=True)
+class Initialized:
+    """The process answered `initialize` and accepts prompts now."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitializeFailed:
+    """The process refused `initialize`."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFinished:
+    """The prompt that was sent has its result."""
+
+    result: TurnResult
+
+
+@dataclass(frozen=True, slots=True)
+class StrayFinished:
+    """A result came that no prompt of ours had asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResetFinished:
+    """`/clear` was acknowledged in every way that this version offers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResetFailed:
+    """The answer to `/clear` shows no reset; the process must not serve again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionAsked:
+    """The process asks its host for permission to use a tool, and waits for the answer."""
+
+    request_id: str
+    tool: str
+    input: Mapping[str, Any]
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownRequest:
+    """The process asks its host for something else, and waits for the answer."""
+
+    request_id: str
+    subtype: str
+
+
+TurnEvent = Text | ToolUse | ToolOutput | Retry
+"""The events of a turn, as they come from the CLI."""
+
+Signal = (
+    TurnEvent
+    | Initialized
+    | InitializeFailed
+    | TurnFinished
+    | StrayFinished
+    | ResetFinished
+    | ResetFailed
+    | PermissionAsked
+    | UnknownRequest
+)

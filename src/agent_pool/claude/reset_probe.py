@@ -1,0 +1,230 @@
+"""The reset probe: does this binary, with these options, really forget at `/clear`?
+
+A new session id proves nothing: 2.1.117 to 2.1.124 gave one and sent the old messages again. The
+only proof is the next request. So the probe starts a process of its own against the offline model
+in a temporary home and gives it a random word (the canary). It sends `/clear` and another task. If
+the word is in the next request, the binary does not forget.
+
+A probe takes about a second, no tokens and no network. Its verdict is kept in the user's cache
+folder, by everything that could change it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from agent_pool.claude.launch import LaunchConfig
+from agent_pool.claude.offline import offline_environment
+from agent_pool.claude.protocol.states import SessionState
+from agent_pool.claude.watchdog_script import folder_prefix
+from agent_pool.claude.worker import Worker
+from agent_pool.errors import AgentPoolError, SpawnError
+from agent_pool.models import ResetVerdict
+from agent_pool.settings import Settings
+
+log = logging.getLogger("agent_pool")
+
+PROBE_TIMEOUT: Final = 60.0
+"""Seconds for a whole probe; one takes about a second on an idle machine."""
+_EDITION: Final = 3
+"""Part of the key of kept verdicts: another number makes all of them void."""
+_PROBE_FAILED: Final = "the probe failed"
+
+TRUSTED: Final = ResetVerdict(True, False, "not probed: setting reset = clear")
+
+
+class ResetProbe:
+    """The verdicts that a pool needs, each found once.
+
+    Args:
+        settings: `reset` says whether to probe at all.
+        environ: names the cache folder.
+        cookie: the pool's cookie; the probes' processes have it in their environment.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], cookie: str = "agent-pool-probe"
+    ) -> None:
+        self._settings = settings
+        self._cookie = f"{cookie}/canary"
+        self._folder = cache_folder(environ) / "verdicts"
+        self._probes: dict[str, asyncio.Task[ResetVerdict]] = {}
+
+    def begin(self, launch: LaunchConfig) -> None:
+        """Start to find the verdict on this launch in the background, unless it is known."""
+        key = verdict_key(launch)
+        if self._settings.reset == "auto" and key not in self._probes:
+            self._probes[key] = asyncio.get_running_loop().create_task(
+                self._find(key, launch), name="agent-pool probe"
+            )
+
+    async def get(self, launch: LaunchConfig) -> ResetVerdict:
+        """Return the verdict on this launch; wait for the probe, at most `PROBE_TIMEOUT` seconds.
+
+        A probe that cannot run counts as a binary that does not forget.
+        """
+        if self._settings.reset == "clear":
+            return TRUSTED
+        self.begin(launch)
+        # Several workers can wait for one probe: the end of one of them must not cancel it.
+        return await asyncio.shield(self._probes[verdict_key(launch)])
+
+    async def close(self) -> None:
+        """Cancel the probes that still run, and wait for their end."""
+        probes = list(self._probes.values())
+        for probe in probes:
+            probe.cancel()
+        # Waited for: a probe ends its process while it is cancelled.
+        if probes:
+            await asyncio.wait(probes, timeout=PROBE_TIMEOUT)
+
+    async def refresh(self, launch: LaunchConfig) -> ResetVerdict:
+        """Probe again, and replace the kept verdict."""
+        verdict = await self._run(launch)
+        self._keep(verdict_key(launch), launch, verdict)
+        return verdict
+
+    def kept(self, launch: LaunchConfig) -> ResetVerdict | None:
+        """Return the kept verdict on this launch; `None` if there is no verdict yet."""
+        return self._read(verdict_key(launch))
+
+    async def _find(self, key: str, launch: LaunchConfig) -> ResetVerdict:
+        verdict = self._read(key)
+        if verdict is None:
+            verdict = await self._run(launch)
+            self._keep(key, launch, verdict)
+        if not verdict.forgets:
+            log.warning(
+                "%s (%s) cannot be trusted to reset: %s; each task gets a process of its own",
+                launch.argv[0],
+                launch.version,
+                verdict.reason,
+            )
+        return verdict
+
+    async def _run(self, launch: LaunchConfig) -> ResetVerdict:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                return await probe_reset(launch, self._settings, self._cookie)
+        except (AgentPoolError, OSError, TimeoutError) as error:
+            return _does_not_forget(f"{_PROBE_FAILED}: {error!r}")
+
+    def _read(self, key: str) -> ResetVerdict | None:
+        try:
+            kept = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+            return ResetVerdict.from_json(kept)
+        except (OSError, ValueError):  # ConfigError, for wrong JSON, is a ValueError too
+            return None
+
+    def _keep(self, key: str, launch: LaunchConfig, verdict: ResetVerdict) -> None:
+        if verdict.reason.startswith(_PROBE_FAILED):
+            return  # the next pool tries again
+        kept = {"cli": launch.argv[0], "version": launch.version, **verdict.as_json()}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # Replaced in one step: another pool can read the file at the same moment.
+            with tempfile.NamedTemporaryFile(
+                "w", dir=self._folder, delete=False, encoding="utf-8"
+            ) as file:
+                json.dump(kept, file)
+            Path(file.name).replace(self._folder / f"{key}.json")
+        except OSError as error:  # only a cache: without the file the next pool probes again
+            log.warning("the verdict on %s cannot be kept: %s", launch.argv[0], error)
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Return this user's cache folder: by the XDG rules on Linux, in Library on macOS."""
+    if named := environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "agent-pool"
+    home = Path(environ.get("HOME") or Path.home())
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "agent-pool"
+
+
+def verdict_key(launch: LaunchConfig) -> str:
+    """Return a text that is equal for launches of the same binary with the same options."""
+    # Links are followed: an update can change only the target of `claude`.
+    path = Path(launch.argv[0]).resolve()
+    try:
+        status = path.stat()
+        changed = status.st_size, status.st_mtime_ns
+    except OSError:  # an update has removed it; its running processes go on
+        changed = 0, 0
+    parts = [_EDITION, str(path), *changed, launch.version]
+    return hashlib.sha256(json.dumps([*parts, *launch.argv[1:]]).encode()).hexdigest()[:32]
+
+
+async def probe_reset(launch: LaunchConfig, settings: Settings, cookie: str) -> ResetVerdict:
+    """Start a process with these options, give it a word, clear it, and read its next request.
+
+    Raises:
+        AgentPoolError, OSError: the probe could not be carried out.
+    """
+    # Imported here: the model's web server takes 0.2 s to load, and a kept verdict needs none.
+    from agent_pool.loopback import LoopbackAPI
+
+    canary = f"canary-{secrets.token_hex(8)}"
+    # By this name the watchdog finds the folder if the pool is killed.
+    with tempfile.TemporaryDirectory(prefix=folder_prefix(cookie)) as folder:
+        async with LoopbackAPI() as api:
+            worker = _probe_worker(launch, settings, cookie, Path(folder), api.url)
+            try:
+                await worker.start()
+                await worker.turn(f"The word is {canary}.")
+                # The whole request: a system message or a tool must not contain the word either.
+                was_sent = any(canary in str(request.body) for request in api.requests)
+                before = len(api.requests)
+                # No announcement is required yet: the verdict says whether this CLI announces.
+                await worker.reset()
+                if not worker.is_clean:
+                    return _refused_verdict(worker)
+                await worker.turn("Which word?")
+                after = list(api.requests)[before:]
+            finally:
+                await worker.stop()
+    # If the word was never sent, its absence later proves nothing.
+    if not was_sent or not after:
+        return _does_not_forget("it did not ask the model at all")
+    if any(canary in str(request.body) for request in after):
+        return _does_not_forget("after /clear it sent the earlier conversation again")
+    # Without stamps a late result can be taken for the result of the next task.
+    if not worker.session.is_stamped:
+        return _does_not_forget("its results do not name the tasks that they answer")
+    announces = worker.session.announced_reset
+    return ResetVerdict(True, announces, "after /clear it sent nothing of the earlier task")
+
+
+def _does_not_forget(reason: str) -> ResetVerdict:
+    return ResetVerdict(forgets=False, announces=False, reason=reason)
+
+
+def _refused_verdict(worker: Worker) -> ResetVerdict:
+    """Return the verdict on a reset that was answered and failed.
+
+    Raises:
+        SpawnError: it was not answered at all, which proves nothing about the binary.
+    """
+    reason = "; ".join(worker.taints) or "the process ended"
+    if worker.has_ended or worker.session.state is SessionState.RESETTING:
+        raise SpawnError(f"the probe's process did not answer /clear: {reason}")
+    return _does_not_forget(reason)
+
+
+def _probe_worker(
+    launch: LaunchConfig, settings: Settings, cookie: str, folder: Path, url: str
+) -> Worker:
+    """Return a worker with these options that can reach only the offline model."""
+    env = offline_environment(launch, folder, url)
+    probed = replace(launch, env=env, cwd=folder, mcp_config="", prompt="You keep words.")
+    # Two probes can run at once, and the end of one kills every process with its cookie.
+    cookie = f"{cookie}-{secrets.token_hex(4)}"
+    return Worker("canary", probed, settings, cookie=cookie, run_dir=folder)

@@ -1,0 +1,67 @@
+"""`agent-pool run --ask`: permission requests, shown to the person at the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import termios
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import click
+
+from agent_pool import Denied, PermissionRequest
+from agent_pool.text import printable
+
+
+class TerminalPrompt:
+    """Asks one question after another on stderr, and reads the answers from stdin.
+
+    Args:
+        pause_output: entered while a question is open, so that no other output moves it.
+    """
+
+    def __init__(self, pause_output: Callable[[], AbstractContextManager[None]]) -> None:
+        self._pause_output = pause_output
+        self._one_at_a_time = asyncio.Lock()
+
+    async def decide(self, request: PermissionRequest) -> bool | Denied:
+        """Ask the person; Enter alone means no, and so does the end of the input."""
+        async with self._one_at_a_time:
+            with self._pause_output():
+                # Text that was typed before the question is not an answer to it.
+                termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+                click.echo(format_question(request), nl=False, err=True)
+                try:
+                    answer = await _read_line(sys.stdin.fileno())
+                except asyncio.CancelledError:
+                    # The pool ends the question after `permission_timeout`, or with the task.
+                    click.echo("\nno answer came, so the request is denied", err=True)
+                    raise
+        if not answer:
+            return Denied("This is not permitted: the question was closed without an answer.")
+        return answer.strip().lower() in {"y", "yes"} or Denied()
+
+
+def format_question(request: PermissionRequest) -> str:
+    """Return the question for a request, with the whole input of the tool."""
+    # Never shortened: a person must see all that is permitted.
+    tool_input = json.dumps(request.input, indent=2, ensure_ascii=False)
+    about = f" ({request.description})" if request.description else ""
+    asked = f"{request.agent} asks to use {request.tool}{about}:\n{tool_input}"
+    return f"{printable(asked)}\nAllow it? [y/N] "
+
+
+async def _read_line(terminal: int) -> str:
+    """Wait for the next line that is typed; return an empty text at the end of the input."""
+    # Not in a thread: a thread that waits for input cannot be cancelled and would hold up the end.
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(terminal, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(terminal)
+    return os.read(terminal, 4096).decode(errors="replace")

@@ -1,0 +1,170 @@
+"""The progress of a task in words, and its display on a console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console
+from rich.status import Status
+
+from agent_pool import (
+    Ended,
+    Queued,
+    Retry,
+    Started,
+    Submitted,
+    TaskEvent,
+    TaskResult,
+    Text,
+    ToolOutput,
+    ToolUse,
+    Usage,
+)
+from agent_pool.text import count, one_line, seconds_text
+
+_WIDTH: Final = 80
+_DESCRIPTIVE_INPUTS: Final = (
+    "command",
+    "file_path",
+    "path",
+    "pattern",
+    "url",
+    "query",
+    "description",
+)
+"""The fields of a tool's input that describe the call best, the best first."""
+
+_WAITING: Final = "waiting for a worker"
+
+
+def describe_tool_call(call: ToolUse) -> str:
+    """Return a tool call on one line: ``Bash: git diff``."""
+    for key in _DESCRIPTIVE_INPUTS:
+        if (value := call.input.get(key)) and isinstance(value, str):
+            return one_line(f"{call.name}: {value}", _WIDTH)
+    return one_line(call.name, _WIDTH)
+
+
+def describe_wait(queued: Queued) -> str:
+    """Return why a task waits, with its place in the queue or the seconds of the pause."""
+    if queued.paused:
+        return (
+            "the API refused work, so no task is started for the next "
+            f"{seconds_text(queued.paused)}"
+        )
+    return f"{_WAITING}, number {queued.position} in the queue"
+
+
+def describe_retry(retry: Retry) -> str:
+    """Return why the API refused a request, and when the CLI tries again."""
+    refused = f"the API refused: {retry.status} {retry.error}"
+    if not retry.status:
+        refused = f"the API cannot be reached: {retry.error}"
+    return one_line(f"{refused}; again in {seconds_text(retry.delay)}", _WIDTH)
+
+
+def describe_activity(event: TaskEvent) -> str:
+    """Return what a task does after this event; empty after its end."""
+    match event:
+        case Submitted():
+            return _WAITING
+        case Queued():
+            return describe_wait(event)
+        case Started() | ToolOutput():
+            return "thinking"
+        case Text():
+            return one_line(event.text, _WIDTH)
+        case ToolUse():
+            return describe_tool_call(event)
+        case Retry():
+            return describe_retry(event)
+        case Ended():
+            return ""
+
+
+def usage_text(usage: Usage, cost_usd: float) -> str:
+    """Return tokens and their price in words."""
+    return (
+        f"tokens {usage.input_tokens:,} in, {usage.output_tokens:,} out, "
+        f"{usage.cache_write_tokens:,} written to cache, {usage.cache_read_tokens:,} read from it, "
+        f"${cost_usd:.4f}"
+    )
+
+
+def result_text(result: TaskResult) -> str:
+    """Return a task's time, turns, tokens and cost on one line."""
+    return (
+        f"{result.agent}: {seconds_text(result.duration)}, {count(result.turns, 'turn')}, "
+        f"{usage_text(result.usage, result.cost_usd)}"
+    )
+
+
+class TaskProgress:
+    """Shows one task's events on a console: a line each, and on a terminal a changing line.
+
+    The agent's last words are left out: they are the answer, which goes to stdout. Used as a
+    context manager; at its end the changing line is removed.
+    """
+
+    def __init__(self, agent: str, console: Console) -> None:
+        self._agent = agent
+        self._console = console
+        self._held_text = ""
+        self._status = Status("", console=console) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._status is not None:
+            self._show(_WAITING)
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the changing line while the terminal shows a question to a person."""
+        if self._status is not None:
+            self._status.stop()
+        yield
+        if self._status is not None:
+            self._status.start()
+
+    def update(self, event: TaskEvent) -> None:
+        """Show an event."""
+        match event:
+            case Started():
+                self._print_line(f"{event.worker} (process {event.pid}) has the task")
+            case Text():
+                self._print_held_text()
+                self._held_text = event.text
+            case ToolUse():
+                self._print_held_text()
+                self._print_line(f"→ {describe_tool_call(event)}")
+            case Retry():
+                self._print_line(describe_retry(event))
+            case ToolOutput() if event.is_error:
+                self._print_line(f"← failed: {one_line(event.text, _WIDTH)}")
+        self._show(describe_activity(event))
+
+    def _print_held_text(self) -> None:
+        # Text is printed only when another event follows it. The last one is the answer.
+        if self._held_text.strip():
+            self._print_line(f"“{one_line(self._held_text, _WIDTH)}”")
+        self._held_text = ""
+
+    def _print_line(self, text: str) -> None:
+        self._console.print(f"  {text}", style="dim")
+
+    def _show(self, activity: str) -> None:
+        if self._status is not None:
+            self._status.update(f"{self._agent}: {activity}")

@@ -1,0 +1,597 @@
+"""The values that all parts of the package share: a task, its result, a worker, the figures.
+
+All of them are frozen, and all of them become JSON values and come back: `as_json`, `from_json`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+
+from agent_pool.errors import (
+    AgentPoolError,
+    ConfigError,
+    SpawnError,
+    TaskError,
+    TaskFailed,
+    WorkerError,
+)
+
+
+class JsonValue:
+    """A frozen dataclass that becomes JSON values and comes back."""
+
+    __slots__ = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        made: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        return made
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Make a value from what `as_json` returned; unknown fields are ignored.
+
+        Raises:
+            ConfigError: a field is missing or has the wrong type.
+        """
+        try:
+            made: Self = _adapter(cls).validate_python(data)
+        except ValidationError as error:
+            raise ConfigError(f"this is not the JSON of {cls.__name__}: {error}") from None
+        return made
+
+
+_ADAPTERS: Final[dict[type, TypeAdapter[Any]]] = {}
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """Return the converter of a class, built once: that takes about a millisecond."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+# Tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Usage(JsonValue):
+    """Tokens of all models together; the four kinds do not overlap."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(a + b for a, b in zip(self._counts(), other._counts(), strict=True)))
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*(a - b for a, b in zip(self._counts(), other._counts(), strict=True)))
+
+    def _counts(self) -> tuple[int, int, int, int]:
+        return (
+            self.input_tokens,
+            self.output_tokens,
+            self.cache_write_tokens,
+            self.cache_read_tokens,
+        )
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Return all tokens of the prompts: those written to and read from the cache too."""
+        return self.input_tokens + self.cache_write_tokens + self.cache_read_tokens
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Return the share of the prompts' tokens that was read from the cache, 0 to 1."""
+        return self.cache_read_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+
+NO_USAGE: Final = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest(JsonValue):
+    """One task for an agent, in the one form that every interface uses.
+
+    Attributes:
+        agent: the name of a definition.
+        task: the task as text; it is data and never a command of the CLI.
+        project: the folder of the project whose agents, settings and environment apply; None for
+            the pool's own.
+        timeout: seconds that the task can run; None for the setting `task_timeout`. Time in the
+            queue does not count, nor time in which `on_permission` decides.
+        conversation: a name that keeps the context for the next task with the same agent and
+            name; None for a task without a context.
+        ends_conversation: end the conversation with this task.
+        schema: a JSON schema of type object; the answer is then also a Python object.
+    """
+
+    agent: str
+    task: str
+    project: str | None = None
+    timeout: float | None = None
+    conversation: str | None = None
+    ends_conversation: bool = False
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult(JsonValue):
+    """The answer to one task, with its time, tokens and cost.
+
+    Attributes:
+        text: the agent's last words; the error's text if `is_error`.
+        is_error: the CLI reported an error (API error, turn limit, …) instead of an answer.
+        subtype: how the turn ended in the CLI's words: ``success``, ``error_max_turns``, ….
+        agent: the agent's name.
+        duration: seconds from the prompt to the result.
+        waited: seconds in the queue until a worker was free.
+        turns: steps of the main agent, as the CLI counts them.
+        usage: tokens, all models together.
+        cost_usd: the cost that the CLI computes from its list prices.
+        session_id: the CLI's id of this conversation.
+        worker: the worker's id.
+        pid: its process id.
+        structured: the answer as a Python object if a schema was given; else None.
+        conversation: the name of its conversation, None if it has none.
+        place: its place in the conversation: 1 for the first task, which starts without context.
+        task_id: the pool's id of the task.
+    """
+
+    text: str
+    is_error: bool
+    subtype: str
+    agent: str
+    duration: float
+    waited: float
+    turns: int
+    usage: Usage
+    cost_usd: float
+    session_id: str
+    worker: str
+    pid: int
+    structured: Any = None
+    conversation: str | None = None
+    place: int = 1
+    task_id: str = ""
+
+    def raise_for_error(self) -> None:
+        """Do nothing if the CLI reported an answer.
+
+        Raises:
+            TaskFailed: the CLI reported an error.
+        """
+        if self.is_error:
+            how = "" if self.subtype == "success" else f" ({self.subtype})"
+            raise TaskFailed(
+                f"agent {self.agent!r} on worker {self.worker} reported an error{how}: {self.text}",
+                result=self,
+            )
+
+
+Outcome = TaskResult | AgentPoolError
+"""How one task of a batch ended: its result, or the error that `invoke` would raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionRequest(JsonValue):
+    """An agent's request for permission to use a tool.
+
+    It is answered by True, False, or `Denied` with a reason.
+
+    Attributes:
+        agent: the agent's name.
+        tool: the tool that it wants to use.
+        input: the tool's input.
+        description: the CLI's description of the call; can be empty.
+    """
+
+    agent: str
+    tool: str
+    input: Mapping[str, Any]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Denied(JsonValue):
+    """A refusal of a permission request; false as a condition.
+
+    Attributes:
+        reason: the text that the agent reads; empty for the usual words.
+    """
+
+    reason: str = ""
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+# Agents
+
+
+@dataclass(frozen=True, slots=True)
+class AgentKey(JsonValue):
+    """What tells one agent from all others of a pool.
+
+    Two projects that both define ``reviewer`` have two agents: no worker and no queue is shared.
+
+    Attributes:
+        project: the project's folder.
+        name: the agent's name there.
+        variant: tells workers of the same agent apart that answer by different JSON schemas;
+            empty without a schema.
+    """
+
+    project: str
+    name: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.variant})" if self.variant else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class AgentInfo(JsonValue):
+    """One agent that is defined, or one definition that cannot be used.
+
+    Attributes:
+        name: the agent's name; the file's name where the file has no other.
+        path: the file that defines it.
+        description: when to use it; can be empty.
+        skills, expertise: the names of the texts that are put into its prompt.
+        model: the model that the definition names; None for the session's.
+        tools: the tools that it can use; None for all of them.
+        warnings: for each key of the definition that has no effect in the pool, the reason.
+        error: why the definition cannot be used; None if it can.
+    """
+
+    name: str
+    path: str
+    description: str = ""
+    skills: tuple[str, ...] = ()
+    expertise: tuple[str, ...] = ()
+    model: str | None = None
+    tools: tuple[str, ...] | None = None
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentList(JsonValue):
+    """The agents of one project, by name.
+
+    Attributes:
+        project: the project's folder.
+        agent_folders, skill_folders, expertise_folders: the folders that are searched, in this
+            order; they need not exist.
+        agents: the agents, and the definitions that cannot be used.
+    """
+
+    project: str
+    agent_folders: tuple[str, ...]
+    skill_folders: tuple[str, ...]
+    expertise_folders: tuple[str, ...]
+    agents: tuple[AgentInfo, ...]
+
+    @property
+    def usable(self) -> tuple[AgentInfo, ...]:
+        """Return the agents that can be given tasks."""
+        return tuple(agent for agent in self.agents if agent.error is None)
+
+    @property
+    def broken(self) -> tuple[AgentInfo, ...]:
+        """Return the definitions that cannot be used."""
+        return tuple(agent for agent in self.agents if agent.error is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec(JsonValue):
+    """How the workers of an agent are started, for people to read.
+
+    Attributes:
+        argv: the command, without the options that name a single worker.
+        env: the whole environment, its secrets masked.
+        cwd: the folder that the agent works in.
+        prompt: the agent's system prompt.
+        version: of the CLI.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    prompt: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSize(JsonValue):
+    """The part of the prompt that every task of an agent sends, in characters of JSON.
+
+    Attributes:
+        tools: each tool's description, the largest first.
+        system: the system prompt, with the lines that Claude Code puts before it.
+        messages: Claude Code's own messages beside the task: environment, CLAUDE.md, lists.
+    """
+
+    tools: Mapping[str, int]
+    system: int
+    messages: int
+
+    @property
+    def total(self) -> int:
+        """Return the sum, in characters."""
+        return sum(self.tools.values()) + self.system + self.messages
+
+    @property
+    def tokens(self) -> int:
+        """Return a rough number of tokens: four characters each."""
+        return self.total // 4
+
+
+@dataclass(frozen=True, slots=True)
+class ResetVerdict(JsonValue):
+    """Whether a CLI, started with an agent's options, forgets between two tasks.
+
+    Attributes:
+        forgets: `/clear` really forgets, so a worker can serve one task after another.
+        announces: the CLI announces a reset by a `conversation_reset` frame.
+        reason: what the probe saw, in words.
+    """
+
+    forgets: bool
+    announces: bool
+    reason: str
+
+
+# The pool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo(JsonValue):
+    """One worker as it is now.
+
+    Attributes:
+        worker: its id, e.g. ``worker-1``.
+        agent: the agent's name; empty for a spare that is no agent yet.
+        description: the agent's description.
+        state: ``starting``, ``idle``, ``leased``, ``resetting`` or ``stopping``.
+        pid: process id, None before it was started.
+        tasks: tasks that it has done.
+        rss: resident bytes of its whole process tree.
+        uptime: seconds since it was started.
+        usage: tokens of all its tasks.
+        cost_usd: cost of all its tasks.
+        note: an unusual condition, e.g. that the API refuses requests; usually empty.
+        project: the folder of the agent's project; empty for a spare.
+    """
+
+    worker: str
+    agent: str
+    description: str
+    state: str
+    pid: int | None
+    tasks: int
+    rss: int
+    uptime: float
+    usage: Usage
+    cost_usd: float
+    note: str = ""
+    project: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStats(JsonValue):
+    """The figures of one agent's tasks since the pool was opened.
+
+    Attributes:
+        agent: its name.
+        tasks: tasks that ended.
+        failed: how many of them did not succeed, by the error's code; ``task_error`` if the CLI
+            reported an error instead of an answer, ``cancelled`` if the caller left.
+        running: seconds that its tasks ran.
+        waited: seconds that its tasks waited for a worker.
+        usage: tokens.
+        cost_usd: cost by the CLI's list prices.
+        project: the folder of its project.
+    """
+
+    agent: str
+    tasks: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    running: float = 0.0
+    waited: float = 0.0
+    usage: Usage = NO_USAGE
+    cost_usd: float = 0.0
+    project: str = ""
+
+    def __add__(self, other: AgentStats) -> AgentStats:
+        """Add the figures of both, under the first one's name."""
+        return AgentStats(
+            agent=self.agent,
+            tasks=self.tasks + other.tasks,
+            failed=dict(Counter(self.failed) + Counter(other.failed)),
+            running=self.running + other.running,
+            waited=self.waited + other.waited,
+            usage=self.usage + other.usage,
+            cost_usd=self.cost_usd + other.cost_usd,
+            project=self.project,
+        )
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Return the share of the prompts' tokens that was read from the cache, 0 to 1."""
+        return self.usage.cache_hit_rate
+
+    def as_json(self) -> dict[str, Any]:
+        return {**JsonValue.as_json(self), "cache_hit_rate": self.cache_hit_rate}
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseStats(JsonValue):
+    """The starts that using processes again saved, against a new process for each task.
+
+    Attributes:
+        tasks: tasks on a process that had been given a task before.
+        starts: processes whose start was measured. A spare's start is not: it is started before
+            anybody needs it, and waits.
+        starting: seconds of these starts together, from spawn to ready.
+    """
+
+    tasks: int = 0
+    starts: int = 0
+    starting: float = 0.0
+
+    def __add__(self, other: ReuseStats) -> ReuseStats:
+        return ReuseStats(
+            self.tasks + other.tasks,
+            self.starts + other.starts,
+            self.starting + other.starting,
+        )
+
+    @property
+    def mean_start(self) -> float | None:
+        """Return the average seconds of a start; None if none was measured."""
+        return self.starting / self.starts if self.starts else None
+
+    @property
+    def seconds_saved(self) -> float | None:
+        """Return `tasks` times `mean_start`: starts that were not needed; None if unknown."""
+        mean = self.mean_start
+        return None if mean is None else self.tasks * mean
+
+    def as_json(self) -> dict[str, Any]:
+        derived = {"mean_start": self.mean_start, "seconds_saved": self.seconds_saved}
+        return {**JsonValue.as_json(self), **derived}
+
+
+NO_REUSE: Final = ReuseStats()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats(JsonValue):
+    """The figures of a pool since it was opened.
+
+    Attributes:
+        uptime: seconds.
+        waiting: callers that wait now.
+        paused: seconds for which no work is given out, because the API refused some.
+        workers: how many workers there are, by state.
+        spawned: processes started.
+        resets: `/clear` sent and acknowledged.
+        strays: results that no task had asked for.
+        retired: workers that were retired, by reason.
+        agents: the figures by agent.
+        reuse: what using processes again saved, as measured by this pool.
+    """
+
+    uptime: float
+    waiting: int
+    paused: float
+    workers: Mapping[str, int]
+    spawned: int
+    resets: int
+    strays: int
+    retired: Mapping[str, int]
+    agents: tuple[AgentStats, ...]
+    reuse: ReuseStats = NO_REUSE
+
+    @property
+    def total(self) -> AgentStats:
+        """Return the sum of all agents."""
+        return sum(self.agents, AgentStats(agent=""))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **JsonValue.as_json(self),
+            "agents": [agent.as_json() for agent in self.agents],
+            "total": self.total.as_json(),
+            "reuse": self.reuse.as_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus(JsonValue):
+    """A pool as it is now, as other programs of its user see it.
+
+    Attributes:
+        pid: the process that it belongs to.
+        program: the file or the module that this process runs, without its arguments.
+        project: the pool's project folder.
+        version: of agent-pool.
+        workers: as `PoolAPI.workers` returns them.
+        stats: as `PoolAPI.stats` returns them.
+    """
+
+    pid: int
+    program: str
+    project: str
+    version: str
+    workers: tuple[WorkerInfo, ...]
+    stats: PoolStats
+
+    def as_json(self) -> dict[str, Any]:
+        return {**JsonValue.as_json(self), "stats": self.stats.as_json()}
+
+
+# Errors
+
+
+def error_from_json(data: object) -> AgentPoolError:
+    """Make the error again whose `as_json` returned `data`.
+
+    The class is found by `code`; an unknown code gives a plain `AgentPoolError` that has this code.
+
+    Raises:
+        ConfigError: `data` is not the JSON of an error.
+    """
+    if not isinstance(data, Mapping) or not isinstance(data.get("code"), str):
+        raise ConfigError(f"this is not the JSON of an error: {data!r:.200}")
+    kind = _error_classes(AgentPoolError).get(data["code"])
+    message = str(data.get("message", ""))
+    if kind is None:
+        unknown = AgentPoolError(message)
+        vars(unknown).update(code=data["code"], retryable=data.get("retryable") is True)
+        return unknown
+    return kind(message, **_error_attributes(kind, data))
+
+
+def _error_classes(base: type[AgentPoolError]) -> dict[str, type[AgentPoolError]]:
+    """Return all error classes that are loaded, by code; the MCP server adds some of its own."""
+    found = {base.code: base}
+    for kind in base.__subclasses__():
+        found |= _error_classes(kind)
+    return found
+
+
+def _error_attributes(kind: type[AgentPoolError], data: Mapping[str, Any]) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    if issubclass(kind, WorkerError):
+        attributes |= {
+            "worker": str(data.get("worker", "")),
+            "pid": data.get("pid"),
+            "stderr_tail": str(data.get("stderr_tail", "")),
+        }
+    if issubclass(kind, SpawnError):
+        attributes["is_fatal"] = data.get("is_fatal") is True
+    if issubclass(kind, TaskError) and data.get("result") is not None:
+        attributes["result"] = TaskResult.from_json(data["result"])
+    return attributes
+
+
+def _read_error(value: object) -> AgentPoolError:
+    return value if isinstance(value, AgentPoolError) else error_from_json(value)
+
+
+ErrorValue = Annotated[
+    AgentPoolError,
+    PlainValidator(_read_error),
+    PlainSerializer(lambda error: error.as_json(), return_type=dict[str, Any]),
+]
+"""An error as a field of a value."""

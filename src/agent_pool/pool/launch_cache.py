@@ -1,0 +1,76 @@
+"""The launches of agents, each built once, and the version of the binary in use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from agent_pool.agents import Agent, Project
+from agent_pool.claude.binary import VERSION_TIMEOUT, cli_version, find_cli
+from agent_pool.claude.launch import LaunchConfig, build_launch
+from agent_pool.models import AgentKey
+
+_Binary = tuple[Path, int, int]
+"""A binary as it is now: path, size, and time of its last change in ns."""
+
+
+class LaunchCache:
+    """Builds the launch of each agent once, and again when something that it depends on changed.
+
+    A binary is asked for its version once, and again when its file was replaced, e.g. by an update.
+    """
+
+    def __init__(self) -> None:
+        self._versions: dict[_Binary, str] = {}
+        self._queries: dict[_Binary, asyncio.Task[str]] = {}
+        self._launches: dict[AgentKey, tuple[tuple[str, str, str], LaunchConfig]] = {}
+
+    async def get(self, agent: Agent, project: Project) -> LaunchConfig:
+        """Return how a worker of an agent is started.
+
+        Raises:
+            SpawnError: there is no usable binary.
+            ConfigError: the agent names an MCP server that is configured nowhere.
+        """
+        cli = find_cli(project.settings, project.environ)
+        version = await self._version(cli, project)
+        key, basis = project.key(agent.name), (agent.fingerprint, str(cli), version)
+        known = self._launches.get(key)
+        # The configuration of MCP servers stands in files of Claude Code that can be edited.
+        has_servers = bool(agent.mcp_servers) or "mcp" in project.settings.inherit
+        if known is None or known[0] != basis or has_servers:
+            known = self._launches[key] = basis, build_launch(cli, version, agent, project)
+        return known[1]
+
+    async def close(self) -> None:
+        """Cancel the version queries that still run, and wait for their end."""
+        queries = list(self._queries.values())
+        for query in queries:
+            query.cancel()
+        # Waited for: a cancelled query kills its process before it ends.
+        if queries:
+            await asyncio.wait(queries, timeout=VERSION_TIMEOUT)
+
+    async def _version(self, cli: Path, project: Project) -> str:
+        status = os.stat(cli)  # noqa: PTH116 - ruff takes Path.stat in a coroutine for slow IO
+        binary = cli, status.st_size, status.st_mtime_ns
+        if binary not in self._versions:
+            await self._query(binary, project)
+        return self._versions[binary]
+
+    async def _query(self, binary: _Binary, project: Project) -> None:
+        # Callers that come at the same time share one query, so they go on in the order in which
+        # they came; the cancellation of one of them must not cancel it for the others.
+        if binary not in self._queries:
+            query = asyncio.get_running_loop().create_task(cli_version(binary[0], project.environ))
+            query.add_done_callback(lambda done: self._answered(binary, done))
+            self._queries[binary] = query
+        # `_answered` is the first callback, so the version is known when this await ends.
+        await asyncio.shield(self._queries[binary])
+
+    def _answered(self, binary: _Binary, query: asyncio.Task[str]) -> None:
+        del self._queries[binary]
+        # A failure is not kept: the binary can be repaired before the next task.
+        if not query.cancelled() and query.exception() is None:
+            self._versions[binary] = query.result()

@@ -1,0 +1,66 @@
+"""Checks of a task's request that need no definition and no worker."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent_pool.errors import AgentNotFound, ConfigError
+from agent_pool.models import TaskRequest
+from agent_pool.pool.answer_schema import schema_text
+
+MAX_SECONDS: Final = 1e9
+"""About thirty years: a larger number of seconds is a mistake."""
+
+
+def check_request(request: TaskRequest) -> str:
+    """Check a request; return its schema as JSON text, empty without a schema.
+
+    Raises:
+        AgentNotFound: the agent's name is not text.
+        ConfigError: another argument is wrong; the message names it.
+    """
+    check_agent_name(request.agent)
+    _check_task(request.task)
+    _check_timeout(request.timeout)
+    _check_conversation(request.conversation)
+    return schema_text(request.schema)
+
+
+def check_agent_name(agent: str) -> None:
+    """Check that an agent's name is text.
+
+    Raises:
+        AgentNotFound: it is not.
+    """
+    if not isinstance(agent, str):
+        raise AgentNotFound(f"agent: expected the name of an agent, found {agent!r}")
+
+
+def _check_task(task: str) -> None:
+    if not isinstance(task, str):
+        raise ConfigError(f"task: expected text, found {type(task).__name__}")
+    # The CLI takes U+FEFF for a blank too, and answers "Blank prompt" itself (2.1.330).
+    if not task.replace("\ufeff", "").strip():
+        raise ConfigError("task: it is empty; say what the agent should do")
+    try:
+        task.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"task: it holds half a surrogate pair at character {error.start}, which is not a "
+            "character; remove it or decode the source again"
+        ) from None
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is None:
+        return
+    # For Python, true and false are integers too.
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    # Written so that NaN is refused: every comparison with it is false.
+    if not is_number or not 0 < timeout <= MAX_SECONDS:
+        raise ConfigError(f"timeout: expected seconds above 0, found {timeout!r}")
+
+
+def _check_conversation(name: str | None) -> None:
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        raise ConfigError(f"conversation: expected a name, found {name!r}")

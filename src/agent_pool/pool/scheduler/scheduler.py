@@ -1,0 +1,780 @@
+"""The scheduler of a pool: it decides everything and does no IO.
+
+# Theory
+
+Stimuli are plain methods. Each takes the time as `now` (seconds of a clock that never goes back),
+changes the state in one go, and returns the actions that the shell must perform. Some actions end
+in another stimulus: `Spawn` and `Assign` in `started` or `start_failed`, `Reset` in
+`reset_finished`, `Stop` in `removed`.
+
+A worker is STARTING, IDLE, LEASED, RESETTING or STOPPING:
+
+    Spawn -> STARTING -> IDLE -> LEASED -> RESETTING -> IDLE
+             any state -> STOPPING -> removed
+
+A worker belongs to one agent of one project (`AgentKey`) for life. A spare belongs to no agent: it
+is started, blank and parked, and can be assigned once to any agent with its profile.
+
+A caller has a ticket in the queue of its agent. Tickets of an agent are served in their order.
+
+After every stimulus the scheduler balances, in this order:
+
+1. Stop idle workers that must not, or need not, stay: unfit ones, those of an edited definition,
+   retiring ones that another worker relieves, those idle for `max_idle`.
+2. Serve waiting callers with idle workers.
+3. Start workers for callers that still wait. The agent with the fewest workers comes first, then
+   the one that has waited longest. Where there is no room, an idle worker of another agent is
+   stopped: spares first, then the longest unused, workers that are kept warm last.
+4. Start a replacement for a worker that retires, one at a time, before the old one goes.
+5. Start the workers that `keep_warm` asks for, then spares, if there is enough room and memory.
+
+Promises, which the state machine test checks:
+
+* At most `max_workers` workers, plus one while a replacement starts. A stopping worker counts: it
+  still holds memory.
+* A worker has at most one lease, and is granted only if it is clean.
+* A worker is granted only to callers of its own agent, of its own project, in its present version.
+* No caller waits while a fitting worker is idle, but for a paused pool and `max_size` leases.
+* Every caller is served or refused in the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from agent_pool.errors import PoolClosed, TooManyRequests
+from agent_pool.models import AgentKey
+from agent_pool.pool.scheduler.model import (
+    Action,
+    AgentSpec,
+    Assign,
+    Grant,
+    Limits,
+    Refuse,
+    Reset,
+    RetireReason,
+    Spawn,
+    StateChange,
+    Stop,
+    Ticket,
+    TicketState,
+    WorkerRecord,
+    WorkerState,
+)
+
+Actions = list[Action]
+
+START_ATTEMPTS: Final = 3
+"""Starts of an agent that can fail in a row before its waiting callers are refused."""
+BACKOFF: Final = (0.5, 30.0)
+"""Seconds before the next start after the first failure, doubled with each; and the maximum."""
+_NO_TICKET: Final = float("inf")
+
+
+class Scheduler:
+    """The state of a pool.
+
+    Args:
+        limits: the numbers to obey.
+        chance: returns a number from 0 to 1; called twice for each worker, to spread retirements.
+
+    Attributes:
+        limits: the numbers that it obeys now.
+        is_closed: nothing is started or granted any more.
+        paused_until: no worker is granted before this time, because the API refuses work.
+        workers: all workers that are not removed, by name; to be read, not changed.
+        retired: workers that were retired, by reason.
+        changes: state changes of workers since the shell last emptied this list.
+    """
+
+    def __init__(self, limits: Limits, chance: Callable[[], float] = lambda: 0.0) -> None:
+        self.limits = limits
+        self.is_closed = False
+        self.paused_until = float("-inf")
+        self.workers: dict[str, WorkerRecord] = {}
+        self.retired: Counter[RetireReason] = Counter()
+        self.changes: list[StateChange] = []
+        self._chance = chance
+        self._specs: dict[AgentKey, AgentSpec] = {}  # the present version of each agent
+        self._queues: dict[AgentKey, deque[Ticket]] = {}
+        self._tickets = 0
+        self._spawned = 0
+        self._warm: dict[AgentKey, int] = {}  # workers to keep at least
+        self._no_reset: set[str] = set()  # profiles whose workers serve one task each
+        self._spare_profile = ""  # of the spares to keep; empty for none
+        self._failures: Counter[AgentKey] = Counter()  # starts that failed in a row
+        self._retry_at: dict[AgentKey, float] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Return how many callers wait."""
+        return sum(map(len, self._queues.values()))
+
+    def position(self, ticket: Ticket) -> int:
+        """Return a ticket's place in its queue, 1 for the next; 0 if it does not wait."""
+        queue = self._queues.get(ticket.spec.key, ())
+        return sum(other.number <= ticket.number for other in queue)
+
+    # Stimuli from callers
+
+    def request(self, spec: AgentSpec, now: float) -> tuple[Ticket, Actions]:
+        """Queue a caller that wants a worker of this agent.
+
+        Raises:
+            PoolClosed: the pool is closed.
+            TooManyRequests: it would have to wait, and `max_waiting` callers wait already.
+        """
+        self._refuse_if_closed()
+        self._define(spec)
+        if self.waiting >= self.limits.max_waiting and not self._can_serve(spec.key, now):
+            raise TooManyRequests(
+                f"{self.waiting} callers are waiting already (setting max_waiting), so this task "
+                f"for agent {spec.key.name!r} was not queued; try again later"
+            )
+        self._tickets += 1
+        ticket = Ticket(self._tickets, spec, now)
+        self._queues.setdefault(spec.key, deque()).append(ticket)
+        return ticket, self._balance(now)
+
+    def abandon(self, ticket: Ticket, now: float) -> Actions:
+        """Forget a caller that left; it can have been granted a worker in the meantime."""
+        if ticket.state is TicketState.WAITING:
+            self._queues[ticket.spec.key].remove(ticket)
+            self._drop_empty_queue(ticket.spec.key)
+        elif ticket.state is TicketState.GRANTED:
+            self._return_unused(ticket.worker, now)
+        ticket.state = TicketState.ABANDONED
+        return self._balance(now)
+
+    def return_unused(self, worker: str, now: float) -> Actions:
+        """Take a worker back to which its caller sent no prompt."""
+        self._return_unused(worker, now)
+        return self._balance(now)
+
+    def release(self, worker: str, now: float, tasks: int = 1) -> Actions:
+        """Take a worker back that has done so many tasks for its caller."""
+        record = self.workers.get(worker)
+        # It can have been stopped during its task, for example at max_rss_hard.
+        if record is None or record.state is not WorkerState.LEASED:
+            return self._balance(now)
+        record.tasks += tasks
+        record.retiring = record.retiring or self._limit_reached(record, now)
+        reason = RetireReason.CLOSED if self.is_closed else self._reason_not_to_reset(record, now)
+        if reason is not None:
+            return [self._stop(record, reason), *self._balance(now)]
+        self._move(record, WorkerState.RESETTING, now)
+        return [Reset(worker), *self._balance(now)]
+
+    def keep_warm(self, spec: AgentSpec, count: int, now: float) -> Actions:
+        """Keep at least `count` workers of an agent."""
+        self._refuse_if_closed()
+        self._define(spec)
+        self._warm[spec.key] = max(count, self._warm.get(spec.key, 0))
+        return self._balance(now)
+
+    def retire(self, key: AgentKey, now: float) -> Actions:
+        """Stop all workers of an agent, and forget its failures and that it is kept warm."""
+        self._warm.pop(key, None)
+        # A reset is the user's way to say that the cause of the failures is gone.
+        self._retry_at.pop(key, None)
+        self._failures.pop(key, None)
+        own = [record for record in self._living() if record.key == key]
+        return [*(self._stop(one, RetireReason.ASKED) for one in own), *self._balance(now)]
+
+    # Stimuli from workers
+
+    def started(self, worker: str, now: float) -> Actions:
+        """Note that a worker is ready, or that a spare is parked."""
+        record = self.workers.get(worker)
+        if record is not None and record.state is WorkerState.STARTING:
+            record.is_parked = record.spec is None
+            self._move(record, WorkerState.IDLE, self._idle_since(record, now))
+            if record.key is not None:
+                self._failures.pop(record.key, None)
+                self._retry_at.pop(record.key, None)
+        return self._balance(now)
+
+    def start_failed(self, worker: str, fatal: bool, now: float) -> Actions:
+        """Note that a worker did not get ready; `fatal` if the next one would fail as well."""
+        record = self.workers.get(worker)
+        if record is None or record.state is WorkerState.STOPPING:
+            return self._balance(now)
+        out: Actions = [self._stop(record, RetireReason.START_FAILED)]
+        if record.key is None:
+            self._spare_profile = ""  # the next spare would fail in the same way
+            return [*out, *self._balance(now)]
+        # Before the balance, which would start the next worker at once.
+        self._delay_next_start(record.key, now)
+        if fatal or self._failures[record.key] >= START_ATTEMPTS:
+            # Otherwise `keep_warm` would start it again for ever.
+            self._warm.pop(record.key, None)
+            out += self._refuse_unless_served(record.key, RetireReason.START_FAILED)
+        return [*out, *self._balance(now)]
+
+    def reset_finished(self, worker: str, clean: bool, now: float) -> Actions:
+        """Note the end of a reset; only a clean worker is granted again."""
+        record = self.workers.get(worker)
+        if record is None or record.state is not WorkerState.RESETTING:
+            return self._balance(now)
+        # It can have died after its reset was confirmed.
+        if clean and not record.unfit:
+            self._move(record, WorkerState.IDLE, now)
+            return self._balance(now)
+        cannot = record.profile in self._no_reset
+        reason = RetireReason.NO_RESET if cannot else RetireReason.TAINTED
+        return [self._stop(record, record.unfit or reason), *self._balance(now)]
+
+    def mark_unfit(self, worker: str, reason: RetireReason, now: float) -> Actions:
+        """Note that a worker must not serve again: it died, or a reset does not undo its task."""
+        record = self.workers.get(worker)
+        # A leased worker is stopped when it is released: its caller still holds it.
+        if record is not None:
+            record.unfit = record.unfit or reason
+        return self._balance(now)
+
+    def stop(self, worker: str, reason: RetireReason, now: float) -> Actions:
+        """Stop a worker now, leased or not."""
+        record = self.workers.get(worker)
+        if record is None or record.state is WorkerState.STOPPING:
+            return self._balance(now)
+        return [self._stop(record, reason), *self._balance(now)]
+
+    def removed(self, worker: str, now: float) -> Actions:
+        """Note that all processes of a stopped worker have ended."""
+        record = self.workers.pop(worker, None)
+        if record is not None:
+            self.changes.append(StateChange(worker, record.key, record.state, None))
+        return self._balance(now)
+
+    def forbid_reset(self, profile: str, now: float) -> Actions:
+        """Give each worker with this profile one task only: its CLI does not forget."""
+        self._no_reset.add(profile)
+        # Marked now, so that the next process starts while this task runs.
+        for record in self._in_state(WorkerState.LEASED):
+            if record.profile == profile:
+                record.retiring = record.retiring or RetireReason.NO_RESET
+        return self._balance(now)
+
+    def memory_measured(self, rss: Mapping[str, int], now: float) -> Actions:
+        """Note the memory of the workers: resident bytes of their process trees, by name."""
+        for worker, size in rss.items():
+            if worker in self.workers:
+                self.workers[worker].rss = size
+        out: Actions = []
+        if self.limits.max_rss_hard is not None:
+            for record in self._living():
+                if record.rss > self.limits.max_rss_hard:
+                    out += self._stop_too_large(record, now)
+        if self.limits.max_total_rss is not None:
+            out += self._stop_idle_above(self.limits.max_total_rss)
+        return [*out, *self._balance(now)]
+
+    # Stimuli from outside
+
+    def tick(self, now: float) -> Actions:
+        """Note that time has passed."""
+        return self._balance(now)
+
+    def pause(self, until: float, now: float) -> Actions:
+        """Grant no worker before `until`: the API refuses work."""
+        # A retry with a short delay must not end a longer pause.
+        self.paused_until = max(self.paused_until, until)
+        return self._balance(now)
+
+    def resize(self, limits: Limits, now: float) -> Actions:
+        """Obey other numbers from now on."""
+        self.limits = limits
+        return self._balance(now)
+
+    def drain(self, now: float) -> Actions:
+        """Replace every worker, each when that costs no caller anything."""
+        for record in self._living():
+            record.retiring = record.retiring or RetireReason.DRAINED
+        return self._balance(now)
+
+    def close(self, now: float) -> Actions:
+        """Refuse waiting callers and stop workers; leased ones stop when they are released."""
+        self.is_closed = True
+        self._warm.clear()
+        unleased = [one for one in self._living() if one.state is not WorkerState.LEASED]
+        stops = [self._stop(record, RetireReason.CLOSED) for record in unleased]
+        return [*stops, *self._balance(now)]
+
+    def halt(self) -> None:
+        """Start and grant nothing any more; the next stimulus refuses the waiting callers."""
+        self.is_closed = True
+
+    # Balancing
+
+    def _balance(self, now: float) -> Actions:
+        """Return all actions that are due now; see the theory on top."""
+        if self.is_closed:
+            return self._wind_up()
+        out: Actions = []
+        self._stop_unwanted(now, out)
+        # A start or a stop for callers would gain nothing: they are not served before the end.
+        if now >= self.paused_until:
+            self._serve(now, out)
+            self._start_for_waiting(now, out)
+        self._start_replacement(now, out)
+        self._start_warm(now, out)
+        self._start_spares(now, out)
+        return out
+
+    def _wind_up(self) -> Actions:
+        out: Actions = []
+        for key in list(self._queues):
+            out += self._refuse_all(key, RetireReason.CLOSED)
+        # A worker that was given back unused after `close` is idle again.
+        idle = self._in_state(WorkerState.IDLE)
+        return [*out, *(self._stop(record, RetireReason.CLOSED) for record in idle)]
+
+    def _stop_unwanted(self, now: float, out: Actions) -> None:
+        for record in self._in_state(WorkerState.IDLE):
+            limit = self._limit_reached(record, now)
+            # A worker that is too large before its first task stays: a new one would be as large.
+            if limit is not RetireReason.MAX_RSS or record.tasks:
+                record.retiring = record.retiring or limit
+            reason = self._reason_to_stop(record, now)
+            if reason is not None:
+                out.append(self._stop(record, reason))
+
+    def _reason_to_stop(self, record: WorkerRecord, now: float) -> RetireReason | None:
+        """Return why an idle worker must, or can, be stopped now; `None` if it stays."""
+        if record.unfit:
+            if record.spec is None:
+                self._spare_profile = ""  # the next spare can end in the same way
+            return record.unfit
+        if record.spec is not None and not self._is_current(record):
+            return RetireReason.EDITED
+        # Until it is relieved it serves on, so that no caller waits for a start.
+        if record.retiring and (record.spec is None or self._is_relieved(record)):
+            return record.retiring
+        # A caller that waits now gets it in the next step.
+        is_needed = self._is_kept_warm(record) or self._queue_length(record.key)
+        max_idle = self.limits.max_idle
+        if max_idle is not None and now - record.since >= max_idle and not is_needed:
+            if record.spec is None:
+                self._spare_profile = ""  # it was not used: start no other one in its place
+            return RetireReason.MAX_IDLE
+        return None
+
+    def _serve(self, now: float, out: Actions) -> None:
+        for key in list(self._queues):
+            while (record := self._idle_worker(key)) is not None:
+                ticket = self._pop(key)
+                if ticket is None:
+                    break
+                ticket.state, ticket.worker = TicketState.GRANTED, record.name
+                self._move(record, WorkerState.LEASED, now)
+                # At the grant, so that the next process starts while this task runs.
+                if record.profile in self._no_reset:
+                    record.retiring = RetireReason.NO_RESET
+                out.append(Grant(ticket, record.name))
+
+    def _start_for_waiting(self, now: float, out: Actions) -> None:
+        room_coming = len(self._in_state(WorkerState.STOPPING))
+        promised: Counter[AgentKey] = Counter()  # workers that start once there is room for them
+        while (key := self._neediest(promised, now)) is not None:
+            if self._start(self._specs[key], now, out):
+                continue
+            promised[key] += 1
+            # A worker that is stopping already leaves room for one of them.
+            if room_coming > 0:
+                room_coming -= 1
+            elif (victim := self._room_victim(key)) is not None:
+                out.append(self._stop(victim, RetireReason.ROOM))
+
+    def _neediest(self, promised: Counter[AgentKey], now: float) -> AgentKey | None:
+        """Return the agent whose callers lack workers most; `None` if no worker can be started."""
+        # A start takes half a second of one core: more at once make each one slower.
+        if self._starting() >= self.limits.spawn_concurrency:
+            return None
+        needy = []
+        for key in self._queues:
+            count = self._count(key) + promised[key]
+            coming = self._coming(key) + promised[key]
+            lacks = self._queue_length(key) > coming and count < self.limits.max_size
+            if lacks and self._may_start(key, now):
+                needy.append((count, self._head(key), key))
+        return min(needy, key=lambda one: one[:2])[2] if needy else None
+
+    def _start(self, spec: AgentSpec, now: float, out: Actions) -> bool:
+        """Start a worker, from a spare if there is one; return False if there is no room."""
+        spare = self._parked_spare(spec.profile)
+        # A spare counts against max_workers already, so it needs no more room.
+        if spare is not None:
+            out.append(self._assign(spare, spec, now))
+        elif self._has_room():
+            out.append(self._spawn(spec, spec.profile, now)[1])
+        else:
+            return False
+        return True
+
+    def _start_replacement(self, now: float, out: Actions) -> None:
+        """Start one replacement, even one above the limits: the old worker goes once it is ready.
+
+        One at a time, so that many workers that expire together do not double the memory.
+        """
+        if any(record.replaces for record in self._in_state(WorkerState.STARTING)):
+            return
+        for record in self._living():
+            spec = record.spec
+            if spec is not None and self._wants_replacement(record, now):
+                spare = self._parked_spare(spec.profile)
+                if spare is not None:
+                    spare.replaces = record.name
+                    out.append(self._assign(spare, spec, now))
+                else:
+                    successor, action = self._spawn(spec, spec.profile, now)
+                    successor.replaces = record.name
+                    out.append(action)
+                return
+
+    def _wants_replacement(self, record: WorkerRecord, now: float) -> bool:
+        return (
+            record.retiring is not None
+            and record.key is not None
+            and self._is_current(record)
+            and self._may_start(record.key, now)
+            and not self._is_relieved(record)
+            and not self._is_replaced(record)
+            and self._has_room_for_replacement(record, now)
+        )
+
+    def _has_room_for_replacement(self, record: WorkerRecord, now: float) -> bool:
+        """Check whether a replacement fits: at most one above the limits, in unneeded room."""
+        return (
+            len(self.workers) <= self.limits.max_workers
+            and self._count(record.key) <= self.limits.max_size
+            and (self._has_room() or self._neediest(Counter(), now) is None)
+        )
+
+    def _start_warm(self, now: float, out: Actions) -> None:
+        for key, wanted in self._warm.items():
+            while (
+                self._count(key) < min(wanted, self.limits.max_size)
+                and self._has_ample_memory()
+                and self._may_start(key, now)
+                and self._starting() < self.limits.spawn_concurrency
+                and self._start(self._specs[key], now, out)
+            ):
+                pass
+
+    def _start_spares(self, now: float, out: Actions) -> None:
+        spares = sum(record.spec is None for record in self._living())
+        while (
+            self._spare_profile
+            and spares < self.limits.spares
+            and self._has_room()
+            and self._has_ample_memory()
+            and self._starting() < self.limits.spawn_concurrency
+        ):
+            out.append(self._spawn(None, self._spare_profile, now)[1])
+            spares += 1
+
+    # Decisions on one worker
+
+    def _reason_not_to_reset(self, record: WorkerRecord, now: float) -> RetireReason | None:
+        """Return why a released worker is stopped instead of being reset; `None` to reset it."""
+        if record.unfit:
+            return record.unfit
+        if record.profile in self._no_reset:
+            return RetireReason.NO_RESET
+        if not self._is_current(record):
+            return RetireReason.EDITED
+        if record.retiring and (
+            self._is_relieved(record)
+            or not (self._is_replaced(record) or self._has_room_for_replacement(record, now))
+        ):
+            return record.retiring
+        return RetireReason.ROOM if self._must_yield(record) else None
+
+    def _must_yield(self, record: WorkerRecord) -> bool:
+        """Check whether an agent without any worker has waited longer than this one's callers."""
+        if self._has_room() or self._in_state(WorkerState.STOPPING):
+            return False
+        own_head = self._head(record.key)
+        return any(
+            self._head(key) < own_head and not self._count(key) and self._room_victim(key) is None
+            for key in self._queues
+        )
+
+    def _limit_reached(self, record: WorkerRecord, now: float) -> RetireReason | None:
+        """Return the limit that a worker has reached; `None` if it is below all."""
+        if record.tasks >= record.task_limit:
+            return RetireReason.MAX_TASKS
+        if now >= record.expires:
+            return RetireReason.MAX_LIFETIME
+        if self.limits.max_rss is not None and record.rss > self.limits.max_rss:
+            return RetireReason.MAX_RSS
+        return None
+
+    def _stop_too_large(self, record: WorkerRecord, now: float) -> Actions:
+        """Stop a worker above `max_rss_hard`; refuse its callers if every new one is as large."""
+        # During its first task the memory can be the task's.
+        is_new = not record.tasks and record.state is not WorkerState.LEASED
+        out: Actions = [self._stop(record, RetireReason.MAX_RSS)]
+        if is_new and record.key is None:
+            self._spare_profile = ""
+        elif is_new and record.key is not None:
+            self._delay_next_start(record.key, now)
+            self._warm.pop(record.key, None)
+            out += self._refuse_unless_served(record.key, RetireReason.MAX_RSS)
+        return out
+
+    def _stop_idle_above(self, most: int) -> list[Stop]:
+        """Stop idle workers, spares and the longest unused first, until all have `most` bytes."""
+        out = []
+        # A stopping worker gives its memory back anyway.
+        total = sum(record.rss for record in self._living())
+        idle = self._in_state(WorkerState.IDLE)
+        for record in sorted(idle, key=lambda one: (one.spec is not None, one.since)):
+            if total > most:
+                total -= record.rss
+                out.append(self._stop(record, RetireReason.MAX_TOTAL_RSS))
+        return out
+
+    def _idle_since(self, record: WorkerRecord, now: float) -> float:
+        """Return since when a started worker counts as idle.
+
+        A replacement takes over the idle time of its predecessor: otherwise an agent that gets no
+        tasks would be replaced at every `max_lifetime` for ever.
+        """
+        predecessor = self.workers.get(record.replaces)
+        is_idle = predecessor is not None and predecessor.state is WorkerState.IDLE
+        return predecessor.since if predecessor is not None and is_idle else now
+
+    # Questions about workers
+
+    def _living(self) -> list[WorkerRecord]:
+        """Return all workers that are not stopping."""
+        return [r for r in self.workers.values() if r.state is not WorkerState.STOPPING]
+
+    def _in_state(self, state: WorkerState) -> list[WorkerRecord]:
+        """Return all workers in this state, spares included."""
+        return [record for record in self.workers.values() if record.state is state]
+
+    def _count(self, key: AgentKey | None) -> int:
+        """Return the number of living workers of an agent."""
+        return sum(record.key == key for record in self._living())
+
+    def _starting(self) -> int:
+        return len(self._in_state(WorkerState.STARTING))
+
+    def _coming(self, key: AgentKey) -> int:
+        """Return the number of workers of an agent that will be idle soon.
+
+        A start counts until it is known to fail, so that the next start waits as it should.
+        """
+        starting = self._in_state(WorkerState.STARTING)
+        resetting = (r for r in self._in_state(WorkerState.RESETTING) if not r.unfit)
+        return sum(record.key == key for record in (*starting, *resetting))
+
+    def _has_room(self) -> bool:
+        """Check whether another worker can be started."""
+        return len(self.workers) < self.limits.max_workers and self._has_memory(0)
+
+    def _has_ample_memory(self) -> bool:
+        """Check whether there is memory for one more worker as large as the largest.
+
+        A worker that no caller waits for must not drive others out.
+        """
+        return self._has_memory(max((r.rss for r in self.workers.values()), default=0))
+
+    def _has_memory(self, reserve: int) -> bool:
+        most = self.limits.max_total_rss
+        # Stopping workers too: they still hold their memory. Without any worker one can always
+        # start, or a small limit would block the pool for ever.
+        total = sum(record.rss for record in self.workers.values())
+        return most is None or not self.workers or total + reserve < most
+
+    def _can_serve(self, key: AgentKey, now: float) -> bool:
+        """Check whether a caller of this agent would not have to wait."""
+        return now >= self.paused_until and self._idle_worker(key) is not None
+
+    def _idle_worker(self, key: AgentKey) -> WorkerRecord | None:
+        """Return the idle worker that was used last, so that the others of a burst idle out.
+
+        Return `None` while `max_size` workers of the agent are leased. A replacement can be ready
+        beside them, but it is no reason to run more tasks at once.
+        """
+        leased = sum(record.key == key for record in self._in_state(WorkerState.LEASED))
+        if leased >= self.limits.max_size:
+            return None
+        spec = self._specs.get(key)
+        idle = [
+            record
+            for record in self._in_state(WorkerState.IDLE)
+            if record.spec is not None and record.spec == spec and not record.unfit
+        ]
+        return max(idle, key=lambda r: (r.retiring is None, r.since, r.number), default=None)
+
+    def _parked_spare(self, profile: str) -> WorkerRecord | None:
+        """Return a spare that can become an agent with this profile."""
+        spares = (r for r in self._living() if r.is_parked and r.profile == profile and not r.unfit)
+        return next(spares, None)
+
+    def _is_relieved(self, record: WorkerRecord) -> bool:
+        """Check whether its replacement is ready, or another idle worker of its agent stays."""
+        return any(
+            other is not record
+            and other.spec == record.spec
+            and not other.unfit
+            and (
+                other.replaces == record.name
+                or (other.state is WorkerState.IDLE and not other.retiring)
+            )
+            for other in self._living()
+            # A start can still fail.
+            if other.state is not WorkerState.STARTING
+        )
+
+    def _is_served(self, key: AgentKey) -> bool:
+        """Check whether a worker that is started already will take the agent's next task."""
+        started = (WorkerState.IDLE, WorkerState.LEASED, WorkerState.RESETTING)
+        return any(
+            record.key == key
+            and record.state in started
+            and self._is_current(record)
+            and not record.unfit
+            and record.retiring is not RetireReason.NO_RESET
+            and record.profile not in self._no_reset
+            for record in self.workers.values()
+        )
+
+    def _is_kept_warm(self, record: WorkerRecord) -> bool:
+        """Check whether without it fewer workers would be ready than `keep_warm` asks for."""
+        if record.key is None:
+            return False
+        starting = self._in_state(WorkerState.STARTING)
+        # A start can still fail, so it does not count as ready.
+        ready = self._count(record.key) - sum(one.key == record.key for one in starting)
+        return ready <= self._warm.get(record.key, 0)
+
+    def _is_current(self, record: WorkerRecord) -> bool:
+        """Check whether it has the present version of its agent; a spare has no version."""
+        return record.key is None or self._specs.get(record.key) == record.spec
+
+    def _is_replaced(self, record: WorkerRecord) -> bool:
+        """Check whether another worker was started to replace it."""
+        return any(other.replaces == record.name for other in self.workers.values())
+
+    def _room_victim(self, key: AgentKey) -> WorkerRecord | None:
+        """Return the idle worker of another agent that makes room for this one.
+
+        Spares go first, then the longest unused; workers that are kept warm go last, because a
+        caller that waits needs a worker more than one that may come.
+        """
+        idle = [record for record in self._in_state(WorkerState.IDLE) if record.key != key]
+        return min(
+            idle,
+            key=lambda r: (r.spec is not None, self._is_kept_warm(r), r.since, r.number),
+            default=None,
+        )
+
+    def _may_start(self, key: AgentKey, now: float) -> bool:
+        return now >= self._retry_at.get(key, now)
+
+    # Queues
+
+    def _queue_length(self, key: AgentKey | None) -> int:
+        return len(self._queues.get(key, ())) if key is not None else 0
+
+    def _head(self, key: AgentKey | None) -> float:
+        """Return the number of the agent's next ticket; infinity if no caller waits."""
+        queue = self._queues.get(key) if key is not None else None
+        return queue[0].number if queue else _NO_TICKET
+
+    def _pop(self, key: AgentKey) -> Ticket | None:
+        queue = self._queues.get(key)
+        ticket = queue.popleft() if queue else None
+        self._drop_empty_queue(key)
+        return ticket
+
+    def _drop_empty_queue(self, key: AgentKey) -> None:
+        if key in self._queues and not self._queues[key]:
+            del self._queues[key]
+
+    def _refuse_all(self, key: AgentKey, reason: RetireReason) -> list[Refuse]:
+        refused = []
+        while (ticket := self._pop(key)) is not None:
+            ticket.state = TicketState.REFUSED
+            refused.append(Refuse(ticket, reason))
+        return refused
+
+    def _refuse_unless_served(self, key: AgentKey, reason: RetireReason) -> list[Refuse]:
+        """Refuse the callers of an agent that gets no further worker, unless one serves them."""
+        return [] if self._is_served(key) else self._refuse_all(key, reason)
+
+    def _refuse_if_closed(self) -> None:
+        if self.is_closed:
+            raise PoolClosed("the pool is closed; open a new one")
+
+    # Changes
+
+    def _define(self, spec: AgentSpec) -> None:
+        self._specs[spec.key] = spec
+        # Spares have the options of the latest request.
+        self._spare_profile = spec.profile
+
+    def _spawn(
+        self, spec: AgentSpec | None, profile: str, now: float
+    ) -> tuple[WorkerRecord, Spawn]:
+        """Add a worker, or a spare if `spec` is `None`."""
+        self._spawned += 1
+        limits = self.limits
+        lifetime = shortened(limits.max_lifetime, limits.max_lifetime_jitter, self._chance())
+        record = WorkerRecord(
+            name=f"worker-{self._spawned}",
+            number=self._spawned,
+            spec=spec,
+            profile=profile,
+            state=WorkerState.STARTING,
+            since=now,
+            task_limit=shortened(limits.max_tasks, limits.max_tasks_jitter, self._chance()),
+            expires=now + lifetime,
+        )
+        self.workers[record.name] = record
+        self.changes.append(StateChange(record.name, record.key, None, WorkerState.STARTING))
+        return record, Spawn(record.name, spec, profile)
+
+    def _assign(self, spare: WorkerRecord, spec: AgentSpec, now: float) -> Assign:
+        spare.spec = spec
+        spare.is_parked = False
+        self._move(spare, WorkerState.STARTING, now)
+        return Assign(spare.name, spec)
+
+    def _return_unused(self, worker: str, now: float) -> None:
+        record = self.workers.get(worker)
+        # No prompt was sent, so there is nothing to reset.
+        if record is not None and record.state is WorkerState.LEASED:
+            self._move(record, WorkerState.IDLE, now)
+
+    def _stop(self, record: WorkerRecord, reason: RetireReason) -> Stop:
+        self._move(record, WorkerState.STOPPING, record.since)
+        record.is_parked = False
+        self.retired[reason] += 1
+        return Stop(record.name, reason)
+
+    def _move(self, record: WorkerRecord, state: WorkerState, since: float) -> None:
+        self.changes.append(StateChange(record.name, record.key, record.state, state))
+        record.state, record.since = state, since
+
+    def _delay_next_start(self, key: AgentKey, now: float) -> None:
+        self._failures[key] += 1
+        self._retry_at[key] = now + backoff(self._failures[key])
+
+
+def shortened(limit: float | None, jitter: float, chance: float) -> float:
+    """Return a limit less up to the share `jitter` of it, so that workers do not go together."""
+    return float("inf") if limit is None else limit * (1 - jitter * chance)
+
+
+def backoff(failures: int) -> float:
+    """Return the seconds to wait after this many failed starts in a row."""
+    first, most = BACKOFF
+    doublings = min(max(0, failures - 1), 64)  # a float overflows at 1024 doublings
+    return float(min(most, first * 2.0**doublings))

@@ -1,0 +1,316 @@
+"""One task from the request to the result: resolved, given to a worker, bounded, and reported."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from dataclasses import replace
+from typing import Final
+
+from agent_pool.api import OnEvent, OnPermission
+from agent_pool.claude.permissions import Decider
+from agent_pool.claude.protocol.results import TurnResult
+from agent_pool.claude.protocol.signals import PermissionAsked, TurnEvent
+from agent_pool.claude.worker import Worker
+from agent_pool.errors import (
+    AgentPoolError,
+    InternalError,
+    TaskTimeout,
+)
+from agent_pool.events import Ended, Retry, Started, Submitted, TaskEvent
+from agent_pool.models import Denied, PermissionRequest, TaskRequest, TaskResult
+from agent_pool.pool.agent_registry import AgentRegistry
+from agent_pool.pool.answer_schema import check_answer
+from agent_pool.pool.conversations import Conversations
+from agent_pool.pool.event_bus import EventBus, call_listener
+from agent_pool.pool.request_checks import check_request
+from agent_pool.pool.scheduler import AgentSpec
+from agent_pool.pool.supervisor import OVERLOADED, Supervisor
+from agent_pool.settings import Settings
+
+log = logging.getLogger("agent_pool")
+
+OVERLOAD_PAUSE: Final = 5.0
+"""Seconds without new work after the API refused a task for load without saying for how long."""
+
+
+class RunningTask:
+    """One task of the pool, and the place where all of its events are published.
+
+    Args:
+        request: the task.
+        bus: the pool's events.
+        on_event: called with each event of the task, in order; `Ended` is the last.
+        on_permission: decides permission requests; without it every request is denied.
+
+    Attributes:
+        id: the pool's id of the task.
+    """
+
+    def __init__(
+        self,
+        request: TaskRequest,
+        bus: EventBus,
+        on_event: OnEvent | None,
+        on_permission: OnPermission | None,
+    ) -> None:
+        self.id = f"task-{secrets.token_hex(8)}"
+        self.request = request
+        self.on_permission = on_permission
+        self._bus = bus
+        self._on_event = on_event
+        self._agent = str(request.agent)
+        self._project = ""
+        self._submitted = time.monotonic()
+        self._started: float | None = None
+        self._worker = ""
+        self._reused = False
+        self.emit(Submitted(request))
+
+    def emit(self, event: TaskEvent) -> None:
+        """Publish an event of this task, and pass it to `on_event`."""
+        labels = {"task_id": self.id, "agent": self._agent, "project": self._project}
+        published = self._bus.publish(event, **labels)
+        if self._on_event is not None:
+            call_listener(self._on_event, published)
+
+    def resolved(self, spec: AgentSpec) -> None:
+        """Note the agent that the request means: a request can use the name of its file."""
+        self._agent, self._project = spec.key.name, spec.key.project
+
+    def started(self, worker: Worker) -> None:
+        """Note that a worker has the task from now on."""
+        self._started = time.monotonic()
+        self._worker, self._reused = worker.name, worker.turns > 0
+        self.emit(Started(worker.name, worker.pid or 0, self.waited, self._reused))
+
+    def end(self, *, result: TaskResult | None = None, error: AgentPoolError | None = None) -> None:
+        """Publish the end of the task."""
+        self.emit(
+            Ended(
+                result=result,
+                error=error,
+                worker=self._worker,
+                waited=self.waited,
+                running=self.running,
+                reused=self._reused,
+            )
+        )
+
+    @property
+    def waited(self) -> float:
+        """Return the seconds from the request to the worker, or to now."""
+        until = time.monotonic() if self._started is None else self._started
+        return until - self._submitted
+
+    @property
+    def running(self) -> float:
+        """Return the seconds since a worker has it; 0 before."""
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
+
+class TaskRunner:
+    """Runs tasks on the workers of a pool."""
+
+    def __init__(
+        self,
+        registry: AgentRegistry,
+        supervisor: Supervisor,
+        conversations: Conversations,
+        settings: Settings,
+    ) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._conversations = conversations
+        self._settings = settings
+
+    async def run(self, task: RunningTask) -> TaskResult:
+        """Run a task to its end, and publish `Ended` unless the task is cancelled.
+
+        Raises:
+            AgentPoolError: see `PoolAPI.invoke`; `InternalError` for an unexpected exception.
+        """
+        try:
+            result = await self._run(task)
+        except AgentPoolError as error:
+            task.end(error=error)
+            raise
+        except Exception as error:
+            log.exception("a task of agent %r failed because of a bug", task.request.agent)
+            bug = InternalError(
+                f"a bug in agent-pool stopped the task of agent {task.request.agent!r}: "
+                f"{type(error).__name__}: {error}; the log has the traceback, please report it"
+            )
+            task.end(error=bug)
+            raise bug from error
+        task.end(result=result)
+        return result
+
+    async def _run(self, task: RunningTask) -> TaskResult:
+        request = task.request
+        # First: a wrong request must cost neither a process nor a place in the queue.
+        schema = check_request(request)
+        spec = await self._registry.resolve(request.agent, request.project, schema)
+        task.resolved(spec)
+        if request.conversation is not None:
+            return await self._run_in_conversation(task, spec, request.conversation)
+        worker = await self._supervisor.acquire(spec, task.emit)
+        try:
+            return await self._run_on(task, worker)
+        finally:
+            # A plain call: a cancelled caller can neither lose a worker nor hand a used one on.
+            self._supervisor.release(worker)
+
+    async def _run_in_conversation(
+        self, task: RunningTask, spec: AgentSpec, name: str
+    ) -> TaskResult:
+        conversation = await self._conversations.acquire(spec, name, task.emit)
+        assert conversation.worker is not None, "acquire() brings a worker"
+        is_intact = False
+        try:
+            result = await self._run_on(task, conversation.worker)
+            # After an error the content of its context is unknown.
+            is_intact = not result.is_error
+        finally:
+            # Also after a failure: the caller has asked for its end.
+            if task.request.ends_conversation:
+                conversation.has_ended = True
+            self._conversations.release(conversation, is_intact=is_intact)
+        return replace(result, conversation=name, place=conversation.tasks)
+
+    async def _run_on(self, task: RunningTask, worker: Worker) -> TaskResult:
+        request = task.request
+        task.started(worker)
+        turn = await self._turn(task, worker)
+        result = TaskResult(
+            text=turn.text,
+            is_error=turn.is_error,
+            subtype=turn.subtype,
+            agent=request.agent,
+            duration=task.running,
+            waited=task.waited,
+            turns=turn.turns,
+            usage=turn.spend.usage,
+            cost_usd=turn.spend.cost_usd,
+            session_id=turn.session_id,
+            worker=worker.name,
+            pid=worker.pid or 0,
+            structured=turn.structured,
+            task_id=task.id,
+        )
+        # An error of the CLI has no structure; the caller gets it as it is.
+        if request.schema is not None and not result.is_error:
+            check_answer(request.schema, result)
+        return result
+
+    async def _turn(self, task: RunningTask, worker: Worker) -> TurnResult:
+        """Give the task to the worker, and wait for its result within the task's time.
+
+        Raises:
+            TaskTimeout: the time passed.
+        """
+        seconds = float(task.request.timeout or self._settings.task_timeout)
+
+        def listen(event: TurnEvent) -> None:
+            if isinstance(event, Retry):
+                self._supervisor.report_retry(worker, event)
+            task.emit(event)
+
+        try:
+            async with asyncio.timeout(seconds) as bound:
+                clock = PausableTimeout(bound)
+                try:
+                    turn = await worker.turn(task.request.task, listen, self._decider(task, clock))
+                finally:
+                    # `Timeout.reschedule` raises after the end of its block.
+                    clock.end()
+        except TimeoutError as error:
+            if isinstance(error, AgentPoolError):  # a stall, which the supervisor raised here
+                raise
+            raise _timed_out(task.request, worker, seconds) from None
+        # The CLI has used up its own tries, and the API still refuses work.
+        if turn.api_status in OVERLOADED:
+            self._supervisor.pause(OVERLOAD_PAUSE)
+        return turn
+
+    def _decider(self, task: RunningTask, clock: PausableTimeout) -> Decider | None:
+        """Return a decider that asks `on_permission`, at most `permission_timeout` seconds each."""
+        on_permission = task.on_permission
+        if on_permission is None:
+            return None
+        patience = self._settings.permission_timeout
+
+        async def decide(asked: PermissionAsked) -> bool | Denied:
+            request = PermissionRequest(
+                task.request.agent, asked.tool, asked.input, asked.description
+            )
+            pause = object()
+            clock.pause(pause)
+            # An `on_permission` that ignores its cancellation must not stop the task's time for
+            # ever: it runs on at the latest after `patience` seconds.
+            resume = asyncio.get_running_loop().call_later(patience, clock.resume, pause)
+            try:
+                async with asyncio.timeout(patience) as bound:
+                    return await on_permission(request)
+            except TimeoutError:
+                # A TimeoutError of `on_permission` itself is a failure and not the end of the time.
+                if not bound.expired():
+                    raise
+                return Denied(
+                    f"This is not permitted: there was no answer within {patience:g} s "
+                    "(setting permission_timeout)."
+                )
+            finally:
+                resume.cancel()
+                clock.resume(pause)
+
+        return decide
+
+
+class PausableTimeout:
+    """The bound of a task's time, which does not run while a person decides.
+
+    Args:
+        bound: the timeout to move.
+    """
+
+    def __init__(self, bound: asyncio.Timeout) -> None:
+        self._bound = bound
+        self._pauses: set[object] = set()
+        self._left = 0.0
+        self._has_ended = False
+
+    def pause(self, pause: object) -> None:
+        """Stop the time until `resume` is called with the same object."""
+        now = asyncio.get_running_loop().time()
+        if not self._pauses and self._can_move and (when := self._bound.when()) is not None:
+            self._left = when - now
+            self._bound.reschedule(None)
+        # Several requests can be open at once; the time runs again after the last of them.
+        self._pauses.add(pause)
+
+    def resume(self, pause: object) -> None:
+        """End a pause; the time runs again when no other pause is left. Can be called twice."""
+        # Both the decision and its time limit end a pause, in any order.
+        was_open = pause in self._pauses
+        self._pauses.discard(pause)
+        if was_open and not self._pauses and self._can_move:
+            self._bound.reschedule(asyncio.get_running_loop().time() + self._left)
+
+    def end(self) -> None:
+        """Leave the timeout alone from now on: the task has ended, decisions can end later."""
+        self._has_ended = True
+
+    @property
+    def _can_move(self) -> bool:
+        return not self._has_ended and not self._bound.expired()
+
+
+def _timed_out(request: TaskRequest, worker: Worker, seconds: float) -> TaskTimeout:
+    advice = worker.note or "; ".join(worker.taints) or "give it more time or a smaller task"
+    return TaskTimeout(
+        f"the task of agent {request.agent!r} on worker {worker.name} was stopped after "
+        f"{seconds:g} s (its timeout, by default the setting task_timeout); {advice}"
+    )
