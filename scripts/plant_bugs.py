@@ -1,7 +1,11 @@
-"""Plants each bug of tests/planted_bugs.toml in a copy of the project and runs the test that must
-catch it: ``python scripts/plant_bugs.py [WORD…]``, the words choosing among them.
+"""Plant the bugs of tests/planted_bugs.toml, and check that a test catches each of them.
 
-``--table`` writes the table of docs/design.md instead. Exits with 1 if a bug was not caught.
+    python scripts/plant_bugs.py            all bugs
+    python scripts/plant_bugs.py WORD…      the bugs that contain one of the words
+    python scripts/plant_bugs.py --table    no bug: write the table of docs/design.md
+
+Each bug is planted in a copy of the project; then its test runs there and must fail. The exit code
+is 1 if a bug was not caught.
 """
 
 from __future__ import annotations
@@ -20,27 +24,32 @@ BUGS = ROOT / "tests" / "planted_bugs.toml"
 PAGE = ROOT / "docs" / "design.md"
 BEGIN, END = "<!-- planted bugs -->\n", "<!-- end of planted bugs -->\n"
 CAUGHT = 1
-"""pytest's exit code where tests have run and some have failed."""
+"""The exit code of pytest if tests have run and some of them failed."""
 
 Bug = dict[str, Any]
 
 
 def bugs() -> list[Bug]:
-    """All of them, in the order of the promises."""
+    """Return all bugs, in the order of the file."""
     found: list[Bug] = tomllib.loads(BUGS.read_text(encoding="utf-8"))["bug"]
     return found
 
 
 def edited(bug: Bug, source: str) -> str:
-    """The source with the bug in it; AssertionError where its place is not there once."""
+    """Return the source with the bug in it.
+
+    Raises:
+        AssertionError: the source does not contain the replaced text exactly once.
+    """
     for edit in (bug, *bug.get("also", ())):
-        assert source.count(edit["old"]) == 1, f"{bug['file']} no longer has {edit['old']!r} once"
+        found = source.count(edit["old"])
+        assert found == 1, f"{bug['file']} contains {edit['old']!r} {found} times, not once"
         source = source.replace(edit["old"], edit["new"])
     return source
 
 
 def is_caught(bug: Bug, copy: Path) -> bool:
-    """Whether its test fails on the copy with the bug in it."""
+    """Plant the bug in the copy, and return whether its test fails; the copy is restored."""
     file = copy / "src" / "agent_pool" / bug["file"]
     whole = file.read_text(encoding="utf-8")
     file.write_text(edited(bug, whole), encoding="utf-8")
@@ -56,7 +65,7 @@ def is_caught(bug: Bug, copy: Path) -> bool:
 
 
 def table() -> str:
-    """The bugs as rows: promise, bug, test."""
+    """Return the bugs as a Markdown table: promise, bug, test."""
     rows = ["| promise | bug | caught by |", "|---|---|---|"]
     for bug in bugs():
         path, _, name = bug["test"].partition("::")
@@ -66,14 +75,18 @@ def table() -> str:
 
 
 def write_table() -> None:
-    """Put the table into the page, between its marks."""
+    """Write the table into docs/design.md, between its two marks."""
     head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     tail = rest.partition(END)[2]
     PAGE.write_text(f"{head}{BEGIN}{table()}{END}{tail}", encoding="utf-8")
 
 
 def main(words: list[str]) -> int:
-    """Plant the bugs that hold one of the words, or all; 1 if one was not caught."""
+    """Plant the bugs that contain one of the words, or all bugs without words.
+
+    Returns:
+        The exit code: 1 if a bug was not caught.
+    """
     chosen = [bug for bug in bugs() if not words or any(word in str(bug) for word in words)]
     missed = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -1,33 +1,36 @@
-"""Writes docs/settings.md from the settings class: ``python scripts/settings_page.py``."""
+"""Write docs/settings.md from the settings class: ``python scripts/settings_page.py``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from agent_pool.settings import ALIASES, ENV_PREFIX, Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """# Settings
 
-A value comes from, in this order: an argument (`AgentPool(max_size=2)`, a command-line option), the environment, the settings file, the default.
-In the environment a setting is called `AGENT_POOL_` and its name in capitals, for example `AGENT_POOL_MAX_SIZE`.
-The file is TOML, `~/.claude/agent-pool.toml`, or the one that `AGENT_POOL_CONFIG` names; its keys are the names below.
-Unknown names and values out of bounds are errors that say where they stand.
+The value of a setting comes from the first of these that has one: an argument (`AgentPool(max_size=2)`, a command-line option), the environment, the settings file, the default.
+In the environment the name of a setting is `AGENT_POOL_` and its name in capitals, for example `AGENT_POOL_MAX_SIZE`.
+The file is TOML: `~/.claude/agent-pool.toml`, or the file that `AGENT_POOL_CONFIG` names. Its keys are the names below.
+An unknown name, and a value out of bounds, is an error that names the place.
 
-Durations are seconds or carry a unit: `250ms`, `30s`, `5m`, `2h`.
-Sizes are bytes or carry a unit: `512MiB`, `2GiB`.
-Lists are names with commas or blanks between.
-`none` switches a limit off where its default may be none.
+Durations are seconds, or have a unit: `250ms`, `30s`, `5m`, `2h`.
+Sizes are bytes, or have a unit: `512MiB`, `2GiB`.
+Lists are names, separated by commas or spaces.
+The value `none` switches a limit off. These limits can be switched off: LIMITS.
 
-The numbers come from measurements where there were any; [reliability.md](reliability.md) has them.
+Many defaults come from measurements, see [reliability.md](reliability.md).
 
-| setting | means | default |
+| setting | meaning | default |
 |---|---|---|
 """
 TAIL = """
-Besides, `TASK_TIMEOUT_MS` is `task_timeout` in milliseconds.
-`AGENT_POOL_DEPTH`, `AGENT_POOL_COOKIE` and `AGENT_POOL_SERVER` are set for workers by the pool and are no settings.
+`TASK_TIMEOUT_MS` is another name for `task_timeout`, in milliseconds.
+`AGENT_POOL_LOG` sets the log level of the command line and the MCP server.
+The pool sets `AGENT_POOL_DEPTH`, `AGENT_POOL_COOKIE` and `AGENT_POOL_SERVER` for its workers; they are not settings.
 """
+# Defaults that depend on the machine or on the working directory.
 COMPUTED = {
     "project_dir": "the working directory",
     "max_rss_hard": "half of the machine's memory",
@@ -35,14 +38,30 @@ COMPUTED = {
 }
 SIZES = {"max_rss", "max_line"}
 SECONDS = ("timeout", "grace", "lifetime", "idle")
+"""The endings of names of settings that are durations."""
 
 
 def page() -> str:
-    """The whole page."""
-    return HEAD + "".join(_row(name) for name in Settings.model_fields) + TAIL
+    """Return the whole page."""
+    return (
+        HEAD.replace("LIMITS", _limits())
+        + "".join(_row(name) for name in Settings.model_fields)
+        + TAIL
+    )
+
+
+def _limits() -> str:
+    """Return the names of the limits that `none` switches off, in one line."""
+    # The folders can be None too, but that is their default.
+    return ", ".join(
+        f"`{name}`"
+        for name, field in Settings.model_fields.items()
+        if type(None) in get_args(field.annotation) and field.default is not None
+    )
 
 
 def _row(name: str) -> str:
+    """Return the row of one setting."""
     field = Settings.model_fields[name]
     also = [alias for alias, target in ALIASES.items() if target == name]
     called = f"`{name}`" + "".join(f", `{alias}`" for alias in also)
@@ -50,6 +69,7 @@ def _row(name: str) -> str:
 
 
 def _default(name: str) -> str:
+    """Return the default value with its unit; empty if the setting has none."""
     if name in COMPUTED:
         return COMPUTED[name]
     default = Settings.model_fields[name].default

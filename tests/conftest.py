@@ -1,21 +1,82 @@
 from __future__ import annotations
 
+import gc
 import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support import Project
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A temporary project with a home of its own."""
-    return Project(tmp_path)
+from support.pool_harness import PoolHarness
+from support.pools import PoolProject
+from support.process_checks import zombies
+from support.project import TempProject
 
 
 @pytest.fixture(autouse=True)
 def plain_logging() -> None:
-    """The level of the package's logger is that of a program that has said nothing about it:
-    commands that were run in this process have set it."""
+    """Reset the level of the package's logger: commands that ran in this process have set it."""
     logging.getLogger("agent_pool").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> TempProject:
+    """Return a temporary project with a home of its own."""
+    return TempProject(tmp_path)
+
+
+@pytest.fixture
+def pool_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[PoolProject]:
+    """Return a project for pools.
+
+    After the test no process, zombie or temporary file of a pool exists, and no error was logged.
+    """
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    began = time.time()
+    project = PoolProject(tmp_path)
+    yield project
+    left = project.processes()
+    for process in left:
+        process.kill()
+    gc.collect()  # what was never awaited or closed warns when it is collected
+    assert [" ".join(process.cmdline()) for process in left] == []
+    assert zombies(since=began) == []
+    assert [path.name for path in scratch.iterdir()] == []
+    errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert [(record.name, record.getMessage()) for record in errors] == []
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one cache folder for all tests, so that each canary runs once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def open_harness(
+    tmp_path_factory: pytest.TempPathFactory, cache: Path
+) -> Iterator[Callable[..., PoolHarness]]:
+    """Open harnesses that live as long as the module; afterwards none of their processes lives."""
+    opened: list[PoolHarness] = []
+
+    def open_one(**options: Any) -> PoolHarness:
+        harness = PoolHarness(tmp_path_factory.mktemp("harness"), cache, **options)
+        opened.append(harness)
+        harness.open()
+        return harness
+
+    yield open_one
+    left = []
+    for harness in opened:
+        harness.close()
+        left += harness.project.processes()
+    for process in left:
+        process.kill()
+    assert left == []

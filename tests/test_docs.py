@@ -27,7 +27,7 @@ def test_the_settings_page_is_made_from_the_settings() -> None:
     assert script["page"]() == script["PAGE"].read_text(encoding="utf-8")
 
 
-def test_every_planted_bug_has_its_place_and_its_test_and_stands_in_the_design() -> None:
+def test_every_planted_bug_applies_has_a_test_and_is_documented() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "plant_bugs.py"))
 
     assert script["table"]() in (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_every_planted_bug_has_its_place_and_its_test_and_stands_in_the_design()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_within_the_documentation_lead_somewhere(page: Path) -> None:
+def test_links_within_the_documentation_lead_to_existing_files(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", text)
 

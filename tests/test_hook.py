@@ -1,4 +1,4 @@
-"""The PreToolUse hook: what it denies, what it lets pass, and that no fault of it denies."""
+"""The PreToolUse hook: which calls it denies, and that an error in it denies no call."""
 
 from __future__ import annotations
 
@@ -20,21 +20,19 @@ from agent_pool import hook
 from agent_pool.agents.catalog import Catalog
 from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.settings import Settings
+from support.project import TempProject
 
 SCRIPT = Path(hook.__file__)
 REVIEWER = "---\nname: code-reviewer\ndescription: reviews\n---\nYou review.\n"
 
 
-class World:
-    """A project, a home, and the hook run in them as Claude Code runs it."""
+class HookProject(TempProject):
+    """A project in which the hook runs as Claude Code runs it."""
 
-    def __init__(self, root: Path) -> None:
-        self.project = root / "project"
-        self.home = root / "home"
-        self.agents = self.project / ".claude" / "agents"
-        self.agents.mkdir(parents=True)
-        self.home.mkdir()
-        self.environ = {"HOME": str(self.home), "CLAUDE_PROJECT_DIR": str(self.project)}
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.agents = self.root / ".claude" / "agents"
+        self.environ = {"HOME": str(self.home), "CLAUDE_PROJECT_DIR": str(self.root)}
 
     def define(self, text: str | bytes, path: str = "one.md", under: Path | None = None) -> Path:
         file = (under or self.agents) / path
@@ -48,12 +46,15 @@ class World:
             "hook_event_name": "PreToolUse",
             "tool_name": "Agent",
             "tool_input": tool_input,
-            "cwd": str(self.project),
+            "cwd": str(self.root),
             **changes,
         }
 
     def run(self, data: bytes, *arguments: str, **environ: str) -> tuple[str, str]:
-        """Stdout and stderr; a status other than 0 could deny the call and is never right."""
+        """Run the hook; return stdout and stderr.
+
+        Its status must always be 0: any other status can deny the call.
+        """
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(SCRIPT), *arguments],
             input=data,
@@ -65,28 +66,28 @@ class World:
         assert done.returncode == 0
         return done.stdout.decode(), done.stderr.decode()
 
-    def judge(self, agent: Any, *arguments: str, **environ: str) -> str | None:
-        """The reason of a denial, None when the call passed, silently in both cases."""
+    def denial(self, agent: Any, *arguments: str, **environ: str) -> str | None:
+        """Return the reason for a denial, None if the call passed; stderr must be empty."""
         out, err = self.run(json.dumps(self.call(agent)).encode(), *arguments, **environ)
         assert err == ""
         return json.loads(out)["hookSpecificOutput"]["permissionDecisionReason"] if out else None
 
-    def defined(self, agent: str, **environ: str) -> str | None:
-        """The name under which the hook finds the agent, judged in this process."""
-        folders = hook.agent_folders(self.call(agent), {**self.environ, **environ})
-        return hook.defined_name(agent, folders)
+    def defined_name(self, agent: str, **environ: str) -> str | None:
+        """Return the name under which the hook finds the agent; the hook runs in this process."""
+        folders = hook.list_agent_folders(self.call(agent), {**self.environ, **environ})
+        return hook.find_agent(agent, folders)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def hook_project(tmp_path: Path) -> HookProject:
+    return HookProject(tmp_path)
 
 
-def test_a_defined_agent_is_denied_in_the_current_form_and_the_pool_s_tool_is_named(
-    world: World,
+def test_defined_agent_is_denied_and_the_pool_tool_is_named(
+    hook_project: HookProject,
 ) -> None:
-    world.define(REVIEWER)
-    out, err = world.run(json.dumps(world.call("code-reviewer")).encode())
+    hook_project.define(REVIEWER)
+    out, err = hook_project.run(json.dumps(hook_project.call("code-reviewer")).encode())
     assert err == ""
     assert json.loads(out) == {
         "hookSpecificOutput": {
@@ -95,28 +96,34 @@ def test_a_defined_agent_is_denied_in_the_current_form_and_the_pool_s_tool_is_na
             "permissionDecisionReason": (
                 'The agent "code-reviewer" runs in agent-pool, not in the Agent tool. Call '
                 'mcp__agent-pool__invoke with agent="code-reviewer" and the whole prompt as task. '
-                "If there is no tool of that name, its MCP server is not connected: ask the user "
-                "to look at /mcp."
+                "If this tool does not exist, its MCP server is not connected: ask the user to "
+                "check /mcp."
             ),
         }
     }
 
 
-def test_the_tool_is_named_after_the_server_given_as_argument(world: World) -> None:
-    world.define(REVIEWER)
-    reason = world.judge("code-reviewer", "plugin_agent-pool_agent-pool")
+def test_the_tool_is_named_after_the_server_given_as_argument(hook_project: HookProject) -> None:
+    hook_project.define(REVIEWER)
+    reason = hook_project.denial("code-reviewer", "plugin_agent-pool_agent-pool")
     assert "Call mcp__plugin_agent-pool_agent-pool__invoke with" in str(reason)
 
 
-def test_the_reason_survives_any_characters_of_a_name(world: World) -> None:
-    world.define('---\nname: prüfer "eins" \U0001f600\n---\n')
-    assert 'agent "prüfer "eins" \U0001f600" runs' in str(world.judge('prüfer "eins" \U0001f600'))
+def test_denial_reason_keeps_special_characters_of_the_agent_name(
+    hook_project: HookProject,
+) -> None:
+    hook_project.define('---\nname: prüfer "eins" \U0001f600\n---\n')
+    assert 'agent "prüfer "eins" \U0001f600" runs' in str(
+        hook_project.denial('prüfer "eins" \U0001f600')
+    )
 
 
 @pytest.mark.parametrize("agent", ["general-purpose", "Explore", "plugin:code-reviewer", "", None])
-def test_built_in_and_unknown_agents_pass_without_a_word(world: World, agent: str | None) -> None:
-    world.define(REVIEWER)
-    assert world.judge(agent) is None
+def test_built_in_and_unknown_agents_pass_without_output(
+    hook_project: HookProject, agent: str | None
+) -> None:
+    hook_project.define(REVIEWER)
+    assert hook_project.denial(agent) is None
 
 
 @pytest.mark.parametrize(
@@ -138,84 +145,95 @@ def test_built_in_and_unknown_agents_pass_without_a_word(world: World, agent: st
         ("---\nname:\n---\n", "file"),
         ("---\nname: ~\n---\n", "file"),
         ("---\nname: # none\n---\n", "file"),
-        (f"---\ndescription: {'x' * hook.MAX_HEAD}\nname: far\n---\n", "file"),
+        (f"---\ndescription: {'x' * hook.MAX_HEAD_BYTES}\nname: far\n---\n", "file"),
     ],
 )
-def test_the_name_is_read_from_the_frontmatter_or_else_is_the_file_s(
-    world: World, text: str, name: str
+def test_name_comes_from_the_frontmatter_or_else_from_the_file(
+    hook_project: HookProject, text: str, name: str
 ) -> None:
-    world.define(text, "file.md")
-    assert [hook._names(path, stem)[0] for path, stem in hook.definitions(str(world.agents))] == [
-        name
-    ]
+    hook_project.define(text, "file.md")
+    assert [
+        hook._read_names(path, stem)[0]
+        for path, stem in hook.iterate_definitions(str(hook_project.agents))
+    ] == [name]
 
 
 @pytest.mark.parametrize("text", ["", "You review.\n", "\n---\nname: file\n---\n", "\x00\xff"])
-def test_a_file_without_frontmatter_defines_nothing(world: World, text: str) -> None:
-    world.define(text, "file.md")
-    assert world.defined("file") is None
+def test_file_without_frontmatter_does_not_define_an_agent(
+    hook_project: HookProject, text: str
+) -> None:
+    hook_project.define(text, "file.md")
+    assert hook_project.defined_name("file") is None
 
 
 @pytest.mark.parametrize(
     "asked", ["Code Reviewer", "CODE-REVIEWER", "code_reviewer", "codereviewer", " code-reviewer\n"]
 )
-def test_a_name_that_claude_code_takes_for_the_same_is_the_same(world: World, asked: str) -> None:
-    world.define(REVIEWER)
-    assert world.defined(asked) == "code-reviewer"
-
-
-def test_an_exact_name_comes_before_a_similar_one(world: World) -> None:
-    world.define("---\nname: Code Reviewer\n---\n", "a.md")
-    world.define(REVIEWER, "b.md")
-    assert world.defined("code-reviewer") == "code-reviewer"
-
-
-def test_a_file_that_overrides_a_built_in_agent_counts(world: World) -> None:
-    world.define("---\nname: Explore\n---\n")
-    assert world.defined("Explore") == "Explore"
-
-
-def test_a_file_that_is_only_similar_to_a_built_in_agent_leaves_it_alone(world: World) -> None:
-    world.define("---\nname: plan\n---\n", "Explore.md")
-    assert world.defined("Plan") is None
-    assert world.defined("Explore") is None
-    assert world.defined("plan") == "plan"
-
-
-def test_agents_are_found_where_the_pool_finds_them(world: World, tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    world.define("---\nname: in-own\n---\n", under=own)
-    world.define("---\nname: in-config\n---\n", under=tmp_path / "config" / "agents")
-    world.define("---\nname: below\n---\n", "team/below.md")
-    config = str(tmp_path / "config")
-    assert world.defined("below") == "below"
-    assert world.defined("in-config", CLAUDE_CONFIG_DIR=config) == "in-config"
-    assert world.defined("in-own", AGENTS_DIR=str(own)) == "in-own"
-    assert world.defined("in-own", AGENT_POOL_AGENTS_DIR=str(own)) == "in-own"
-    assert world.defined("in-own", AGENTS_DIR="../own") == "in-own"
-
-
-def test_the_user_s_agents_are_found_in_the_home_folder(world: World) -> None:
-    world.define("---\nname: in-home\n---\n", under=world.home / ".claude" / "agents")
-    assert 'agent="in-home"' in str(world.judge("in-home"))
-    assert 'agent="in-home"' in str(world.judge("in-home", AGENTS_DIR="~/.claude/agents"))
-
-
-def test_without_a_project_variable_the_call_s_folder_is_the_project(world: World) -> None:
-    world.define(REVIEWER)
-    assert world.judge("code-reviewer", CLAUDE_PROJECT_DIR="") is not None
-
-
-def test_a_link_is_followed_only_inside_its_folder_as_the_pool_does(
-    world: World, tmp_path: Path
+def test_hook_matches_names_that_claude_code_treats_as_equal(
+    hook_project: HookProject, asked: str
 ) -> None:
-    outside = world.define("---\nname: outside\n---\n", under=tmp_path / "elsewhere")
-    (world.agents / "linked.md").symlink_to(outside)
-    (world.agents / "folder").symlink_to(outside.parent)
-    world.define("---\nname: inside\n---\n", "inside.txt")
-    (world.agents / "alias.md").symlink_to(world.agents / "inside.txt")
-    assert world.defined("outside") is None
-    assert world.defined("inside") == "inside"
+    hook_project.define(REVIEWER)
+    assert hook_project.defined_name(asked) == "code-reviewer"
+
+
+def test_an_exact_name_comes_before_a_similar_one(hook_project: HookProject) -> None:
+    hook_project.define("---\nname: Code Reviewer\n---\n", "a.md")
+    hook_project.define(REVIEWER, "b.md")
+    assert hook_project.defined_name("code-reviewer") == "code-reviewer"
+
+
+def test_file_that_overrides_a_built_in_agent_is_found(hook_project: HookProject) -> None:
+    hook_project.define("---\nname: Explore\n---\n")
+    assert hook_project.defined_name("Explore") == "Explore"
+
+
+def test_similar_name_does_not_override_a_built_in_agent(
+    hook_project: HookProject,
+) -> None:
+    hook_project.define("---\nname: plan\n---\n", "Explore.md")
+    assert hook_project.defined_name("Plan") is None
+    assert hook_project.defined_name("Explore") is None
+    assert hook_project.defined_name("plan") == "plan"
+
+
+def test_agents_are_found_where_the_pool_finds_them(
+    hook_project: HookProject, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    hook_project.define("---\nname: in-own\n---\n", under=own)
+    hook_project.define("---\nname: in-config\n---\n", under=tmp_path / "config" / "agents")
+    hook_project.define("---\nname: below\n---\n", "team/below.md")
+    config = str(tmp_path / "config")
+    assert hook_project.defined_name("below") == "below"
+    assert hook_project.defined_name("in-config", CLAUDE_CONFIG_DIR=config) == "in-config"
+    assert hook_project.defined_name("in-own", AGENTS_DIR=str(own)) == "in-own"
+    assert hook_project.defined_name("in-own", AGENT_POOL_AGENTS_DIR=str(own)) == "in-own"
+    assert hook_project.defined_name("in-own", AGENTS_DIR="../own") == "in-own"
+
+
+def test_user_agents_are_found_in_the_home_folder(hook_project: HookProject) -> None:
+    hook_project.define("---\nname: in-home\n---\n", under=hook_project.home / ".claude" / "agents")
+    assert 'agent="in-home"' in str(hook_project.denial("in-home"))
+    assert 'agent="in-home"' in str(hook_project.denial("in-home", AGENTS_DIR="~/.claude/agents"))
+
+
+def test_folder_of_the_call_replaces_an_empty_project_variable(
+    hook_project: HookProject,
+) -> None:
+    hook_project.define(REVIEWER)
+    assert hook_project.denial("code-reviewer", CLAUDE_PROJECT_DIR="") is not None
+
+
+def test_links_are_followed_only_inside_their_own_folder(
+    hook_project: HookProject, tmp_path: Path
+) -> None:
+    outside = hook_project.define("---\nname: outside\n---\n", under=tmp_path / "elsewhere")
+    (hook_project.agents / "linked.md").symlink_to(outside)
+    (hook_project.agents / "folder").symlink_to(outside.parent)
+    hook_project.define("---\nname: inside\n---\n", "inside.txt")
+    (hook_project.agents / "alias.md").symlink_to(hook_project.agents / "inside.txt")
+    assert hook_project.defined_name("outside") is None
+    assert hook_project.defined_name("inside") == "inside"
 
 
 @pytest.mark.parametrize(
@@ -230,11 +248,15 @@ def test_a_link_is_followed_only_inside_its_folder_as_the_pool_does(
         "---\nname: x\nskills: [\n---\n",
     ],
 )
-def test_hook_and_pool_agree_on_what_is_defined(world: World, text: str) -> None:
-    world.define(text, "file.md")
-    catalog = Catalog(Settings(project_dir=world.project), {"CLAUDE_CONFIG_DIR": str(world.home)})
+def test_hook_and_pool_agree_on_which_agents_are_defined(
+    hook_project: HookProject, text: str
+) -> None:
+    hook_project.define(text, "file.md")
+    catalog = Catalog(
+        Settings(project_dir=hook_project.root), {"CLAUDE_CONFIG_DIR": str(hook_project.home)}
+    )
     for name in ("x", "file", "other", "nobody"):
-        assert (world.defined(name) is not None) == _is_known(catalog, name), name
+        assert (hook_project.defined_name(name) is not None) == _is_known(catalog, name), name
 
 
 def _is_known(catalog: Catalog, name: str) -> bool:
@@ -252,19 +274,19 @@ def _is_known(catalog: Catalog, name: str) -> bool:
     quote=st.sampled_from(["", "'", '"']),
     after=st.sampled_from(["", " ", " # note"]),
 )
-def test_a_name_on_one_line_is_read_as_yaml_reads_it(value: str, quote: str, after: str) -> None:
+def test_name_on_one_line_is_read_as_yaml_reads_it(value: str, quote: str, after: str) -> None:
     line = f"name: {quote}{value}{quote}{after}"
     try:
         read = YAML(typ="safe", pure=True).load(line + "\n")["name"]
     except (YAMLError, ValueError):
         assume(False)
     assume(read is None or isinstance(read, str))
-    assert hook._frontmatter_name([line]) == (read or "").strip()
+    assert hook._find_name([line]) == (read or "").strip()
 
 
-def test_a_worker_of_the_pool_may_delegate_natively(world: World) -> None:
-    world.define(REVIEWER)
-    assert world.judge("code-reviewer", AGENT_POOL_COOKIE="pool/1") is None
+def test_worker_of_the_pool_can_use_the_native_agent_tool(hook_project: HookProject) -> None:
+    hook_project.define(REVIEWER)
+    assert hook_project.denial("code-reviewer", AGENT_POOL_COOKIE="pool/1") is None
 
 
 @pytest.mark.parametrize(
@@ -279,22 +301,33 @@ def test_a_worker_of_the_pool_may_delegate_natively(world: World) -> None:
         (b'{"tool_input": 1}', "AttributeError"),
         (b'{"tool_input": {"subagent_type": ["x"]}}', "KeyError|TypeError|AttributeError"),
         (b"[" * 100_000, "RecursionError"),
-        (b" " * (hook.MAX_INPUT + 1), "ValueError: an input of over 67108864 bytes"),
+        (b" " * (hook.MAX_INPUT_BYTES + 1), "ValueError: the input is larger than 67108864 bytes"),
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_a_call_that_cannot_be_read_passes_and_stderr_says_why(
-    world: World, data: bytes, problem: str
+def test_unreadable_call_passes_and_the_reason_is_written_to_stderr(
+    hook_project: HookProject, data: bytes, problem: str
 ) -> None:
-    world.define(REVIEWER)
-    out, err = world.run(data)
+    hook_project.define(REVIEWER)
+    out, err = hook_project.run(data)
     assert out == ""
     assert any(one in err for one in problem.split("|")), err
     assert err.startswith("agent-pool hook: ")
     assert err.endswith("; the call passes\n")
 
 
-def test_without_any_stdin_the_call_passes(world: World) -> None:
+@pytest.mark.parametrize("prompt", [b"a line\nand a tab\t", b"\xff\xfe", b"\\ud800"])
+def test_characters_that_are_not_allowed_in_json_do_not_let_a_call_pass(
+    hook_project: HookProject, prompt: bytes
+) -> None:
+    hook_project.define(REVIEWER)
+    data = json.dumps(hook_project.call("code-reviewer", prompt="PROMPT")).encode()
+    out, err = hook_project.run(b" \n" + data.replace(b"PROMPT", prompt) + b"\n")
+    assert err == ""
+    assert json.loads(out)["hookSpecificOutput"]["permissionDecision"] == "deny"
+
+
+def test_call_passes_when_the_hook_has_no_stdin(hook_project: HookProject) -> None:
     done = subprocess.run(
         ["sh", "-c", 'exec "$0" -I -S "$1" <&-', sys.executable, str(SCRIPT)],
         capture_output=True,
@@ -304,51 +337,55 @@ def test_without_any_stdin_the_call_passes(world: World) -> None:
     assert b"the call passes" in done.stderr
 
 
-def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
-    world: World, capfd: pytest.CaptureFixture[str]
+def test_unreadable_folder_does_not_hide_agents_in_other_folders(
+    hook_project: HookProject, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    world.define(REVIEWER)
-    loop = world.home / "loop"
+    hook_project.define(REVIEWER)
+    loop = hook_project.home / "loop"
     loop.symlink_to(loop)
-    assert world.defined("code-reviewer", AGENTS_DIR=str(loop)) == "code-reviewer"
-    expected = f"agent-pool hook: {loop}: Too many levels of symbolic links; its agents pass\n"
-    assert capfd.readouterr().err == expected
+    assert hook_project.defined_name("code-reviewer", AGENTS_DIR=str(loop)) == "code-reviewer"
+    problem = "Too many levels of symbolic links; calls of its agents pass"
+    assert capfd.readouterr().err == f"agent-pool hook: {loop}: {problem}\n"
 
 
-def test_a_file_that_cannot_be_read_does_not_hide_the_others(
-    world: World, capfd: pytest.CaptureFixture[str]
+def test_unreadable_file_does_not_hide_agents_in_other_files(
+    hook_project: HookProject, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (world.agents / "a.md").symlink_to(world.agents / "gone.md")
-    world.define(REVIEWER, "b.md")
-    assert world.defined("code-reviewer") == "code-reviewer"
-    path = world.agents / "a.md"
+    (hook_project.agents / "a.md").symlink_to(hook_project.agents / "gone.md")
+    hook_project.define(REVIEWER, "b.md")
+    assert hook_project.defined_name("code-reviewer") == "code-reviewer"
+    path = hook_project.agents / "a.md"
     said = capfd.readouterr().err
-    assert said == f"agent-pool hook: {path}: No such file or directory; its agent passes\n"
+    assert said == f"agent-pool hook: {path}: No such file or directory; calls of its agent pass\n"
 
 
-def test_a_pipe_or_a_folder_among_the_definitions_is_not_waited_for(world: World) -> None:
-    os.mkfifo(world.agents / "a.md")
-    (world.agents / "b.md").mkdir()
-    world.define(REVIEWER, "c.md")
-    assert "code-reviewer" in str(world.judge("code-reviewer"))
+def test_hook_does_not_wait_for_a_pipe_or_a_folder(
+    hook_project: HookProject,
+) -> None:
+    os.mkfifo(hook_project.agents / "a.md")
+    (hook_project.agents / "b.md").mkdir()
+    hook_project.define(REVIEWER, "c.md")
+    assert "code-reviewer" in str(hook_project.denial("code-reviewer"))
 
 
-def test_a_huge_folder_is_not_searched_to_its_end(
-    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_hook_searches_only_a_limited_number_of_files(
+    hook_project: HookProject, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hook, "MAX_ENTRIES", 2)
     for name in "abc":
-        world.define(f"---\nname: {name}\n---\n", f"{name}.md")
-    assert world.defined("b") == "b"
-    assert world.defined("c") is None
-    assert "over 2 files; the rest is not looked at" in capfd.readouterr().err
+        hook_project.define(f"---\nname: {name}\n---\n", f"{name}.md")
+    assert hook_project.defined_name("b") == "b"
+    assert hook_project.defined_name("c") is None
+    assert "more than 2 files; the others are not searched" in capfd.readouterr().err
 
 
-def test_it_imports_no_more_than_python_does_by_itself(world: World) -> None:
-    world.define(REVIEWER)
-    data = json.dumps(world.call("code-reviewer")).encode()
+def test_hook_imports_json_and_no_other_additional_module(
+    hook_project: HookProject,
+) -> None:
+    hook_project.define(REVIEWER)
+    data = json.dumps(hook_project.call("code-reviewer")).encode()
     loaded = _imported("-S", str(SCRIPT), data=data)
-    assert loaded - _imported("-c", "pass") == {"__future__", "_json"}
+    assert loaded - _imported("-S", "-c", "import json, os, stat") == {"__future__"}
 
 
 def _imported(*arguments: str, data: bytes = b"") -> set[str]:
@@ -358,13 +395,5 @@ def _imported(*arguments: str, data: bytes = b"") -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
-def test_it_is_readable_for_the_oldest_python_that_may_run_it() -> None:
+def test_hook_can_be_parsed_by_the_oldest_supported_python() -> None:
     ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 8))
-
-
-def test_json_itself_stands_in_where_its_scanner_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "_json", None)
-    assert hook._parsed('{"a": [1, 2.5, null, "é"]}') == {"a": [1, 2.5, None, "é"]}
-    assert json.loads(hook._denial('"'))["hookSpecificOutput"]["permissionDecisionReason"] == '"'

@@ -6,16 +6,23 @@ import asyncio
 import builtins
 import gc
 import importlib
-import itertools
 import re
 import sys
+import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Meter,
+    NoOpMeter,
+    NoOpMeterProvider,
+    Observation,
+)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -23,11 +30,23 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from agent_pool import AgentNotFound, AgentPool, TaskFailed, TaskResult, TooManyRequests
-from agent_pool.loopback import Failure, Reply, Request
-from agent_pool.otel import COUNTERS, LEVELS, instrument
-from pool_world import PoolWorld, until, until_idle
-from support import run
+from agent_pool import (
+    AgentNotFound,
+    AgentPool,
+    InternalError,
+    PoolStats,
+    Queued,
+    TaskEvent,
+    TaskFailed,
+    TaskResult,
+    TooManyRequests,
+    WorkerRetired,
+)
+from agent_pool.loopback import ErrorResponse, ModelReply, ModelRequest
+from agent_pool.otel import COUNTERS, LEVELS, STATES, instrument
+from support.model_scripts import Gate
+from support.pools import PoolProject, wait_for_stats, wait_until_idle
+from support.waiting import run, wait_until
 
 SECRET = "the colour of the bicycle shed"
 
@@ -53,17 +72,17 @@ OTHER_NAMES = (
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens",
 )
-"""What else is written, as the other tests show."""
+"""The other names, of metrics and attributes; the other tests show that they are used."""
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> PoolWorld:
-    """A project for pools."""
-    return PoolWorld(tmp_path)
+def otel_project(tmp_path: Path) -> PoolProject:
+    """Return a project for pools."""
+    return PoolProject(tmp_path)
 
 
 class Telemetry:
-    """What an application's OpenTelemetry SDK would have exported."""
+    """The spans and metrics that an application's OpenTelemetry SDK would export."""
 
     def __init__(self, pool: AgentPool) -> None:
         self._spans = InMemorySpanExporter()
@@ -78,7 +97,7 @@ class Telemetry:
         return self._spans.get_finished_spans()
 
     def metrics(self) -> dict[str, dict[tuple[str, ...], Any]]:
-        """Every metric: by its attributes' values, its value or its histogram's (count, sum)."""
+        """Return each metric's values, or (count, sum) of a histogram, by attribute values."""
         data = self._reader.get_metrics_data()
         scopes = [s for r in (data.resource_metrics if data else ()) for s in r.scope_metrics]
         return {
@@ -90,8 +109,13 @@ class Telemetry:
             for metric in scope.metrics
         }
 
+    def figures(self) -> dict[str, dict[tuple[str, ...], Any]]:
+        """Return the metrics that are figures of the pool; empty for one without a value yet."""
+        metrics = self.metrics()
+        return {name: metrics.get(name, {}) for name, *_ in (*COUNTERS, *LEVELS)}
+
     def everything(self) -> str:
-        """All of it as text, to look for what must not be there."""
+        """Return all of it as one text, to search for words that must not be there."""
         return f"{[span.to_json() for span in self.spans]} {self._reader.get_metrics_data()}"
 
 
@@ -103,9 +127,9 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-def test_a_task_is_a_span_of_the_caller_with_what_it_took(world: PoolWorld) -> None:
+def test_task_span_has_the_caller_as_parent_and_holds_figures(otel_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.real(lambda _: SECRET) as (pool, _):
+        async with otel_project.real(lambda _: SECRET) as (pool, _):
             telemetry = Telemetry(pool)
             with telemetry.tracers.get_tracer("mine").start_as_current_span("mine") as parent:
                 result = await pool.invoke("tester", SECRET)
@@ -136,14 +160,14 @@ def test_a_task_is_a_span_of_the_caller_with_what_it_took(world: PoolWorld) -> N
     run(main())
 
 
-def test_nothing_that_was_asked_or_answered_is_told(world: PoolWorld) -> None:
-    def script(request: Request) -> Reply | Failure:
+def test_telemetry_contains_no_text_of_tasks_or_answers(otel_project: PoolProject) -> None:
+    def script(request: ModelRequest) -> ModelReply | ErrorResponse:
         if "fail" in request.last_user_text:
-            return Failure(400, message=SECRET)
-        return Reply(SECRET)
+            return ErrorResponse(400, message=SECRET)
+        return ModelReply(SECRET)
 
     async def main() -> None:
-        async with world.real(script) as (pool, _):
+        async with otel_project.real(script) as (pool, _):
             telemetry = Telemetry(pool)
             answers = await pool.map([("tester", SECRET), ("tester", f"fail: {SECRET}")])
             assert [isinstance(one, TaskResult) and SECRET in one.text for one in answers] == [
@@ -158,28 +182,31 @@ def test_nothing_that_was_asked_or_answered_is_told(world: PoolWorld) -> None:
     run(main())
 
 
-def test_how_a_task_failed_is_told_by_its_code(world: PoolWorld) -> None:
+def test_failed_task_is_reported_with_its_error_code(otel_project: PoolProject) -> None:
     async def main() -> None:
         never = asyncio.Event()
 
-        async def script(request: Request) -> Reply | Failure:
+        async def script(request: ModelRequest) -> ModelReply | ErrorResponse:
             if "refuse" in request.last_user_text:
-                return Failure(400)
+                return ErrorResponse(400)
             await never.wait()
-            return Reply("late")
+            return ModelReply("late")
 
         queued = asyncio.Event()
-        async with world.real(script, max_size=1, max_waiting=1) as (pool, api):
+        async with otel_project.real(script, max_size=1, max_waiting=1) as (pool, api):
             telemetry = Telemetry(pool)
             await pool.invoke("tester", "refuse")
             with pytest.raises(AgentNotFound):
                 await pool.invoke("nobody", "one")
-            await until_idle(pool)
+            await wait_until_idle(pool)
             one = asyncio.create_task(pool.invoke("tester", "two"))
             await api.wait_until(lambda: api.requests[-1].last_user_text.strip() == "two")
-            two = asyncio.create_task(
-                pool.invoke("tester", "three", on_event=lambda _: queued.set())
-            )
+
+            def listen(event: TaskEvent) -> None:
+                if isinstance(event, Queued):
+                    queued.set()
+
+            two = asyncio.create_task(pool.invoke("tester", "three", on_event=listen))
             await queued.wait()
             with pytest.raises(TooManyRequests):
                 await pool.invoke("tester", "four")
@@ -198,26 +225,28 @@ def test_how_a_task_failed_is_told_by_its_code(world: PoolWorld) -> None:
     run(main())
 
 
-def test_an_answer_that_does_not_fit_is_told_with_what_it_took(world: PoolWorld) -> None:
+def test_answer_that_breaks_the_schema_is_reported_with_its_usage(
+    otel_project: PoolProject,
+) -> None:
     form = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
     async def main() -> None:
-        async with world.real(lambda _: SECRET) as (pool, _):
+        async with otel_project.real(lambda _: SECRET) as (pool, _):
             telemetry = Telemetry(pool)
             with pytest.raises(TaskFailed) as caught:
                 await pool.invoke("tester", "task", schema=form)
             assert caught.value.result is not None
-            told = attributes(telemetry.spans[0])
-            assert told["error.type"] == TaskFailed.code
+            span = attributes(telemetry.spans[0])
+            assert span["error.type"] == TaskFailed.code
             output = caught.value.result.usage.output_tokens
-            assert told["gen_ai.usage.output_tokens"] == output > 0
+            assert span["gen_ai.usage.output_tokens"] == output > 0
             counted = telemetry.metrics()["gen_ai.client.token.usage"]
             assert {key[-1]: value for key, value in counted.items()}["output"] == (1, output)
 
     run(main())
 
 
-def test_the_page_names_every_metric_and_every_attribute(world: PoolWorld) -> None:
+def test_metrics_page_names_every_metric_and_every_attribute(otel_project: PoolProject) -> None:
     page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
     kinds = {name: "counter" for name, *_ in COUNTERS} | {
         name: "up-down counter" for name, *_ in LEVELS
@@ -233,14 +262,14 @@ def test_the_page_names_every_metric_and_every_attribute(world: PoolWorld) -> No
     assert written - {"agent_pool.", "agent_pool.otel"} == known
 
 
-def test_the_metrics_are_the_pools_figures(world: PoolWorld) -> None:
+def test_metrics_have_the_same_values_as_the_pool_stats(otel_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.real(lambda _: "done", max_size=1) as (pool, _):
+        async with otel_project.real(lambda _: "done", max_size=1) as (pool, _):
             telemetry = Telemetry(pool)
             for number in range(3):
                 await pool.invoke("tester", f"task {number}")
-            await until_idle(pool)
-            stats = pool.stats()
+            await wait_until_idle(pool)
+            stats = await pool.stats()
             usage, metrics = stats.total.usage, telemetry.metrics()
             assert metrics["agent_pool.tasks"] == {("tester",): 3}
             assert metrics["agent_pool.tasks.reused"] == {(): 2}
@@ -269,16 +298,105 @@ def test_the_metrics_are_the_pools_figures(world: PoolWorld) -> None:
                 "output": (3, usage.output_tokens),
             }
             assert await pool.reset("tester") == 1
-            await until(lambda: not pool.stats().workers)
+            await wait_for_stats(pool, lambda stats: not stats.workers)
             retired = telemetry.metrics()["agent_pool.workers.retired"]
-            assert retired == {(reason,): n for reason, n in pool.stats().retired.items()}
+            assert retired == {(reason,): n for reason, n in (await pool.stats()).retired.items()}
             assert sum(retired.values()) == 1
+            assert telemetry.figures() == expected_figures(await pool.stats())
 
     run(main())
 
 
-def test_a_pool_that_nobody_needs_any_more_is_not_kept(world: PoolWorld) -> None:
-    pool = world.pool("http://127.0.0.1:9")
+def expected_figures(stats: PoolStats) -> dict[str, dict[tuple[str, ...], float]]:
+    """Return the values that the metrics of a pool must have, by name and attribute values."""
+    agents = stats.agents
+    tokens = ("input_tokens", "output_tokens", "cache_write_tokens", "cache_read_tokens")
+    return {
+        "agent_pool.tasks": {(one.agent,): one.tasks for one in agents},
+        "agent_pool.tasks.failed": {
+            (one.agent, "_OTHER" if code == InternalError.code else code): count
+            for one in agents
+            for code, count in one.failed.items()
+        },
+        "agent_pool.tasks.reused": {(): stats.reuse.tasks},
+        "agent_pool.tasks.running_time": {(one.agent,): one.running for one in agents},
+        "agent_pool.tasks.waiting_time": {(one.agent,): one.waited for one in agents},
+        "agent_pool.tokens": {
+            (one.agent, kind.removesuffix("_tokens")): getattr(one.usage, kind)
+            for one in agents
+            for kind in tokens
+        },
+        "agent_pool.cost": {(one.agent,): one.cost_usd for one in agents},
+        "agent_pool.workers.spawned": {(): stats.spawned},
+        "agent_pool.workers.retired": {(why,): count for why, count in stats.retired.items()},
+        "agent_pool.workers.resets": {(): stats.resets},
+        "agent_pool.workers.strays": {(): stats.strays},
+        "agent_pool.workers": {(state,): stats.workers.get(state, 0) for state in STATES},
+        "agent_pool.waiting": {(): stats.waiting},
+    }
+
+
+def test_figures_from_before_instrument_are_counted_too(otel_project: PoolProject) -> None:
+    gate = Gate()
+
+    async def script(request: ModelRequest) -> object:
+        if "refuse" in request.last_user_text:
+            return ErrorResponse(400)
+        return await gate(request) if "hold" in request.last_user_text else "done"
+
+    async def main() -> None:
+        otel_project.agent("other", description="Tests.")
+        async with otel_project.real(script, max_size=1) as (pool, _):
+            for agent, task in (("tester", "one"), ("tester", "refuse"), ("other", "two")):
+                await pool.invoke(agent, task)
+                await wait_until_idle(pool)
+            await pool.reset("other")
+            held = asyncio.create_task(pool.invoke("tester", "hold"))
+            await gate.reached.wait()
+            waiting = asyncio.create_task(pool.invoke("tester", "three"))
+            await wait_for_stats(pool, lambda stats: stats.waiting)
+            telemetry = Telemetry(pool)
+            before = await pool.stats()
+            assert (before.total.tasks, before.reuse.tasks, before.workers["leased"]) == (3, 1, 1)
+            # A task that waits reports its place within a second; the other figures are there now.
+            without_queue = {"agent_pool.waiting": {(): 0}}
+            assert telemetry.figures() == {**expected_figures(before), **without_queue}
+            await wait_until(lambda: telemetry.figures()["agent_pool.waiting"] == {(): 1})
+            gate.open()
+            await asyncio.gather(held, waiting)
+            await pool.invoke("other", "four")
+            await wait_until_idle(pool)
+            after = await pool.stats()
+            assert after.total.tasks == 6
+            assert telemetry.figures() == expected_figures(after)
+            assert [span.name for span in telemetry.spans] == ["invoke_agent other"]
+
+    run(main())
+
+
+def test_an_internal_error_is_reported_as_other(
+    otel_project: PoolProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> object:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with otel_project.faulty() as pool:
+            early, late = Telemetry(pool), None
+            monkeypatch.setattr("agent_pool.pool.task_runner.TaskResult", fail)
+            with pytest.raises(InternalError):
+                await pool.invoke("tester", "task")
+            late = Telemetry(pool)
+            for telemetry in (early, late):
+                failed = telemetry.metrics()["agent_pool.tasks.failed"]
+                assert failed == {("tester", "_OTHER"): 1}
+            assert attributes(early.spans[0])["error.type"] == "_OTHER"
+
+    run(main())
+
+
+def test_instrumentation_does_not_keep_an_unused_pool_alive(otel_project: PoolProject) -> None:
+    pool = otel_project.pool("http://127.0.0.1:9")
     telemetry = Telemetry(pool)
     assert telemetry.metrics()["agent_pool.workers.spawned"] == {(): 0}
     gone = weakref.ref(pool)
@@ -288,26 +406,76 @@ def test_a_pool_that_nobody_needs_any_more_is_not_kept(world: PoolWorld) -> None
     assert telemetry.metrics().get("agent_pool.workers.spawned", {}) == {}
 
 
-def test_figures_that_change_while_they_are_read_are_read_again(world: PoolWorld) -> None:
-    pool = world.pool("http://127.0.0.1:9")
+def test_a_pause_is_reported_even_if_it_began_before(otel_project: PoolProject) -> None:
+    pool = otel_project.pool("http://127.0.0.1:9")
+    early = Telemetry(pool)
+    assert early.metrics()["agent_pool.paused"] == {(): 0}
+    pool._supervisor.pause(1000)
+    for telemetry in (early, Telemetry(pool)):
+        assert 900 < telemetry.metrics()["agent_pool.paused"][()] <= 1000
+
+
+class RecordingMeterProvider(NoOpMeterProvider):
+    """A provider whose meters keep the callback of each counter, by the counter's name."""
+
+    def __init__(self) -> None:
+        self.callbacks: dict[str, Callable[[CallbackOptions], Iterator[Observation]]] = {}
+
+    def get_meter(self, name: str, *_: Any, **__: Any) -> Meter:
+        meter = NoOpMeter(name)
+        create = meter.create_observable_counter
+
+        def record(name: str, callbacks: Any = None, unit: str = "", text: str = "") -> Any:
+            (self.callbacks[name],) = callbacks
+            return create(name, callbacks, unit, text)
+
+        vars(meter)["create_observable_counter"] = record
+        return meter
+
+
+def retire(pool: AgentPool, reason: str) -> None:
+    """Publish that a worker was retired; each new reason is a new value of the metric."""
+    pool._bus.publish(WorkerRetired(worker="worker-1", reason=reason))
+
+
+def test_figures_can_change_while_they_are_read(otel_project: PoolProject) -> None:
+    pool = otel_project.pool("http://127.0.0.1:9")
+    meters = RecordingMeterProvider()
+    instrument(pool, meter_provider=meters)
+    for reason in ("one", "two"):
+        retire(pool, reason)
+    reading = meters.callbacks["agent_pool.workers.retired"](CallbackOptions())
+    values = [next(reading).value]
+    retire(pool, "three")
+    values += [observation.value for observation in reading]
+    assert values == [1, 1]
+
+
+def test_an_exporter_thread_can_read_while_figures_change(
+    otel_project: PoolProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = otel_project.pool("http://127.0.0.1:9")
     telemetry = Telemetry(pool)
-    vars(pool)["stats"] = failing_often(pool.stats, RuntimeError("dictionary changed size"))
-    assert telemetry.metrics()["agent_pool.workers.spawned"] == {(): 0}
+    totals: list[float] = []
+
+    def export() -> None:
+        while len(totals) < 50:
+            retired = telemetry.metrics().get("agent_pool.workers.retired", {})
+            totals.append(sum(retired.values()))
+
+    exporter = threading.Thread(target=export)
+    exporter.start()
+    published = 0
+    while exporter.is_alive():
+        retire(pool, f"reason {published % 100}")
+        published += 1
+    assert caplog.messages == []  # the SDK logs the exceptions of callbacks
+    assert totals == sorted(totals)
+    assert totals[-1] > totals[0]
+    assert sum(telemetry.metrics()["agent_pool.workers.retired"].values()) == published
 
 
-def failing_often(function: Callable[[], Any], error: Exception) -> Callable[[], Any]:
-    """The function, every other call of which fails."""
-    calls = itertools.count()
-
-    def called() -> Any:
-        if next(calls) % 2 == 0:
-            raise error
-        return function()
-
-    return called
-
-
-def test_without_opentelemetry_the_error_says_what_to_install(
+def test_import_error_without_opentelemetry_names_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = builtins.__import__

@@ -1,4 +1,4 @@
-"""The Claude Code plugin: its files, its launcher, and the whole of it in the real CLI."""
+"""The Claude Code plugin: its files, its launcher, and the plugin in the real CLI."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
-from agent_pool.loopback import LoopbackAPI, Request, ToolUse, text_of
+from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, get_result_text
 from agent_pool.mcp.tools import declare
-from plugin_machine import BOUND, ROOT, Machine, executable
-from support import Project, real_cli
+from support.environment import real_cli
+from support.fake_pool import make_agent_list
+from support.plugin_launcher import ANSWER_TIMEOUT, ROOT, PluginMachine, executable
+from support.project import TempProject
 
 PLUGIN = ROOT / "plugin"
 TOOL = "mcp__plugin_agent-pool_agent-pool__"
@@ -32,8 +34,8 @@ def manifest(path: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
+def machine(tmp_path: Path) -> Iterator[PluginMachine]:
+    machine = PluginMachine(tmp_path)
     yield machine
     machine.end()
 
@@ -41,13 +43,13 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 # The files
 
 
-def test_claude_code_finds_nothing_wrong_with_it(project: Project) -> None:
+def test_claude_code_validates_the_plugin_without_any_problem(project: TempProject) -> None:
     done = subprocess.run(
         [str(real_cli()), "plugin", "validate", "--strict", str(ROOT)],
         env=project.environment("http://127.0.0.1:9"),
         capture_output=True,
         text=True,
-        timeout=BOUND,
+        timeout=ANSWER_TIMEOUT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -57,26 +59,27 @@ def test_plugin_and_package_have_one_version() -> None:
     assert manifest(".claude-plugin/plugin.json")["version"] == package["version"]
 
 
-def test_the_launcher_announces_the_server_s_own_tools() -> None:
+def test_launcher_declares_the_same_tools_as_the_server() -> None:
     announced = json.loads((PLUGIN / "tools.json").read_text(encoding="utf-8"))
     declared = [
-        tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in declare([])
+        tool.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for tool in declare(make_agent_list())
     ]
     for tools in (announced, declared):
-        # Here the real one lists the agents, which the launcher does not know.
+        # Here the server lists the agents, which the launcher does not know.
         del tools[0]["description"], tools[0]["inputSchema"]["properties"]["agent"]["description"]
     assert announced == declared
 
 
-def test_the_launcher_is_readable_for_the_oldest_python_that_may_run_it() -> None:
+def test_launcher_can_be_parsed_by_the_oldest_supported_python() -> None:
     ast.parse((PLUGIN / "launch.py").read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
 # The launcher
 
 
-def test_while_it_installs_it_names_the_tools_and_then_becomes_the_server(
-    machine: Machine,
+def test_launcher_lists_tools_while_installing_and_becomes_the_server(
+    machine: PluginMachine,
 ) -> None:
     launch = machine.start()
     discovered = launch.ask(DISCOVER, 1)
@@ -101,7 +104,7 @@ def test_while_it_installs_it_names_the_tools_and_then_becomes_the_server(
     assert launch.close() == 0
 
 
-def test_what_is_sent_in_pieces_or_at_once_is_answered_in_order(machine: Machine) -> None:
+def test_launcher_answers_split_and_joined_messages_in_order(machine: PluginMachine) -> None:
     launch = machine.start()
     message = json.dumps({"jsonrpc": "2.0", "id": "a", **DISCOVER}).encode()
     assert launch._stdin is not None
@@ -112,8 +115,8 @@ def test_what_is_sent_in_pieces_or_at_once_is_answered_in_order(machine: Machine
     assert [launch.answer()["id"] for _ in range(3)] == ["a", "b", 3]
 
 
-def test_the_second_start_installs_nothing_and_becomes_the_server_at_once(
-    machine: Machine,
+def test_second_start_becomes_the_server_without_an_installation(
+    machine: PluginMachine,
 ) -> None:
     machine.install()
     launch = machine.start()
@@ -121,23 +124,23 @@ def test_the_second_start_installs_nothing_and_becomes_the_server_at_once(
     assert machine.installations() == 1
 
 
-def test_an_older_client_s_first_request_is_left_for_the_server(machine: Machine) -> None:
+def test_requests_of_an_older_client_are_left_for_the_server(machine: PluginMachine) -> None:
     launch = machine.start()
     launch.send({"method": "initialize"}, 1)
     launch.send({"method": "tools/list"}, 2)
     machine.open_gate()
-    said = [launch.answer()["result"]["method"] for _ in range(2)]
-    assert said == ["initialize", "tools/list"]
+    methods = [launch.answer()["result"]["method"] for _ in range(2)]
+    assert methods == ["initialize", "tools/list"]
 
 
-def test_before_a_pipe_it_waits_and_loses_nothing(machine: Machine) -> None:
+def test_launcher_with_a_pipe_as_stdin_loses_no_message(machine: PluginMachine) -> None:
     launch = machine.start(pipe=True)
     launch.send(DISCOVER)
     machine.open_gate()
     assert launch.answer()["result"]["pid"] == launch.process.pid
 
 
-def test_two_sessions_at_once_install_once(machine: Machine) -> None:
+def test_two_sessions_at_the_same_time_install_only_once(machine: PluginMachine) -> None:
     first, second = machine.start(), machine.start()
     for launch in (first, second):
         launch.ask(DISCOVER)
@@ -150,7 +153,7 @@ def test_two_sessions_at_once_install_once(machine: Machine) -> None:
     assert machine.installations() == 1
 
 
-def test_an_installation_outlives_the_session_that_began_it(machine: Machine) -> None:
+def test_installation_continues_after_its_session_was_terminated(machine: PluginMachine) -> None:
     launch = machine.start()
     launch.ask(DISCOVER)
     os.killpg(launch.process.pid, signal.SIGTERM)  # more than Claude Code does
@@ -161,7 +164,9 @@ def test_an_installation_outlives_the_session_that_began_it(machine: Machine) ->
     assert machine.installations() == 1
 
 
-def test_it_ends_when_claude_code_leaves_and_the_installation_goes_on(machine: Machine) -> None:
+def test_launcher_ends_with_claude_code_while_the_installation_continues(
+    machine: PluginMachine,
+) -> None:
     launch = machine.start()
     launch.ask(DISCOVER)
     assert launch.close() == 1
@@ -171,7 +176,9 @@ def test_it_ends_when_claude_code_leaves_and_the_installation_goes_on(machine: M
 
 
 @pytest.mark.parametrize("what", ["complete", "bin/python"])
-def test_an_environment_that_is_not_whole_is_made_again(machine: Machine, what: str) -> None:
+def test_incomplete_environment_is_removed_and_installed_again(
+    machine: PluginMachine, what: str
+) -> None:
     machine.install()
     (venv,) = machine.venvs()
     (venv / what).unlink()
@@ -182,7 +189,7 @@ def test_an_environment_that_is_not_whole_is_made_again(machine: Machine, what: 
     assert machine.installations() == 2
 
 
-def test_a_changed_pyproject_gets_an_environment_of_its_own(machine: Machine) -> None:
+def test_changed_pyproject_gets_its_own_new_environment(machine: PluginMachine) -> None:
     machine.install()
     with (machine.plugin / "pyproject.toml").open("a", encoding="utf-8") as file:
         file.write("# changed\n")
@@ -190,7 +197,7 @@ def test_a_changed_pyproject_gets_an_environment_of_its_own(machine: Machine) ->
     assert len(machine.venvs()) == 2
 
 
-def test_an_environment_that_nobody_used_for_long_is_removed(machine: Machine) -> None:
+def test_environment_unused_for_thirty_days_is_removed(machine: PluginMachine) -> None:
     now = time.time()
     for name, days in (("old", 31), ("recent", 29)):
         mark = machine.data / name / "complete"
@@ -202,8 +209,10 @@ def test_an_environment_that_nobody_used_for_long_is_removed(machine: Machine) -
     assert (machine.data / "recent").exists()
 
 
-def test_every_request_is_answered_with_what_prevents_the_installation(machine: Machine) -> None:
-    machine.uv.unlink()  # so that it takes venv and pip, which may not ask any index
+def test_every_request_gets_the_reason_for_a_failed_installation(
+    machine: PluginMachine,
+) -> None:
+    machine.uv.unlink()  # the launcher then uses venv and pip, which here can ask no index
     launch = machine.start(PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull, PIP_USER="1")
     launch.ask(DISCOVER)
     for number in (1, 2):
@@ -220,22 +229,22 @@ def test_every_request_is_answered_with_what_prevents_the_installation(machine: 
     assert list(machine.data.glob("*/complete")) == []
 
 
-def test_without_a_place_for_its_data_it_says_so(machine: Machine) -> None:
+def test_launcher_reports_that_its_data_folder_cannot_be_used(machine: PluginMachine) -> None:
     machine.data.write_text("a file")
     message = machine.start().ask(DISCOVER)["error"]["message"]
     assert message.startswith("agent-pool cannot start: [Errno ")
     assert str(machine.data) in message
 
 
-# The whole
+# The plugin in Claude Code
 
 
-def results(request: Request) -> str:
-    return "\n".join(text_of(result) for result in request.tool_results)
+def results(request: ModelRequest) -> str:
+    return "\n".join(get_result_text(result) for result in request.tool_results)
 
 
-def test_in_claude_code_the_first_session_delegates_to_the_pool_and_natively(
-    project: Project, machine: Machine
+def test_first_session_delegates_to_the_pool_and_to_native_agents(
+    project: TempProject, machine: PluginMachine
 ) -> None:
     project.agent("code-reviewer", "You review.", description="reviews")
     log = project.home / "hook.log"
@@ -253,13 +262,13 @@ def test_in_claude_code_the_first_session_delegates_to_the_pool_and_natively(
 
     delegate = {"description": "d", "prompt": "look", "run_in_background": False}
     steps = [
-        ToolUse("Agent", {**delegate, "subagent_type": "code-reviewer"}),
-        ToolUse(f"{TOOL}invoke", {"agent": "code-reviewer", "task": "look"}),
-        ToolUse("Agent", {**delegate, "subagent_type": "general-purpose"}),
+        ToolUseBlock("Agent", {**delegate, "subagent_type": "code-reviewer"}),
+        ToolUseBlock(f"{TOOL}invoke", {"agent": "code-reviewer", "task": "look"}),
+        ToolUseBlock("Agent", {**delegate, "subagent_type": "general-purpose"}),
     ]
     seen: list[str] = []
 
-    def script(request: Request) -> str | ToolUse:
+    def script(request: ModelRequest) -> str | ToolUseBlock:
         if "You review." in request.system_text:
             return "the pool's answer"
         if request.subagent_id or request.is_side:

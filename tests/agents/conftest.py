@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.house import House
+from support.catalog_folders import CatalogFolders
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def catalog_folders(tmp_path: Path) -> CatalogFolders:
+    """Return temporary catalog_folders for a catalog."""
+    return CatalogFolders(tmp_path)

@@ -7,29 +7,31 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_pool.agents import Agent, Broken, Catalog
+from agent_pool.agents import Agent, BrokenAgent, Catalog
 from agent_pool.agents import files as agent_files
 from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.settings import Settings
-from agents.house import House, names, refusal
+from support.catalog_folders import CatalogFolders, agent_names, find_error
 
 
-def test_an_agent_is_found_by_its_name_or_by_its_file(house: House) -> None:
-    path = house.agent("file", "name: named")
-    catalog = house.catalog()
+def test_an_agent_is_found_by_its_name_or_file_name(catalog_folders: CatalogFolders) -> None:
+    path = catalog_folders.agent("file", "name: named")
+    catalog = catalog_folders.catalog()
     assert [catalog.find(name).path for name in ("named", "file")] == [path, path]
     assert catalog.find("file").name == "named"
 
 
-def test_the_folders_are_searched_in_order_and_the_first_one_wins(house: House) -> None:
+def test_folders_are_searched_in_order_and_the_first_match_wins(
+    catalog_folders: CatalogFolders,
+) -> None:
     folders = ["more", "project/.claude/agents", "home/agents"]
     for number, folder in enumerate(folders):
         for name in ("all", "last two", "last")[: number + 1]:
-            house.agent(f"{folder}/{name}", "", folder)
-    catalog = house.catalog(agents_dir=house.root / "more")
+            catalog_folders.agent(f"{folder}/{name}", "", folder)
+    catalog = catalog_folders.catalog(agents_dir=catalog_folders.folder / "more")
     found = [catalog.find(name).prompt for name in ("all", "last two", "last")]
     assert found == folders
-    assert names(catalog) == ["all", "last", "last two"]
+    assert agent_names(catalog) == ["all", "last", "last two"]
     assert [one.prompt for one in catalog.scan() if isinstance(one, Agent)] == [
         "more",
         "home/agents",
@@ -37,56 +39,68 @@ def test_the_folders_are_searched_in_order_and_the_first_one_wins(house: House) 
     ]
 
 
-def test_the_folders_can_be_asked_for(house: House) -> None:
-    project, home = house.project / ".claude", house.home
-    plain = house.catalog().folders
+def test_the_catalog_lists_its_folders_in_search_order(catalog_folders: CatalogFolders) -> None:
+    project, home = catalog_folders.project / ".claude", catalog_folders.home
+    plain = catalog_folders.catalog().folders
     assert plain.agents == (project / "agents", home / "agents")
     assert plain.skills == (project / "skills", home / "skills")
     assert plain.expertise == (project / "expertise", home / "expertise")
-    named = {kind: house.root / "more" / kind for kind in ("agents", "skills", "expertise")}
-    folders = house.catalog(**{f"{kind}_dir": path for kind, path in named.items()}).folders
+    named = {
+        kind: catalog_folders.folder / "more" / kind for kind in ("agents", "skills", "expertise")
+    }
+    folders = catalog_folders.catalog(
+        **{f"{kind}_dir": path for kind, path in named.items()}
+    ).folders
     assert folders.agents == (named["agents"], project / "agents", home / "agents")
     assert folders.skills == (named["skills"], home / "skills")
     assert folders.expertise == (named["expertise"], home / "expertise")
 
 
-def test_a_folder_that_is_named_twice_is_searched_once(house: House) -> None:
-    house.agent("a")
-    link = house.root / "link"
-    link.symlink_to(house.project / ".claude" / "agents")
-    catalog = house.catalog(agents_dir=link)
-    assert catalog.folders.agents == (link, house.home / "agents")
+def test_a_folder_that_is_named_twice_is_searched_once(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.agent("a")
+    link = catalog_folders.folder / "link"
+    link.symlink_to(catalog_folders.project / ".claude" / "agents")
+    catalog = catalog_folders.catalog(agents_dir=link)
+    assert catalog.folders.agents == (link, catalog_folders.home / "agents")
     assert catalog.find("a").path == link / "a.md"
 
 
-def test_a_relative_folder_and_a_tilde_are_understood(
-    house: House, monkeypatch: pytest.MonkeyPatch
+def test_relative_folders_and_a_tilde_become_absolute_paths(
+    catalog_folders: CatalogFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(house.root)
-    monkeypatch.setenv("HOME", str(house.root))
-    assert house.catalog(agents_dir=Path("more")).folders.agents[0] == house.root / "more"
-    assert house.catalog(skills_dir=Path("~/more")).folders.skills[0] == house.root / "more"
+    monkeypatch.chdir(catalog_folders.folder)
+    monkeypatch.setenv("HOME", str(catalog_folders.folder))
+    assert (
+        catalog_folders.catalog(agents_dir=Path("more")).folders.agents[0]
+        == catalog_folders.folder / "more"
+    )
+    assert (
+        catalog_folders.catalog(skills_dir=Path("~/more")).folders.skills[0]
+        == catalog_folders.folder / "more"
+    )
 
 
-def test_subfolders_are_searched_as_claude_code_does(house: House) -> None:
-    house.agent("review/deep/security")
-    house.agent("review/.hidden", "name: hidden")
-    house.agent("folder.md/inner")
-    assert names(house.catalog()) == ["hidden", "inner", "security"]
+def test_agents_in_subfolders_and_hidden_files_are_found(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.agent("review/deep/security")
+    catalog_folders.agent("review/.hidden", "name: hidden")
+    catalog_folders.agent("folder.md/inner")
+    assert agent_names(catalog_folders.catalog()) == ["hidden", "inner", "security"]
 
 
-def test_only_markdown_files_define_agents(house: House) -> None:
+def test_only_files_ending_in_lowercase_md_define_agents(catalog_folders: CatalogFolders) -> None:
     for name in ("a.txt", "b.MD", "c.markdown", "d.md.bak", "e.md~"):
-        house.write(f"project/.claude/agents/{name}", "---\nname: x\n---\n")
-    assert house.catalog().scan() == []
+        catalog_folders.write(f"project/.claude/agents/{name}", "---\nname: x\n---\n")
+    assert catalog_folders.catalog().scan() == []
 
 
-def test_skills_and_expertise_are_composed_into_the_prompt(house: House) -> None:
-    house.write("project/.claude/skills/python/SKILL.md", "---\nname: python\n---\nType it.\n")
-    house.write("home/skills/testing/SKILL.md", "Test it.\r\n")
-    house.write("home/expertise/security.md", "Trust nobody.")
-    house.agent("a", "skills: [python, testing]\nexpertise: security", "You review.")
-    found = house.catalog().find("a")
+def test_skills_and_expertise_are_composed_into_the_prompt(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.write(
+        "project/.claude/skills/python/SKILL.md", "---\nname: python\n---\nType it.\n"
+    )
+    catalog_folders.write("home/skills/testing/SKILL.md", "Test it.\r\n")
+    catalog_folders.write("home/expertise/security.md", "Trust nobody.")
+    catalog_folders.agent("a", "skills: [python, testing]\nexpertise: security", "You review.")
+    found = catalog_folders.catalog().find("a")
     assert (found.skills, found.expertise) == (("python", "testing"), ("security",))
     assert found.prompt == (
         "# Skill: python\n\nType it.\n\n# Skill: testing\n\nTest it.\n\n"
@@ -94,64 +108,77 @@ def test_skills_and_expertise_are_composed_into_the_prompt(house: House) -> None
     )
 
 
-def test_the_same_files_elsewhere_give_the_same_bytes(house: House, tmp_path: Path) -> None:
-    house.write("project/.claude/skills/python/SKILL.md", "In ${CLAUDE_SKILL_DIR}.")
-    house.write("project/.claude/skills/python/more.txt", "")
-    house.agent("a", "skills: python\nmodel: opus")
+def test_the_same_files_elsewhere_give_the_same_prompt_and_fingerprint(
+    catalog_folders: CatalogFolders, tmp_path: Path
+) -> None:
+    catalog_folders.write("project/.claude/skills/python/SKILL.md", "In ${CLAUDE_SKILL_DIR}.")
+    catalog_folders.write("project/.claude/skills/python/more.txt", "")
+    catalog_folders.agent("a", "skills: python\nmodel: opus")
     moved = tmp_path / "moved"
-    shutil.copytree(house.project, moved)
-    there = Catalog(Settings(project_dir=moved), {"CLAUDE_CONFIG_DIR": str(house.home)}).find("a")
-    here = house.catalog().find("a")
+    shutil.copytree(catalog_folders.project, moved)
+    there = Catalog(
+        Settings(project_dir=moved), {"CLAUDE_CONFIG_DIR": str(catalog_folders.home)}
+    ).find("a")
+    here = catalog_folders.catalog().find("a")
     assert there.prompt == here.prompt
     assert there.fingerprint == here.fingerprint
     assert str(tmp_path) not in here.prompt
 
 
 @pytest.mark.parametrize("key", ["skills", "expertise"])
-def test_a_missing_skill_or_expertise_names_agent_line_folders_and_closest(
-    key: str, house: House
+def test_error_for_missing_skill_or_expertise_suggests_the_closest_name(
+    key: str, catalog_folders: CatalogFolders
 ) -> None:
-    house.write("home/skills/python/SKILL.md", "x")
-    house.write("home/expertise/python.md", "x")
-    path = house.agent("a", f"description: x\n{key}: pyhton")
-    said = refusal(house.catalog(), "a")
+    catalog_folders.write("home/skills/python/SKILL.md", "x")
+    catalog_folders.write("home/expertise/python.md", "x")
+    path = catalog_folders.agent("a", f"description: x\n{key}: pyhton")
+    said = find_error(catalog_folders.catalog(), "a")
     kind = "skill" if key == "skills" else "expertise"
     assert said.startswith(f"{path}:3: {key}: no {kind} is called 'pyhton' (did you mean python?)")
-    assert str(house.home / key / "pyhton") in said
-    assert str(house.project / ".claude" / key / "pyhton") in said
+    assert str(catalog_folders.home / key / "pyhton") in said
+    assert str(catalog_folders.project / ".claude" / key / "pyhton") in said
 
 
-def test_a_skill_that_cannot_be_read_names_the_agent_and_the_file(house: House) -> None:
-    skill = house.write("home/skills/big/SKILL.md", "x" * (agent_files.MAX_BYTES + 1))
-    path = house.agent("a", "skills: big")
-    said = refusal(house.catalog(), "a")
-    assert said == f"{path}:2: skills: {skill}: over the limit of 1,048,576 bytes"
+def test_error_for_an_oversized_skill_names_agent_and_skill_file(
+    catalog_folders: CatalogFolders,
+) -> None:
+    skill = catalog_folders.write(
+        "home/skills/big/SKILL.md", "x" * (agent_files.MAX_FILE_BYTES + 1)
+    )
+    path = catalog_folders.agent("a", "skills: big")
+    said = find_error(catalog_folders.catalog(), "a")
+    assert said == f"{path}:2: skills: {skill}: larger than 1,048,576 bytes; shorten the file"
 
 
-def test_an_unknown_agent_is_told_the_closest_names_and_the_folders(house: House) -> None:
-    house.agent("file", "name: code-reviewer")
-    catalog = house.catalog()
+def test_error_for_an_unknown_agent_names_closest_agent_and_folders(
+    catalog_folders: CatalogFolders,
+) -> None:
+    catalog_folders.agent("file", "name: code-reviewer")
+    catalog = catalog_folders.catalog()
     with pytest.raises(AgentNotFound) as caught:
         catalog.find("code-revewer")
     assert str(caught.value) == (
-        "no agent is called 'code-revewer' (did you mean code-reviewer?); looked in "
-        f"{house.project}/.claude/agents, {house.home}/agents (missing)"
+        "no agent is called 'code-revewer' (did you mean code-reviewer?); searched in "
+        f"{catalog_folders.project}/.claude/agents, {catalog_folders.home}/agents (missing); "
+        "correct the name or define the agent in one of these folders"
     )
 
 
-def test_without_any_agent_the_error_says_where_to_put_one(house: House) -> None:
-    assert "(missing)" in refusal(house.catalog(), "a")
+def test_error_without_any_agent_marks_the_missing_folders(catalog_folders: CatalogFolders) -> None:
+    assert "(missing)" in find_error(catalog_folders.catalog(), "a")
 
 
 @pytest.mark.parametrize(
     "name",
     ["", " ", ".", "..", "../a", "a/b", "a\\b", "/etc/passwd", "a\0b", "a\nb", "\ud800", "x" * 201],
 )
-def test_a_name_that_could_leave_its_folder_is_no_agent(name: str, house: House) -> None:
-    house.agent("a")
-    house.write("project/.claude/a.md", "---\nname: outside\n---\n")
-    with pytest.raises(AgentNotFound, match="no agent can be called that"):
-        house.catalog().find(name)
+def test_an_unsafe_or_impossible_agent_name_is_refused(
+    name: str, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.agent("a")
+    catalog_folders.write("project/.claude/a.md", "---\nname: outside\n---\n")
+    with pytest.raises(AgentNotFound, match="no agent can have this name"):
+        catalog_folders.catalog().find(name)
 
 
 @given(
@@ -159,7 +186,7 @@ def test_a_name_that_could_leave_its_folder_is_no_agent(name: str, house: House)
     | st.sampled_from(["../secret", "sub/../../secret", "/secret", "secret\0"])
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_name_at_all_reaches_a_file_outside(name: str, tmp_path: Path) -> None:
+def test_no_name_can_reach_a_file_outside_the_folders(name: str, tmp_path: Path) -> None:
     root = tmp_path / "house"
     if not root.exists():
         root.mkdir()
@@ -187,46 +214,48 @@ def _quoted(name: str) -> str:
     return '"' + "".join(f"\\U{ord(character):08x}" for character in name) + '"'
 
 
-def test_a_link_that_leads_out_of_the_folder_is_refused(house: House) -> None:
-    outside = house.agent("more/outside", "name: outside")
-    house.agent("fine")
-    folder = house.project / ".claude" / "agents"
+def test_a_link_that_leads_out_of_the_folder_is_refused(catalog_folders: CatalogFolders) -> None:
+    outside = catalog_folders.agent("more/outside", "name: outside")
+    catalog_folders.agent("fine")
+    folder = catalog_folders.project / ".claude" / "agents"
     (folder / "linked.md").symlink_to(outside)
     (folder / "sub").symlink_to(outside.parent)
-    catalog = house.catalog()
-    assert f"linked.md: leads out of {folder}" in refusal(catalog, "linked")
-    assert "leads out of" in refusal(catalog, "sub")
-    assert isinstance(refusal(catalog, "outside"), str)
+    catalog = catalog_folders.catalog()
+    assert f"linked.md: the link leads out of {folder}" in find_error(catalog, "linked")
+    assert "leads out of" in find_error(catalog, "sub")
+    assert isinstance(find_error(catalog, "outside"), str)
     assert [(one.name, type(one)) for one in catalog.scan()] == [
         ("fine", Agent),
-        ("linked", Broken),
-        ("sub", Broken),
+        ("linked", BrokenAgent),
+        ("sub", BrokenAgent),
     ]
 
 
-def test_links_that_lead_nowhere_or_in_circles_are_passed_over(house: House) -> None:
-    house.agent("fine")
-    folder = house.project / ".claude" / "agents"
+def test_broken_and_circular_links_are_left_out_of_a_scan(
+    catalog_folders: CatalogFolders,
+) -> None:
+    catalog_folders.agent("fine")
+    folder = catalog_folders.project / ".claude" / "agents"
     (folder / "gone.md").symlink_to(folder / "nothing.md")
     (folder / "loop.md").symlink_to(folder / "loop.md")
     (folder / "circle").symlink_to(folder)
-    (folder / "LICENSE").symlink_to(house.root / "LICENSE")
-    assert names(house.catalog()) == ["fine"]
+    (folder / "LICENSE").symlink_to(catalog_folders.folder / "LICENSE")
+    assert agent_names(catalog_folders.catalog()) == ["fine"]
 
 
-def test_a_link_to_a_file_of_the_same_folder_is_fine(house: House) -> None:
-    path = house.agent("real", "name: one")
+def test_a_link_to_a_file_in_the_same_folder_works(catalog_folders: CatalogFolders) -> None:
+    path = catalog_folders.agent("real", "name: one")
     (path.parent / "alias.md").symlink_to(path)
-    catalog = house.catalog()
+    catalog = catalog_folders.catalog()
     assert catalog.find("alias").name == "one"
-    assert "both are called 'one'" in refusal(catalog, "one")
+    assert "2 files of one folder have the agent name 'one'" in find_error(catalog, "one")
 
 
-def test_an_agents_folder_that_is_a_link_is_fine(house: House) -> None:
-    house.agent("more/a")
-    (house.project / ".claude").mkdir()
-    (house.project / ".claude" / "agents").symlink_to(house.root / "more")
-    assert names(house.catalog()) == ["a"]
+def test_an_agents_folder_can_be_a_symbolic_link(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.agent("more/a")
+    (catalog_folders.project / ".claude").mkdir()
+    (catalog_folders.project / ".claude" / "agents").symlink_to(catalog_folders.folder / "more")
+    assert agent_names(catalog_folders.catalog()) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -237,82 +266,97 @@ def test_an_agents_folder_that_is_a_link_is_fine(house: House) -> None:
         (("s/same", ""), ("t/same", "")),
     ],
 )
-def test_a_name_that_two_files_claim_is_an_error_naming_both(
-    first: tuple[str, str], second: tuple[str, str], house: House
+def test_a_name_in_two_files_is_an_error_naming_both(
+    first: tuple[str, str], second: tuple[str, str], catalog_folders: CatalogFolders
 ) -> None:
-    paths = [house.agent(*first), house.agent(*second)]
-    house.agent("fine")
-    catalog = house.catalog()
-    expected = f"{paths[0]} and {paths[1]}: both are called 'same'; rename all but one"
-    assert refusal(catalog, "same") == expected
+    paths = [catalog_folders.agent(*first), catalog_folders.agent(*second)]
+    catalog_folders.agent("fine")
+    catalog = catalog_folders.catalog()
+    expected = (
+        f"{paths[0]} and {paths[1]}: 2 files of one folder have the agent name 'same' "
+        "(field `name` or file name); rename all but one"
+    )
+    assert find_error(catalog, "same") == expected
     assert catalog.find("fine").name == "fine"
-    broken = [one for one in catalog.scan() if isinstance(one, Broken)]
+    broken = [one for one in catalog.scan() if isinstance(one, BrokenAgent)]
     assert [(one.name, str(one.error)) for one in broken] == [("same", expected)]
 
 
-def test_a_duplicate_is_no_error_for_the_other_names_of_its_files(house: House) -> None:
-    house.agent("same", "name: z")
-    house.agent("y", "name: same")
-    catalog = house.catalog()
-    assert [catalog.find(name).path.stem for name in ("z", "y")] == ["same", "y"]
-    assert [(one.name, type(one)) for one in catalog.scan()] == [("same", Broken), ("z", Agent)]
-
-
-def test_files_of_one_name_in_several_subfolders_are_fine_under_their_agents_names(
-    house: House,
+def test_files_with_a_duplicate_name_keep_their_other_names(
+    catalog_folders: CatalogFolders,
 ) -> None:
-    house.agent("one/AGENT", "name: one")
-    house.agent("two/AGENT", "name: two")
-    catalog = house.catalog()
+    catalog_folders.agent("same", "name: z")
+    catalog_folders.agent("y", "name: same")
+    catalog = catalog_folders.catalog()
+    assert [catalog.find(name).path.stem for name in ("z", "y")] == ["same", "y"]
+    assert [(one.name, type(one)) for one in catalog.scan()] == [
+        ("same", BrokenAgent),
+        ("z", Agent),
+    ]
+
+
+def test_equal_file_names_in_subfolders_work_with_different_agent_names(
+    catalog_folders: CatalogFolders,
+) -> None:
+    catalog_folders.agent("one/AGENT", "name: one")
+    catalog_folders.agent("two/AGENT", "name: two")
+    catalog = catalog_folders.catalog()
     assert [type(one) for one in catalog.scan()] == [Agent, Agent]
-    assert "both are called 'AGENT'" in refusal(catalog, "AGENT")
+    assert "2 files of one folder have the agent name 'AGENT'" in find_error(catalog, "AGENT")
 
 
-def test_one_broken_file_breaks_no_other_agent(house: House) -> None:
-    house.write("project/.claude/agents/broken.md", "---\nname: broken\n\tx: y\n---\n")
-    house.write("project/.claude/agents/plain.md", "no frontmatter")
-    house.agent("lost", "skills: nowhere")
-    house.agent("fine")
-    house.write("project/.claude/agents/README.md", "# About")
-    catalog = house.catalog()
+def test_one_broken_file_breaks_no_other_agent(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.write("project/.claude/agents/broken.md", "---\nname: broken\n\tx: y\n---\n")
+    catalog_folders.write("project/.claude/agents/plain.md", "no frontmatter")
+    catalog_folders.agent("lost", "skills: nowhere")
+    catalog_folders.agent("fine")
+    catalog_folders.write("project/.claude/agents/README.md", "# About")
+    catalog = catalog_folders.catalog()
     assert catalog.find("fine").prompt == "body"
     found = catalog.scan()
     assert [one.name for one in found] == ["broken", "fine", "lost", "plain"]
     for one in found:
-        if isinstance(one, Broken):
-            assert str(one.error) == refusal(catalog, one.name)
+        if isinstance(one, BrokenAgent):
+            assert str(one.error) == find_error(catalog, one.name)
             assert str(one.error).startswith(str(one.path))
 
 
-def test_a_broken_definition_is_not_passed_over_for_one_in_a_later_folder(house: House) -> None:
-    house.agent("file", "name: a\nmaxTurns: many")
-    house.agent("home/agents/a")
-    assert "maxTurns" in refusal(house.catalog(), "a")
-
-
-def test_scanning_twice_gives_the_same(house: House) -> None:
-    for name in ("b", "a", "c"):
-        house.agent(name)
-    catalog = house.catalog()
-    assert catalog.scan() == catalog.scan() == house.catalog().scan()
-    assert names(catalog) == ["a", "b", "c"]
-
-
-def test_a_folder_of_far_too_many_files_is_refused_as_a_whole(
-    house: House, monkeypatch: pytest.MonkeyPatch
+def test_a_broken_definition_hides_the_same_name_in_later_folders(
+    catalog_folders: CatalogFolders,
 ) -> None:
-    monkeypatch.setattr(agent_files, "MAX_ENTRIES", 3)
+    catalog_folders.agent("file", "name: a\nmaxTurns: many")
+    catalog_folders.agent("home/agents/a")
+    assert "maxTurns" in find_error(catalog_folders.catalog(), "a")
+
+
+def test_scanning_twice_gives_the_same_agents_in_the_same_order(
+    catalog_folders: CatalogFolders,
+) -> None:
+    for name in ("b", "a", "c"):
+        catalog_folders.agent(name)
+    catalog = catalog_folders.catalog()
+    assert catalog.scan() == catalog.scan() == catalog_folders.catalog().scan()
+    assert agent_names(catalog) == ["a", "b", "c"]
+
+
+def test_a_folder_with_too_many_files_is_refused_completely(
+    catalog_folders: CatalogFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_files, "MAX_FOLDER_ENTRIES", 3)
     for name in "abcd":
-        house.agent(name)
-    house.agent("home/agents/e")
-    catalog = house.catalog()
-    assert [(one.name, type(one)) for one in catalog.scan()] == [("agents", Broken), ("e", Agent)]
+        catalog_folders.agent(name)
+    catalog_folders.agent("home/agents/e")
+    catalog = catalog_folders.catalog()
+    assert [(one.name, type(one)) for one in catalog.scan()] == [
+        ("agents", BrokenAgent),
+        ("e", Agent),
+    ]
     catalog.stamp()
 
 
-def test_a_folder_that_is_a_file_is_reported(house: House) -> None:
-    path = house.write("more/list.md", "x")
-    catalog = house.catalog(agents_dir=path)
+def test_an_agents_folder_that_is_a_file_is_reported(catalog_folders: CatalogFolders) -> None:
+    path = catalog_folders.write("more/list.md", "x")
+    catalog = catalog_folders.catalog(agents_dir=path)
     (broken,) = catalog.scan()
-    assert isinstance(broken, Broken)
+    assert isinstance(broken, BrokenAgent)
     assert str(broken.error) == f"{path}: cannot be read: Not a directory"

@@ -10,36 +10,34 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_pool.agents import Agent, Broken
-from agent_pool.agents.definition import Definition, load_definition
-from agent_pool.agents.files import MAX_BYTES
-from agents.definitions import FULL, agent, fault, load
+from agent_pool.agents import Agent, BrokenAgent
+from agent_pool.agents.definition import ParsedDefinition, load_definition
+from agent_pool.agents.files import MAX_FILE_BYTES
+from support.agent_definitions import FULL, agent, fault, load
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_a_broken_file_goes_by_the_name_that_it_gives(tmp_path: Path) -> None:
+def test_a_broken_file_is_listed_under_its_frontmatter_name(tmp_path: Path) -> None:
     for line in ("maxTurns: no", "k.y: a: b"):
         found = load(tmp_path, f'---\nname: "named"\n{line}\n---\n')
-        assert isinstance(found, Broken)
+        assert isinstance(found, BrokenAgent)
         assert found.name == "named"
 
 
 @pytest.mark.parametrize("content", ["---\nname: ../up\n---\n", "no frontmatter", b"\xff"])
-def test_a_broken_file_without_a_usable_name_goes_by_its_own(
+def test_a_broken_file_without_valid_name_uses_its_file_name(
     content: str | bytes, tmp_path: Path
 ) -> None:
     found = load(tmp_path, content)
-    assert isinstance(found, Broken)
+    assert isinstance(found, BrokenAgent)
     assert found.name == "reviewer"
 
 
 @pytest.mark.parametrize("stem", ["-dash", "a:b", "a\nb", " "])
-def test_a_file_whose_own_name_cannot_be_an_agents_needs_one_in_it(
-    stem: str, tmp_path: Path
-) -> None:
-    assert isinstance(load(tmp_path, "---\ndescription: x\n---\n", stem), Broken)
-    assert isinstance(load(tmp_path, "---\nname: fine\n---\n", stem), Definition)
+def test_an_invalid_file_name_needs_a_name_in_the_frontmatter(stem: str, tmp_path: Path) -> None:
+    assert isinstance(load(tmp_path, "---\ndescription: x\n---\n", stem), BrokenAgent)
+    assert isinstance(load(tmp_path, "---\nname: fine\n---\n", stem), ParsedDefinition)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +50,11 @@ def test_a_file_whose_own_name_cannot_be_an_agents_needs_one_in_it(
         ("---\nname: a\nb c\n---\n", ":4: bad YAML"),
         (b"---\nname: a\n---\nb\xe9\n", ":4: not UTF-8"),
         ("---\nname: a\n---\n".encode("utf-16"), ":1: not UTF-8"),
-        ("---\nname: a\n---\nb\0\n", ":4: a NUL character"),
-        ("x" * (MAX_BYTES + 1), ": over the limit of 1,048,576 bytes"),
+        ("---\nname: a\n---\nb\0\n", ":4: contains a NUL character"),
+        ("x" * (MAX_FILE_BYTES + 1), ": larger than 1,048,576 bytes; shorten the file"),
     ],
 )
-def test_a_file_that_defines_no_agent_says_why(
+def test_an_invalid_definition_file_gives_an_error_with_its_reason(
     content: str | bytes, said: str, tmp_path: Path
 ) -> None:
     assert fault(tmp_path, content).startswith(f"{tmp_path}/reviewer.md{said}")
@@ -64,18 +62,18 @@ def test_a_file_that_defines_no_agent_says_why(
 
 def test_a_file_of_one_mebibyte_is_read(tmp_path: Path) -> None:
     front = "---\nname: a\n---\n"
-    body = "x" * (MAX_BYTES - len(front))
+    body = "x" * (MAX_FILE_BYTES - len(front))
     found = load(tmp_path, front + body)
-    assert isinstance(found, Definition)
+    assert isinstance(found, ParsedDefinition)
     assert found.agent.prompt == body
 
 
 def test_a_readme_without_frontmatter_is_no_definition(tmp_path: Path) -> None:
     assert load(tmp_path, "# How we write agents", "README") is None
-    assert isinstance(load(tmp_path, "---\nname: a\n---\n", "README"), Definition)
+    assert isinstance(load(tmp_path, "---\nname: a\n---\n", "README"), ParsedDefinition)
 
 
-def test_a_file_that_is_gone_is_no_definition(tmp_path: Path) -> None:
+def test_a_missing_file_counts_as_no_definition(tmp_path: Path) -> None:
     assert load_definition(tmp_path / "gone.md") is None
 
 
@@ -84,17 +82,19 @@ def test_a_pipe_and_a_folder_are_refused_without_waiting(tmp_path: Path) -> None
     (tmp_path / "folder.md").mkdir()
     for name in ("pipe", "folder"):
         found = load_definition(tmp_path / f"{name}.md")
-        assert isinstance(found, Broken)
+        assert isinstance(found, BrokenAgent)
         assert "not a regular file" in str(found.error)
 
 
-def test_an_unreadable_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_gives_an_error_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def denied(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", denied)
     found = load_definition(tmp_path / "a.md")
-    assert isinstance(found, Broken)
+    assert isinstance(found, BrokenAgent)
     assert str(found.error) == f"{tmp_path}/a.md: cannot be read: Permission denied"
 
 
@@ -105,7 +105,7 @@ def test_line_ends_and_byte_order_marks_make_no_difference(
 ) -> None:
     text = "---\nname: a\ndescription: when: b\n---\n\none  \n\ttwo\t\n\n"
     found = load(tmp_path, mark + text.replace("\n", newline).encode())
-    assert isinstance(found, Definition)
+    assert isinstance(found, ParsedDefinition)
     assert (found.agent.description, found.agent.prompt) == ("when: b", "one\n\ttwo")
 
 
@@ -116,7 +116,7 @@ def test_unknown_keys_are_kept_and_cannot_be_changed(tmp_path: Path) -> None:
     assert isinstance(extra["meta"], MappingProxyType)
 
 
-def test_an_agent_can_be_hashed_and_not_be_changed(tmp_path: Path) -> None:
+def test_an_agent_can_be_hashed_but_not_changed(tmp_path: Path) -> None:
     found = agent(tmp_path, FULL)
     assert found in {found}
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -151,7 +151,7 @@ NOT_OF_THE_WORKER: dict[str, Any] = {
 }
 
 
-def test_the_fingerprint_changes_with_what_shapes_a_worker_and_with_nothing_else() -> None:
+def test_the_fingerprint_changes_only_with_fields_that_shape_the_worker() -> None:
     plain = Agent(name="a", description="", prompt="p", path=Path("a.md"))
     same = {dataclasses.replace(plain, **{k: v}).fingerprint for k, v in NOT_OF_THE_WORKER.items()}
     assert same == {plain.fingerprint}
@@ -168,6 +168,6 @@ def test_the_fingerprint_is_the_same_on_every_machine() -> None:
 
 @given(data=st.binary(max_size=300))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_an_agent_or_a_clear_error(data: bytes, tmp_path: Path) -> None:
+def test_any_bytes_give_a_definition_or_a_clear_error(data: bytes, tmp_path: Path) -> None:
     found = load(tmp_path, data)
-    assert isinstance(found, Definition | Broken)
+    assert isinstance(found, ParsedDefinition | BrokenAgent)

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_pool.agents import Agent, Broken
-from agent_pool.agents.definition import Definition
+from agent_pool.agents import Agent, BrokenAgent
+from agent_pool.agents.definition import ParsedDefinition
 from agent_pool.agents.fields import CACHE_TTLS, EFFORTS, FIELDS, MEMORY_SCOPES, PERMISSION_MODES
-from agents.definitions import FULL, agent, fault, field_fault, load
+from support.agent_definitions import FULL, agent, fault, field_fault, load
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_every_field_is_read(tmp_path: Path) -> None:
+def test_every_field_of_the_frontmatter_is_read(tmp_path: Path) -> None:
     hooks = {
         "PreToolUse": [{"hooks": [{"command": "./check.sh", "type": "command"}], "matcher": "Bash"}]
     }
@@ -45,7 +45,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_a_name_is_the_files_where_the_frontmatter_has_none(tmp_path: Path) -> None:
+def test_the_file_name_is_used_if_frontmatter_has_no_name(tmp_path: Path) -> None:
     assert agent(tmp_path, "description: x").name == "reviewer"
     assert agent(tmp_path, "name:\ndescription: x").name == "reviewer"
     assert agent(tmp_path, "name: other").name == "other"
@@ -57,7 +57,7 @@ def test_an_agent_with_no_fields_has_the_defaults(tmp_path: Path) -> None:
     )
 
 
-def test_a_key_without_a_value_is_as_good_as_absent(tmp_path: Path) -> None:
+def test_a_key_without_a_value_counts_as_absent_except_tools(tmp_path: Path) -> None:
     empty = "\n".join(f"{key}:" for key in FIELDS if key != "tools")
     assert agent(tmp_path, empty) == agent(tmp_path)
 
@@ -67,15 +67,17 @@ def test_a_key_without_a_value_is_as_good_as_absent(tmp_path: Path) -> None:
     ["[python, testing]", "python, testing", "\n  - python\n  - testing", "'python,testing,'"],
 )
 @pytest.mark.parametrize("key", ["skills", "expertise"])
-def test_names_are_a_list_or_have_commas_between(written: str, key: str, tmp_path: Path) -> None:
+def test_skill_and_expertise_names_are_a_list_or_comma_separated(
+    written: str, key: str, tmp_path: Path
+) -> None:
     assert getattr(agent(tmp_path, f"{key}: {written}"), key) == ("python", "testing")
 
 
-def test_one_name_is_a_single_string_blanks_and_all(tmp_path: Path) -> None:
+def test_a_single_skill_name_keeps_the_blanks_inside_it(tmp_path: Path) -> None:
     assert agent(tmp_path, "skills: api design").skills == ("api design",)
 
 
-def test_names_given_twice_count_once(tmp_path: Path) -> None:
+def test_skills_and_tools_given_twice_are_listed_once(tmp_path: Path) -> None:
     found = agent(tmp_path, "skills: [b, a, b]\ntools: Read, Grep, Read")
     assert (found.skills, found.tools) == (("b", "a"), ("Read", "Grep"))
 
@@ -95,7 +97,7 @@ def test_names_given_twice_count_once(tmp_path: Path) -> None:
         ("'*'", None),
     ],
 )
-def test_tools_are_apart_by_commas_or_blanks(
+def test_tools_are_a_list_or_separated_by_commas_or_blanks(
     written: str, tools: tuple[str, ...] | None, tmp_path: Path
 ) -> None:
     assert agent(tmp_path, f"tools: {written}").tools == tools
@@ -103,7 +105,7 @@ def test_tools_are_apart_by_commas_or_blanks(
         assert agent(tmp_path, f"disallowedTools: {written}").disallowed_tools == tools
 
 
-def test_a_list_of_tools_that_was_left_empty_is_not_taken_for_all_tools(tmp_path: Path) -> None:
+def test_a_tools_key_without_a_value_is_an_error(tmp_path: Path) -> None:
     assert ":3: tools: empty" in field_fault(tmp_path, "tools:")
 
 
@@ -115,35 +117,41 @@ def test_an_effort_is_a_level_or_a_whole_number(level: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("written", "mode"), [*((mode, mode) for mode in PERMISSION_MODES), ("manual", "default")]
 )
-def test_each_permission_mode_is_known(written: str, mode: str, tmp_path: Path) -> None:
+def test_each_permission_mode_of_claude_code_is_accepted(
+    written: str, mode: str, tmp_path: Path
+) -> None:
     assert agent(tmp_path, f"permissionMode: {written}").permission_mode == mode
 
 
 @pytest.mark.parametrize("scope", MEMORY_SCOPES)
-def test_each_memory_scope_is_known(scope: str, tmp_path: Path) -> None:
+def test_each_memory_scope_of_claude_code_is_accepted(scope: str, tmp_path: Path) -> None:
     assert agent(tmp_path, f"memory: {scope}").memory == scope
 
 
 @pytest.mark.parametrize("ttl", CACHE_TTLS)
-def test_each_cache_ttl_is_known_and_other_experiments_are_kept(ttl: str, tmp_path: Path) -> None:
+def test_each_cache_ttl_is_accepted_and_other_experiments_are_kept(
+    ttl: str, tmp_path: Path
+) -> None:
     found = agent(tmp_path, f"experimental: {{cacheTtl: {ttl}, other: [1]}}")
     assert (found.cache_ttl, found.extra) == (ttl, {"experimental": {"other": (1,)}})
 
 
 @pytest.mark.parametrize("model", ["inherit", "Inherit", "''"])
-def test_an_inherited_model_is_none(model: str, tmp_path: Path) -> None:
+def test_an_inherited_or_empty_model_leaves_the_model_unset(model: str, tmp_path: Path) -> None:
     assert agent(tmp_path, f"model: {model}").model is None
 
 
 @pytest.mark.parametrize("turns", ["7", "'7'"])
-def test_max_turns_are_a_whole_number(turns: str, tmp_path: Path) -> None:
+def test_max_turns_is_a_whole_number_with_or_without_quotes(turns: str, tmp_path: Path) -> None:
     assert agent(tmp_path, f"maxTurns: {turns}").max_turns == 7
 
 
 @pytest.mark.parametrize(
     ("written", "value"), [("true", True), ("'true'", True), ("false", False), ("'false'", False)]
 )
-def test_flags_are_true_or_false(written: str, value: bool, tmp_path: Path) -> None:
+def test_flags_are_true_or_false_with_or_without_quotes(
+    written: str, value: bool, tmp_path: Path
+) -> None:
     found = agent(tmp_path, f"background: {written}\nomitClaudeMd: {written}")
     assert (found.background, found.omit_claude_md) == (value, value)
 
@@ -166,7 +174,7 @@ def test_mcp_servers_are_names_or_definitions(
     assert list(agent(tmp_path, f"mcpServers: {written}").mcp_servers) == (servers or both)
 
 
-def test_a_description_shows_the_line_breaks_that_claude_code_writes(tmp_path: Path) -> None:
+def test_escaped_line_breaks_in_a_description_become_real_line_breaks(tmp_path: Path) -> None:
     written = r"description: Use this agent when: x\n\nExample: y"
     assert agent(tmp_path, written).description == "Use this agent when: x\n\nExample: y"
 
@@ -238,21 +246,19 @@ def test_a_description_shows_the_line_breaks_that_claude_code_writes(tmp_path: P
         "experimental: {cacheTtl: 2h}",
     ],
 )
-def test_a_value_of_the_wrong_kind_is_an_error_with_file_line_and_field(
-    line: str, tmp_path: Path
-) -> None:
+def test_an_invalid_value_error_names_the_file_line_and_field(line: str, tmp_path: Path) -> None:
     front = line if line.startswith("name") else f"name: reviewer\n{line}"
     at = 2 if line.startswith("name") else 3
     said = fault(tmp_path, f"---\n{front}\n---\nbody\n")
     assert said.startswith(f"{tmp_path}/reviewer.md:{at}: {line.split(':')[0]}: ")
 
 
-def test_an_error_says_what_was_expected_and_what_was_found(tmp_path: Path) -> None:
+def test_an_error_shows_the_expected_and_the_found_value(tmp_path: Path) -> None:
     said = field_fault(tmp_path, "memory: global")
     assert said.endswith('memory: expected user or project or local, found "global"')
 
 
-def test_what_was_found_is_not_shown_at_length(tmp_path: Path) -> None:
+def test_a_long_invalid_value_is_shortened_in_the_error(tmp_path: Path) -> None:
     assert len(field_fault(tmp_path, f"maxTurns: {'x' * 5000}")) < 300
 
 
@@ -272,13 +278,13 @@ def test_the_documentation_has_a_row_for_every_field() -> None:
     ),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_value_of_any_field_is_an_agent_or_an_error_of_its_line(
+def test_any_field_value_gives_an_agent_or_a_located_error(
     key: str, value: object, tmp_path: Path
 ) -> None:
     # JSON is YAML, but for what JSON cannot say and what YAML must not hold.
     found = load(tmp_path, f"---\n{key}: {json.dumps(value)}\n---\nbody\n")
-    assert isinstance(found, Definition | Broken)
-    if isinstance(found, Broken):
+    assert isinstance(found, ParsedDefinition | BrokenAgent)
+    if isinstance(found, BrokenAgent):
         assert str(found.error).startswith(f"{tmp_path}/reviewer.md:2: ")
     else:
         hash(found.agent)

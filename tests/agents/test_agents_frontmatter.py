@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent_pool.agents import frontmatter
 from agent_pool.agents.frontmatter import FrontmatterError, parse, split
-from support import cli_environment, real_cli
+from support.environment import cli_environment, real_cli
 
 
 def values(block: str) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def problem(block: str) -> tuple[int, str]:
     return caught.value.line, str(caught.value)
 
 
-def test_the_block_stands_between_the_first_line_and_the_next_line_of_three_dashes() -> None:
+def test_frontmatter_is_the_block_between_two_lines_of_three_dashes() -> None:
     assert split("---\na: b\n---\nbody\n---\nmore\n") == ("a: b\n", "body\n---\nmore\n")
     assert split("---  \na: b\n--- \t\nbody") == ("a: b\n", "body")
     assert split("---\n---\nbody") == ("", "body")
@@ -40,11 +40,11 @@ def test_three_dashes_within_a_line_do_not_end_the_block() -> None:
 @pytest.mark.parametrize(
     "text", ["", "body", "\n---\na: b\n---\n", " ---\na: b\n---\n", "---\na: b"]
 )
-def test_a_file_without_a_closed_block_at_its_top_is_all_text(text: str) -> None:
+def test_a_file_without_a_closed_block_on_top_is_text(text: str) -> None:
     assert split(text) == (None, text)
 
 
-def test_yaml_is_read_as_yaml_1_2() -> None:
+def test_frontmatter_values_are_read_as_yaml_1_2() -> None:
     block = """\
 list: [one, "two, three", 'four']
 block:
@@ -81,7 +81,7 @@ quoted: "12"  # a comment
     }
 
 
-def test_each_key_is_known_by_its_line_in_the_file() -> None:
+def test_each_key_is_recorded_with_its_line_in_the_file() -> None:
     assert parse("a: 1\n\n# comment\nb:\n  - 2\nc: 3\n").lines == {"a": 2, "b": 5, "c": 7}
 
 
@@ -94,11 +94,11 @@ def test_anchors_aliases_and_merge_keys_are_followed() -> None:
     assert values(block) == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 2}, "b": 1, "c": 3}
 
 
-def test_an_anchor_given_twice_is_its_latter_value_without_a_warning() -> None:
+def test_an_anchor_given_twice_takes_the_later_value_without_warning() -> None:
     assert values("a: &x 1\nb: &x 2\nc: *x\n") == {"a": 1, "b": 2, "c": 2}
 
 
-def test_what_is_no_number_of_json_is_text() -> None:
+def test_numbers_that_json_cannot_hold_are_read_as_text() -> None:
     huge = "9" * 5000
     assert values(f"a: .inf\nb: .nan\nc: 1e999\nd: {huge}\ne: 0x{'f' * 5000}\n") == {
         "a": ".inf",
@@ -109,7 +109,7 @@ def test_what_is_no_number_of_json_is_text() -> None:
     }
 
 
-def test_tags_run_nothing_and_leave_text() -> None:
+def test_yaml_tags_run_no_code_and_leave_plain_values() -> None:
     assert values("a: !!python/object/apply:os.system [x]\nb: !secret y\nc: !!binary aGk=\n") == {
         "a": ["x"],
         "b": "y",
@@ -121,8 +121,8 @@ def test_tags_run_nothing_and_leave_text() -> None:
     ("block", "line", "said"),
     [
         ("a: 1\nb:\n  [1, 2\nc.d: 3\n", 5, "expected ',' or ']'"),
-        ("a: 1\na: 2\n", 3, "`a` again, first on line 2"),
-        ("x: {b: 1, b: 2}\n", 2, "`b` again, first on line 2"),
+        ("a: 1\na: 2\n", 3, "the key `a` appears again, first on line 2"),
+        ("x: {b: 1, b: 2}\n", 2, "the key `b` appears again, first on line 2"),
         ("- a\n- b\n", 2, "`key: value`"),
         ("just text\n", 2, "`key: value`"),
         ("a: 1\n? [b]\n: c\n", 3, "plain text"),
@@ -135,7 +135,7 @@ def test_tags_run_nothing_and_leave_text() -> None:
         ("d: Use it.\n<example>\nuser: hi\n", 4, "indent"),
     ],
 )
-def test_an_error_names_the_line_and_what_is_wrong(block: str, line: int, said: str) -> None:
+def test_a_parse_error_names_the_line_and_the_problem(block: str, line: int, said: str) -> None:
     at, message = problem(block)
     assert (at, said in message) == (line, True), message
 
@@ -143,16 +143,16 @@ def test_an_error_names_the_line_and_what_is_wrong(block: str, line: int, said: 
 def test_aliases_cannot_multiply_values_without_bound() -> None:
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    assert "aliases counted" in problem("\n".join(levels))[1]
+    assert "each alias counted as its values" in problem("\n".join(levels))[1]
 
 
-def test_a_block_may_be_64_kib_long_and_no_longer() -> None:
-    longest = frontmatter.MAX_FRONTMATTER - len("a: ")
+def test_a_block_can_be_at_most_64_kib_long() -> None:
+    longest = frontmatter.MAX_FRONTMATTER_CHARACTERS - len("a: ")
     assert values(f"a: {'x' * longest}") == {"a": "x" * longest}
     assert "65,536" in problem(f"a: {'x' * (longest + 1)}")[1]
 
 
-def test_nesting_without_end_is_an_error_and_no_crash() -> None:
+def test_very_deep_nesting_is_an_error_and_not_a_crash() -> None:
     assert "brackets" in problem("a:\n " + "[" * 5000)[1]
     assert "deep" in problem("a: " + "[" * 60 + "]" * 60)[1]
     assert "bad YAML" in problem("- " * 5000)[1]
@@ -164,7 +164,7 @@ GENERATED = (
 )
 
 
-def test_a_one_line_value_with_a_colon_is_taken_whole_as_claude_code_takes_it() -> None:
+def test_a_one_line_value_with_a_colon_is_kept_whole() -> None:
     block = f"name: reviewer\ndescription: {GENERATED}\ntools: [Read, Grep] # these\nmodel: opus\n"
     assert values(block) == {
         "name": "reviewer",
@@ -194,11 +194,11 @@ def test_a_one_line_value_with_a_colon_is_taken_whole_as_claude_code_takes_it() 
         "日本: 語",
     ],
 )
-def test_a_value_that_yaml_takes_for_syntax_is_text(value: str) -> None:
+def test_a_value_that_looks_like_yaml_syntax_is_text(value: str) -> None:
     assert values(f"name: a\ndescription: {value}\n") == {"name": "a", "description": value}
 
 
-def test_valid_yaml_is_never_quoted() -> None:
+def test_valid_yaml_values_are_never_put_into_quotes() -> None:
     assert values("a: text # comment\nb: &anchor x\nc: !tag y\nd: {e: f}\n") == {
         "a": "text",
         "b": "x",
@@ -221,11 +221,11 @@ def test_valid_yaml_is_never_quoted() -> None:
         " description: indented: key\n",
     ],
 )
-def test_what_claude_code_cannot_read_either_is_an_error(block: str) -> None:
+def test_a_block_that_claude_code_cannot_read_is_an_error(block: str) -> None:
     assert "bad YAML" in problem(block)[1]
 
 
-def test_of_two_faults_the_one_that_quoting_does_not_mend_is_reported() -> None:
+def test_the_fault_that_quoting_cannot_repair_is_the_one_reported() -> None:
     assert problem("description: Use it: here\nmodel: opus\nk.y: a: b\n")[0] == 4
     assert problem("description: >-\n  folded: text\ncolor: a: b\n")[0] == 4
 
@@ -300,7 +300,7 @@ def test_any_mixture_of_yaml_syntax_gives_values_or_an_error(text: str) -> None:
 
 
 @given(st.text(alphabet="ab: \n-", max_size=40))
-def test_splitting_loses_nothing_but_the_fences(text: str) -> None:
+def test_splitting_loses_no_text_except_the_two_fence_lines(text: str) -> None:
     block, body = split(f"---\n{text}\n---\n{text}")
     assert block is not None
     assert f"---\n{block}" in f"---\n{text}\n---\n{text}"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool.agents.prompt import Expertise, Skills, compose, tidy
+from agent_pool.agents.prompt import ExpertiseLibrary, SkillLibrary, compose_prompt, trim_text
 from agent_pool.errors import ConfigError
 
 TEXTS = st.lists(st.tuples(st.text(min_size=1, max_size=9), st.text(max_size=30)), max_size=3)
@@ -18,8 +18,10 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_prompt_is_skills_then_expertise_then_body_each_under_a_heading() -> None:
-    prompt = compose("You review.", [("python", "Use it."), ("git", "Too.")], [("law", "Obey.")])
+def test_prompt_holds_skills_then_expertise_then_body_under_headings() -> None:
+    prompt = compose_prompt(
+        "You review.", [("python", "Use it."), ("git", "Too.")], [("law", "Obey.")]
+    )
     assert prompt == (
         "# Skill: python\n\nUse it.\n\n"
         "# Skill: git\n\nToo.\n\n"
@@ -29,44 +31,44 @@ def test_the_prompt_is_skills_then_expertise_then_body_each_under_a_heading() ->
 
 
 def test_a_body_alone_has_no_heading() -> None:
-    assert compose("You review.", [], []) == "You review."
+    assert compose_prompt("You review.", [], []) == "You review."
 
 
 def test_without_a_body_the_prompt_ends_with_the_last_text() -> None:
-    assert compose("", [("python", "Use it.")], []) == "# Skill: python\n\nUse it."
-    assert compose("", [], []) == ""
+    assert compose_prompt("", [("python", "Use it.")], []) == "# Skill: python\n\nUse it."
+    assert compose_prompt("", [], []) == ""
 
 
 @given(st.text(max_size=50), TEXTS, TEXTS)
 def test_composing_is_deterministic_and_loses_no_text(
     body: str, skills: list[tuple[str, str]], expertise: list[tuple[str, str]]
 ) -> None:
-    prompt = compose(body, skills, expertise)
-    assert prompt == compose(body, list(skills), tuple(expertise))
+    prompt = compose_prompt(body, skills, expertise)
+    assert prompt == compose_prompt(body, list(skills), tuple(expertise))
     assert all(text.rstrip() in prompt for _, text in [*skills, *expertise, ("", body)])
     assert prompt == prompt.rstrip()
 
 
 @given(st.text(max_size=50))
-def test_tidying_twice_is_tidying_once(text: str) -> None:
-    assert tidy(tidy(text)) == tidy(text)
+def test_tidying_a_text_twice_gives_the_same_result(text: str) -> None:
+    assert trim_text(trim_text(text)) == trim_text(text)
 
 
-def test_tidying_takes_blanks_off_line_ends_and_keeps_indentation() -> None:
-    assert tidy("\n\n a  \n\t\n  b\t\n\n") == "a\n\n  b"
+def test_tidying_removes_trailing_blanks_and_keeps_indentation() -> None:
+    assert trim_text("\n\n a  \n\t\n  b\t\n\n") == "a\n\n  b"
 
 
-def test_a_skills_frontmatter_stays_out_of_the_prompt(tmp_path: Path) -> None:
+def test_frontmatter_of_skills_and_expertise_stays_out_of_the_prompt(tmp_path: Path) -> None:
     front = "---\r\nname: python\r\ndescription: [not: yaml\r\n---\r\n"
     write(tmp_path / "python" / "SKILL.md", f"{front}\r\nUse it.  \r\n")
     write(tmp_path / "law.md", "---\nname: law\n---\nObey.\n")
-    assert Skills((tmp_path,), tmp_path).text("python") == "Use it."
-    assert Expertise((tmp_path,)).text("law") == "Obey."
+    assert SkillLibrary((tmp_path,), tmp_path).read("python") == "Use it."
+    assert ExpertiseLibrary((tmp_path,)).read("law") == "Obey."
 
 
 def test_a_text_without_frontmatter_is_taken_whole(tmp_path: Path) -> None:
     write(tmp_path / "law.md", "---\n\nObey --- always.\n")
-    assert Expertise((tmp_path,)).text("law") == "---\n\nObey --- always."
+    assert ExpertiseLibrary((tmp_path,)).read("law") == "---\n\nObey --- always."
 
 
 def test_the_first_folder_that_has_a_text_wins(tmp_path: Path) -> None:
@@ -74,35 +76,36 @@ def test_the_first_folder_that_has_a_text_wins(tmp_path: Path) -> None:
     write(folders[1] / "law.md", "first")
     write(folders[2] / "law.md", "second")
     write(folders[2] / "tax.md", "only here")
-    expertise = Expertise(folders)
-    assert [expertise.text("law"), expertise.text("tax")] == ["first", "only here"]
+    expertise = ExpertiseLibrary(folders)
+    assert [expertise.read("law"), expertise.read("tax")] == ["first", "only here"]
 
 
-def test_a_missing_text_names_the_closest_and_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_error_for_a_missing_text_suggests_names_and_lists_paths(tmp_path: Path) -> None:
     folders = (tmp_path / "one", tmp_path / "two")
     write(folders[0] / "python" / "SKILL.md", "x")
     write(folders[0] / "readme.txt", "x")
     with pytest.raises(ConfigError) as caught:
-        Skills(folders, tmp_path).text("pyton")
+        SkillLibrary(folders, tmp_path).read("pyton")
     assert str(caught.value) == (
-        "no skill is called 'pyton' (did you mean python?); looked at"
-        f" {folders[0]}/pyton/SKILL.md, {folders[1]}/pyton/SKILL.md"
+        "no skill is called 'pyton' (did you mean python?); searched for"
+        f" {folders[0]}/pyton/SKILL.md, {folders[1]}/pyton/SKILL.md;"
+        " correct the name or create one of these files"
     )
 
 
 def test_an_edited_text_is_read_again(tmp_path: Path) -> None:
-    expertise = Expertise((tmp_path,))
+    expertise = ExpertiseLibrary((tmp_path,))
     for text in ("one", "two", "three"):
         write(tmp_path / "law.md", text)
-        assert expertise.text("law") == text
+        assert expertise.read("law") == text
 
 
-def test_a_text_that_is_a_folder_or_not_utf_8_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_or_invalid_utf8_as_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.md").mkdir()
     (tmp_path / "b.md").write_bytes(b"\xff")
     for name, said in (("a", "not a regular file"), ("b", "not UTF-8")):
         with pytest.raises(ConfigError, match=said):
-            Expertise((tmp_path,)).text(name)
+            ExpertiseLibrary((tmp_path,)).read(name)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
@@ -113,29 +116,29 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (inside / "file").mkdir()
     (inside / "file" / "SKILL.md").symlink_to(outside)
     (inside / "alias").symlink_to(inside / "good")
-    skills = Skills((inside,), tmp_path)
+    skills = SkillLibrary((inside,), tmp_path)
     for name in ("folder", "file"):
         with pytest.raises(ConfigError, match="leads out of"):
-            skills.text(name)
-    assert skills.text("alias") == "fine"
+            skills.read(name)
+    assert skills.read("alias") == "fine"
 
 
-def test_a_folder_of_texts_that_is_a_link_itself_is_fine(tmp_path: Path) -> None:
+def test_a_folder_of_texts_can_be_a_symbolic_link(tmp_path: Path) -> None:
     write(tmp_path / "real" / "law.md", "Obey.")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert Expertise((tmp_path / "link",)).text("law") == "Obey."
+    assert ExpertiseLibrary((tmp_path / "link",)).read("law") == "Obey."
 
 
-def test_a_skill_with_files_beside_it_says_where_they_are(tmp_path: Path) -> None:
+def test_a_skill_text_names_the_folder_of_its_extra_files(tmp_path: Path) -> None:
     project = tmp_path / "project"
     path = write(project / ".claude" / "skills" / "pdf" / "SKILL.md", "Run it.")
-    skills = Skills((project / ".claude" / "skills",), project)
-    assert skills.text("pdf") == "Run it."
+    skills = SkillLibrary((project / ".claude" / "skills",), project)
+    assert skills.read("pdf") == "Run it."
     write(path.with_name("run.py"), "")
-    assert skills.text("pdf") == "(Its files: .claude/skills/pdf)\n\nRun it."
+    assert skills.read("pdf") == "(Its files: .claude/skills/pdf)\n\nRun it."
 
 
-def test_a_skill_may_name_its_own_folder_the_same_on_every_machine(
+def test_the_skill_dir_variable_becomes_a_portable_path_where_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -146,11 +149,11 @@ def test_a_skill_may_name_its_own_folder_the_same_on_every_machine(
     }
     for folder, text in folders.items():
         write(folder / "pdf" / "SKILL.md", "python ${CLAUDE_SKILL_DIR}/run.py")
-        assert Skills((folder,), tmp_path / "project").text("pdf") == text
+        assert SkillLibrary((folder,), tmp_path / "project").read("pdf") == text
 
 
-def test_the_stamp_changes_when_a_text_comes_goes_or_is_edited(tmp_path: Path) -> None:
-    skills = Skills((tmp_path,), tmp_path)
+def test_the_stamp_changes_when_texts_are_added_edited_or_removed(tmp_path: Path) -> None:
+    skills = SkillLibrary((tmp_path,), tmp_path)
     stamps = [skills.stamp()]
     path = write(tmp_path / "pdf" / "SKILL.md", "a")
     stamps.append(skills.stamp())

@@ -13,7 +13,8 @@ import pytest
 from agent_pool import Settings, SpawnError, cli_version, find_cli
 from agent_pool.claude import binary
 from agent_pool.claude.binary import bundled_cli, parse_version
-from support import real_cli, run
+from support.environment import real_cli
+from support.waiting import run
 
 
 def program(path: Path, script: str = "echo '2.1.330 (Claude Code)'", mode: int = 0o755) -> Path:
@@ -34,32 +35,32 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-# Which one
+# The choice of the binary
 
 
-def test_the_named_one_comes_before_the_one_on_the_path(tmp_path: Path, bundled: Path) -> None:
+def test_the_configured_cli_is_preferred_to_the_one_on_path(tmp_path: Path, bundled: Path) -> None:
     named = program(tmp_path / "named" / "my-claude")
     on_path = program(tmp_path / "bin" / "claude")
     assert find_cli(settings(named), {"PATH": str(on_path.parent)}) == named
 
 
-def test_the_one_on_the_path_comes_before_the_bundled_one(tmp_path: Path, bundled: Path) -> None:
+def test_the_cli_on_path_is_preferred_to_the_bundled_one(tmp_path: Path, bundled: Path) -> None:
     on_path = program(tmp_path / "bin" / "claude")
     path = f"{tmp_path}/nowhere:{on_path.parent}"
     assert find_cli(settings(), {"PATH": path}) == on_path
 
 
-def test_the_bundled_one_comes_last(tmp_path: Path, bundled: Path) -> None:
+def test_the_bundled_cli_is_used_if_path_has_no_executable(tmp_path: Path, bundled: Path) -> None:
     program(tmp_path / "bin" / "claude", mode=0o644)
     assert find_cli(settings(), {"PATH": str(tmp_path / "bin")}) == bundled
 
 
-def test_a_name_alone_is_looked_for_on_the_path(tmp_path: Path, bundled: Path) -> None:
+def test_a_bare_program_name_is_searched_on_the_path(tmp_path: Path, bundled: Path) -> None:
     other = program(tmp_path / "bin" / "claude-next")
     assert find_cli(settings("claude-next"), {"PATH": str(other.parent)}) == other
 
 
-def test_a_tilde_is_the_home_folder(
+def test_a_tilde_in_the_setting_means_the_home_folder(
     tmp_path: Path, bundled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -67,7 +68,7 @@ def test_a_tilde_is_the_home_folder(
     assert find_cli(settings("~/tools/claude"), {"PATH": ""}) == named
 
 
-def test_a_relative_path_becomes_absolute(
+def test_a_relative_path_in_the_setting_becomes_absolute(
     tmp_path: Path, bundled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = program(tmp_path / "tools" / "claude")
@@ -75,15 +76,13 @@ def test_a_relative_path_becomes_absolute(
     assert find_cli(settings("tools/claude"), {"PATH": ""}) == named
 
 
-def test_a_named_one_that_is_missing_is_not_replaced_by_another(
-    tmp_path: Path, bundled: Path
-) -> None:
+def test_a_missing_configured_cli_is_not_replaced_by_another(tmp_path: Path, bundled: Path) -> None:
     with pytest.raises(SpawnError, match=r"CLAUDE_CLI names '.*gone'.* does not exist.*unset it"):
         find_cli(settings(tmp_path / "gone"), {"PATH": "/bin"})
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_named_one_that_cannot_be_executed_is_an_error(
+def test_a_configured_cli_that_cannot_be_executed_is_an_error(
     kind: str, tmp_path: Path, bundled: Path
 ) -> None:
     named = program(tmp_path / "claude", mode=0o644) if kind == "file" else tmp_path
@@ -91,7 +90,7 @@ def test_a_named_one_that_cannot_be_executed_is_an_error(
         find_cli(settings(named), {"PATH": "/bin"})
 
 
-def test_with_none_anywhere_the_error_says_where_it_looked_and_what_to_do(
+def test_error_without_any_cli_lists_the_places_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(binary, "bundled_cli", lambda: None)
@@ -104,7 +103,7 @@ def test_with_none_anywhere_the_error_says_where_it_looked_and_what_to_do(
 
 
 @pytest.mark.parametrize("spec", [None, ImportError(), ValueError()])
-def test_without_the_package_there_is_no_bundled_one(
+def test_without_the_sdk_package_there_is_no_bundled_cli(
     spec: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def find_spec(name: str) -> Any:
@@ -120,11 +119,11 @@ def test_without_the_package_there_is_no_bundled_one(
         bundled_cli.cache_clear()
 
 
-# Which version
+# The version
 
 
 @pytest.mark.parametrize(
-    ("said", "version"),
+    ("output", "version"),
     [
         ("2.1.330 (Claude Code)", "2.1.330"),
         ("2.0.0 (Claude Code)", "2.0.0"),
@@ -132,12 +131,14 @@ def test_without_the_package_there_is_no_bundled_one(
         ("a warning\n2.1.5 (Claude Code)\nmore", "2.1.5"),
     ],
 )
-def test_a_version_is_what_the_program_says(said: str, version: str, tmp_path: Path) -> None:
-    path = program(tmp_path / "claude", f"cat <<'END'\n{said}\nEND")
+def test_the_version_is_read_from_the_output_of_the_program(
+    output: str, version: str, tmp_path: Path
+) -> None:
+    path = program(tmp_path / "claude", f"cat <<'END'\n{output}\nEND")
     assert run(cli_version(path)) == version
 
 
-def test_the_real_cli_says_its_version() -> None:
+def test_the_real_cli_reports_version_2_1_or_newer() -> None:
     assert parse_version(run(cli_version(real_cli()))) >= (2, 1)
 
 
@@ -152,7 +153,7 @@ def test_the_real_cli_says_its_version() -> None:
     ],
     ids=["too old", "another program", "silent", "failing", "bytes"],
 )
-def test_a_program_that_is_no_usable_claude_code_is_named(
+def test_a_program_that_is_no_usable_claude_code_is_refused(
     script: str, problem: str, tmp_path: Path
 ) -> None:
     path = program(tmp_path / "claude", script)
@@ -162,7 +163,7 @@ def test_a_program_that_is_no_usable_claude_code_is_named(
     assert problem in str(caught.value)
 
 
-def test_long_output_of_another_program_is_cut(tmp_path: Path) -> None:
+def test_long_output_of_another_program_is_shortened_in_the_error(tmp_path: Path) -> None:
     path = program(tmp_path / "claude", "yes no | head -c 100000")
     with pytest.raises(SpawnError) as caught:
         run(cli_version(path))
@@ -177,7 +178,7 @@ def test_long_output_of_another_program_is_cut(tmp_path: Path) -> None:
         (b"#!/bin/sh\n", 0o644, "Permission denied"),
     ],
 )
-def test_a_file_that_cannot_be_run_is_named_with_the_reason(
+def test_a_file_that_cannot_run_is_refused_with_the_reason(
     content: bytes, mode: int, problem: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "claude"
@@ -188,12 +189,12 @@ def test_a_file_that_cannot_be_run_is_named_with_the_reason(
 
 
 def children() -> list[str]:
-    """The processes of this test that are alive or were not waited for."""
-    gc.collect()  # what was forgotten complains when it is collected
+    """Return the names of the living or unreaped processes below this one."""
+    gc.collect()  # a transport that was never closed warns when it is collected
     return [process.name() for process in psutil.Process().children(recursive=True)]
 
 
-def test_a_program_that_does_not_answer_is_ended(
+def test_a_program_that_does_not_answer_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binary, "VERSION_TIMEOUT", 0.5)
@@ -203,7 +204,7 @@ def test_a_program_that_does_not_answer_is_ended(
     assert children() == []
 
 
-def test_a_cancelled_question_ends_the_program(tmp_path: Path) -> None:
+def test_cancelling_the_version_query_stops_the_program(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     path = program(tmp_path / "claude", f"echo started > {pipe}; exec tail -f /dev/null")
@@ -228,9 +229,11 @@ def test_the_program_gets_the_given_environment(tmp_path: Path) -> None:
     ("version", "numbers"),
     [("2.1.330", (2, 1, 330)), ("2.1.9-beta.1", (2, 1, 9)), ("", ()), ("none", ())],
 )
-def test_versions_compare_as_numbers(version: str, numbers: tuple[int, ...]) -> None:
+def test_a_version_is_parsed_into_a_tuple_of_numbers(
+    version: str, numbers: tuple[int, ...]
+) -> None:
     assert parse_version(version) == numbers
 
 
-def test_a_newer_version_is_greater() -> None:
+def test_a_newer_version_compares_greater_than_an_older_one() -> None:
     assert parse_version("2.1.330") > parse_version("2.1.119") > parse_version("2.0.77")

@@ -13,16 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_pool import ConfigError, Settings
-from agent_pool.agents import Agent
+from agent_pool.agents import Agent, Projects
 from agent_pool.claude.launch import (
-    Launch,
+    LaunchConfig,
     build_launch,
     depth,
-    file_arguments,
+    file_options,
     refuse_nesting,
+    remove_files,
     worker_environment,
 )
-from agent_pool.claude.states import SURVIVING_TOOLS
+from agent_pool.claude.protocol.states import SURVIVING_TOOLS
 
 CLI = Path("/opt/claude")
 PROJECT = Path("/srv/project")
@@ -48,7 +49,7 @@ CREDENTIALS = [
     "PATH",
     "SSL_CERT_FILE",
 ]
-OF_THE_SESSION = [
+SESSION_VARIABLES = [
     "AI_AGENT",
     "CLAUDECODE",
     "CLAUDE_AGENT_SDK_VERSION",
@@ -66,7 +67,7 @@ OF_THE_SESSION = [
     "CLAUDE_PLUGIN_ROOT",
     "CLAUDE_PROJECT_DIR",
 ]
-OF_THE_POOL = [
+POOL_VARIABLES = [
     "AGENTS_DIR",
     "AGENT_POOL_CONFIG",
     "AGENT_POOL_COOKIE",
@@ -93,12 +94,13 @@ def launch(
     environ: dict[str, str] | None = None,
     setting: Settings | None = None,
     **fields: Any,
-) -> Launch:
+) -> LaunchConfig:
     given_environ = {"PATH": "/bin"} if environ is None else environ
-    return build_launch(cli, version, agent(**fields), setting or settings(), given_environ)
+    project = Projects(setting or settings(), given_environ).default
+    return build_launch(cli, version, agent(**fields), project)
 
 
-def option(launched: Launch, name: str) -> str | None:
+def option(launched: LaunchConfig, name: str) -> str | None:
     found = [a.partition("=")[2] for a in launched.argv if a.startswith(f"--{name}=")]
     assert len(found) <= 1
     return found[0] if found else None
@@ -108,49 +110,49 @@ def option(launched: Launch, name: str) -> str | None:
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
-def test_credentials_and_provider_settings_are_passed(name: str) -> None:
+def test_credentials_and_provider_settings_are_passed_to_the_worker(name: str) -> None:
     assert worker_environment({name: "value"}, settings())[name] == "value"
 
 
-@pytest.mark.parametrize("name", OF_THE_SESSION + OF_THE_POOL)
-def test_what_belongs_to_the_parent_session_or_the_pool_is_not_passed(name: str) -> None:
+@pytest.mark.parametrize("name", SESSION_VARIABLES + POOL_VARIABLES)
+def test_variables_of_the_parent_session_or_pool_are_not_passed(name: str) -> None:
     assert name not in worker_environment({name: "value"}, settings())
 
 
 @given(suffix=st.text("ABCZ_", max_size=8), word=st.sampled_from(["SESSION", "MESSAGING", "CHILD"]))
-def test_session_variables_of_releases_to_come_are_not_passed_either(
-    suffix: str, word: str
-) -> None:
+def test_session_variables_of_future_releases_are_not_passed(suffix: str, word: str) -> None:
     name = f"CLAUDE_CODE_{word}{suffix}"
     assert name not in worker_environment({name: "value"}, settings())
 
 
-def test_a_passed_through_variable_is_passed_although_it_belongs_to_the_session() -> None:
+def test_env_passthrough_passes_a_variable_of_the_parent_session() -> None:
     environ = {"CLAUDE_EFFORT": "high", "CLAUDE_PID": "7"}
     env = worker_environment(environ, settings(env_passthrough=("CLAUDE_EFFORT",)))
     assert (env.get("CLAUDE_EFFORT"), env.get("CLAUDE_PID")) == ("high", None)
 
 
-def test_a_blocked_variable_is_never_passed() -> None:
+def test_a_blocked_variable_is_not_passed_despite_passthrough() -> None:
     environ = {"AWS_KEY": "k", "AWS_REGION": "r", "PATH": "/bin"}
     env = worker_environment(environ, settings(env_block=("AWS_*",), env_passthrough=("AWS_*",)))
     assert [name for name in env if name.startswith("AWS")] == []
     assert env["PATH"] == "/bin"
 
 
-def test_a_worker_keeps_its_binary_expands_no_mentions_and_has_no_cron() -> None:
+def test_updates_file_mentions_and_cron_are_disabled_in_a_worker() -> None:
     env = worker_environment({"CLAUDE_CODE_DISABLE_CRON": "0"}, settings())
     assert env["DISABLE_AUTOUPDATER"] == "1"
     assert env["CLAUDE_CODE_DISABLE_FILE_MENTIONS"] == "1"
     assert env["CLAUDE_CODE_DISABLE_CRON"] == "1"
 
 
-def test_an_agent_that_names_the_cron_tool_has_cron() -> None:
+def test_an_agent_that_names_the_cron_tool_keeps_cron() -> None:
     named = launch(tools=("CronCreate",))
     assert "CLAUDE_CODE_DISABLE_CRON" not in named.env
 
 
-def test_nothing_but_the_given_environment_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ambient_variables_outside_the_given_environment_are_not_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SOME_AMBIENT_VARIABLE", "value")
     assert "SOME_AMBIENT_VARIABLE" not in launch(environ={"PATH": "/bin"}).env
 
@@ -159,17 +161,17 @@ def test_nothing_but_the_given_environment_is_passed(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("outside", "inside"), [({}, "1"), ({"AGENT_POOL_DEPTH": "2"}, "3")])
-def test_a_worker_is_one_pool_deeper_than_its_pool(outside: dict[str, str], inside: str) -> None:
+def test_a_worker_gets_the_depth_of_its_pool_plus_one(outside: dict[str, str], inside: str) -> None:
     assert worker_environment(outside, settings())["AGENT_POOL_DEPTH"] == inside
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "1.5", "²", "１"])  # noqa: RUF001
-def test_a_depth_that_is_no_number_is_named(value: str) -> None:
+def test_a_depth_that_is_no_number_is_a_config_error(value: str) -> None:
     with pytest.raises(ConfigError, match="AGENT_POOL_DEPTH: expected a number"):
         depth({"AGENT_POOL_DEPTH": value})
 
 
-def test_a_pool_inside_a_worker_is_refused_unless_it_is_allowed() -> None:
+def test_a_pool_inside_a_worker_is_refused_unless_allowed() -> None:
     inside = worker_environment({}, settings())
     with pytest.raises(ConfigError, match="AGENT_POOL_ALLOW_NESTED=true"):
         refuse_nesting(inside, settings())
@@ -177,10 +179,10 @@ def test_a_pool_inside_a_worker_is_refused_unless_it_is_allowed() -> None:
     refuse_nesting({}, settings())
 
 
-# The arguments
+# The options
 
 
-def test_every_worker_speaks_stream_json_and_keeps_ambient_things_out() -> None:
+def test_every_worker_uses_stream_json_without_ambient_configuration() -> None:
     started = launch()
     assert started.argv[0] == "/opt/claude"
     assert {
@@ -194,11 +196,11 @@ def test_every_worker_speaks_stream_json_and_keeps_ambient_things_out() -> None:
     assert started.cwd == PROJECT
 
 
-def test_commands_stay_on_because_a_reset_is_one() -> None:
+def test_slash_commands_stay_enabled_because_a_reset_needs_them() -> None:
     assert "--disable-slash-commands" not in launch().argv
 
 
-def test_values_are_joined_to_their_options_so_that_none_is_taken_for_one() -> None:
+def test_a_value_with_a_leading_dash_stays_an_option_value() -> None:
     started = launch(model="-x", tools=("-y",), disallowed_tools=("-z",))
     assert option(started, "model") == "-x"
     assert option(started, "tools") == "-y"
@@ -206,7 +208,7 @@ def test_values_are_joined_to_their_options_so_that_none_is_taken_for_one() -> N
     assert not {"-x", "-y", "-z"} & set(started.argv)
 
 
-def test_tools_that_outlive_a_reset_are_offered_only_to_agents_that_name_them() -> None:
+def test_tools_that_outlive_a_reset_are_disallowed_unless_named() -> None:
     refused = set((option(launch(), "disallowedTools") or "").split(","))
     named = launch(tools=("Read", "Monitor"))
     assert refused >= SURVIVING_TOOLS
@@ -214,7 +216,7 @@ def test_tools_that_outlive_a_reset_are_offered_only_to_agents_that_name_them() 
     assert refused - set((option(named, "disallowedTools") or "").split(",")) == {"Monitor"}
 
 
-def test_an_agent_without_tools_gets_none_and_one_that_names_none_gets_all() -> None:
+def test_an_empty_tools_list_gives_no_tools_unset_gives_all() -> None:
     assert option(launch(tools=()), "tools") == ""
     assert option(launch(tools=None), "tools") is None
 
@@ -231,53 +233,64 @@ def test_old_versions_get_their_prompt_from_a_private_file(
     version: str, by_initialize: bool, tmp_path: Path
 ) -> None:
     started = launch(version, prompt="Überprüfe\n")
-    arguments = file_arguments(started, tmp_path / "worker")
+    options = file_options(started, tmp_path / "worker")
     assert started.prompt_by_initialize is by_initialize
     if by_initialize:
-        assert arguments == []
+        assert options == []
     else:
-        [argument] = arguments
-        path = Path(argument.removeprefix("--system-prompt-file="))
+        [only] = options
+        path = Path(only.removeprefix("--system-prompt-file="))
         assert path.read_text(encoding="utf-8") == "Überprüfe\n"
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-# The fingerprint
+def test_mcp_servers_are_passed_in_a_private_file_until_removed(tmp_path: Path) -> None:
+    config = f'{{"mcpServers":{{"one":{{"headers":"{SECRET}"}}}}}}'
+    [only] = file_options(replace(launch(), mcp_config=config), tmp_path / "worker")
+    path = Path(only.removeprefix("--mcp-config="))
+    assert path.read_text(encoding="utf-8") == config
+    assert path.stat().st_mode & 0o777 == 0o600
+    remove_files(tmp_path / "worker")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_fingerprint_does_not_depend_on_the_order_of_the_variables() -> None:
+# The profile
+
+
+def test_the_profile_does_not_depend_on_the_variable_order() -> None:
     one, other = launch(environ={"A": "1", "B": "2"}), launch(environ={"B": "2", "A": "1"})
-    assert one.fingerprint == other.fingerprint
-    assert one.fingerprint.isalnum()
+    assert one.profile == other.profile
+    assert one.profile.isalnum()
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_the_fingerprint_is_the_same_in_every_process(seed: str) -> None:
+def test_the_profile_is_the_same_in_every_process(seed: str) -> None:
     code = (
-        "from pathlib import Path; from agent_pool.claude.launch import Launch; "
-        "print(Launch(('claude',), {'A': '1'}, Path('/srv'), '', 'p', True, '2.1.330').fingerprint)"
+        "from pathlib import Path; from agent_pool.claude.launch import LaunchConfig; "
+        "made = LaunchConfig(('claude',), {'A': '1'}, Path('/srv'), '', 'p', True, '2.1.330'); "
+        "print(made.profile)"
     )
     env = {**os.environ, "PYTHONHASHSEED": seed}
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, check=True, timeout=60
     )
-    here = Launch(("claude",), {"A": "1"}, Path("/srv"), "", "p", True, "2.1.330")
-    assert said.stdout.decode().strip() == here.fingerprint
+    here = LaunchConfig(("claude",), {"A": "1"}, Path("/srv"), "", "p", True, "2.1.330")
+    assert printed.stdout.decode().strip() == here.profile
 
 
 @pytest.mark.parametrize("field", [{"prompt": "Other."}, {"name": "other"}, {"description": "x"}])
-def test_agents_that_differ_by_their_prompt_start_as_the_same_blank_process(
-    field: dict[str, str],
+def test_prompt_name_and_description_do_not_change_the_profile(
+    field: dict[str, Any],
 ) -> None:
-    assert launch(**field).fingerprint == launch().fingerprint
+    assert launch(**field).profile == launch().profile
 
 
-def test_old_versions_take_their_prompt_at_the_start_so_it_makes_them_differ() -> None:
+def test_the_prompt_changes_the_profile_in_old_versions() -> None:
     prompts = ["One.", "Another."]
-    assert len({launch("2.0.77", prompt=prompt).fingerprint for prompt in prompts}) == 2
+    assert len({launch("2.0.77", prompt=prompt).profile for prompt in prompts}) == 2
 
 
-DIFFERENT: dict[str, Callable[[], Launch]] = {
+DIFFERENT: dict[str, Callable[[], LaunchConfig]] = {
     "binary": lambda: launch(cli=Path("/usr/bin/claude")),
     "version": lambda: launch("2.1.331"),
     "tools": lambda: launch(tools=("Read",)),
@@ -287,17 +300,17 @@ DIFFERENT: dict[str, Callable[[], Launch]] = {
     "variable": lambda: launch(environ={"PATH": "/bin", "ANTHROPIC_API_KEY": "k"}),
     "value": lambda: launch(environ={"PATH": "/usr/bin"}),
     "folder": lambda: launch(setting=Settings(project_dir=Path("/srv/other"))),
-    "servers": lambda: replace(launch(), servers='{"mcpServers":{}}'),
+    "servers": lambda: replace(launch(), mcp_config='{"mcpServers":{}}'),
 }
 
 
 @pytest.mark.parametrize("what", DIFFERENT)
-def test_whatever_else_differs_gives_another_fingerprint(what: str) -> None:
-    others = [start().fingerprint for name, start in DIFFERENT.items() if name != what]
-    assert DIFFERENT[what]().fingerprint not in [launch().fingerprint, *others]
+def test_every_other_difference_gives_another_profile(what: str) -> None:
+    others = [start().profile for name, start in DIFFERENT.items() if name != what]
+    assert DIFFERENT[what]().profile not in [launch().profile, *others]
 
 
-# What is shown
+# The launch as people read it
 
 
 @pytest.mark.parametrize(
@@ -316,18 +329,37 @@ def test_whatever_else_differs_gives_another_fingerprint(what: str) -> None:
 )
 def test_secrets_are_masked_where_the_environment_is_shown(name: str) -> None:
     started = launch(environ={name: SECRET, "PATH": "/bin"})
+    shown = started.spec().env
     assert started.env[name] == SECRET
-    assert started.shown_env()[name] == "…"
-    assert started.shown_env()["PATH"] == "/bin"
-    assert SECRET not in str(started.shown_env())
+    assert shown[name] == "…"
+    assert shown["PATH"] == "/bin"
+    assert SECRET not in str(started.spec())
 
 
-def test_the_environment_is_shown_in_order_and_complete() -> None:
+def test_a_password_in_a_url_is_masked_and_the_rest_is_shown() -> None:
+    proxy = f"http://me:{SECRET}@proxy.example:3128/path@x"
+    shown = launch(environ={"HTTPS_PROXY": proxy}).spec().env
+    assert shown["HTTPS_PROXY"] == "http://…@proxy.example:3128/path@x"
+
+
+def test_the_shown_environment_is_complete_and_sorted_by_name() -> None:
     started = launch(environ={"Z": "1", "A": "2"})
-    assert list(started.shown_env()) == sorted(started.env)
+    assert list(started.spec().env) == sorted(started.env)
 
 
-def test_the_machines_own_environment_is_the_default_for_depth(
+def test_a_launch_spec_has_command_folder_prompt_and_version() -> None:
+    started = launch(prompt="You review.", model="haiku")
+    spec = started.spec()
+    assert spec.argv == started.argv
+    assert (spec.cwd, spec.prompt, spec.version) == (str(PROJECT), "You review.", "2.1.330")
+
+
+def test_the_repr_of_a_launch_shows_no_secrets() -> None:
+    started = replace(launch(environ={"HF_TOKEN": SECRET}), mcp_config=f'{{"key":"{SECRET}"}}')
+    assert SECRET not in repr(started)
+
+
+def test_depth_reads_the_environment_of_the_process_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(os.environ, "AGENT_POOL_DEPTH", "4")

@@ -1,28 +1,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
-from agent_pool.claude.events import (
-    ControlAnswered,
-    ControlAsked,
+from agent_pool import Retry, Text, ToolOutput, ToolUse, Usage
+from agent_pool.claude.protocol.results import Spend, TurnResult
+from agent_pool.claude.protocol.session import Session
+from agent_pool.claude.protocol.signals import (
     Initialized,
     InitializeFailed,
-    Retrying,
-    Said,
-    ToolAnswered,
-    ToolCalled,
-    TurnEnded,
+    PermissionAsked,
+    ResetFinished,
+    Signal,
+    StrayFinished,
+    TurnFinished,
+    UnknownRequest,
 )
-from agent_pool.claude.session import Session
-from agent_pool.claude.states import TRANSITIONS, State
+from agent_pool.claude.protocol.states import TRANSITIONS, SessionState
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
-from claude import frames
-from claude.frames import as_lines
-from claude.sessions import (
+from support import recorded_frames as frames
+from support.json_lines import as_lines
+from support.session_states import (
     MAX_LINE,
     clearing,
+    finished,
     in_turn,
     kinds,
     new_session,
@@ -35,55 +38,73 @@ from claude.sessions import (
 # Becoming ready
 
 
-def test_initialize_carries_the_given_fields_and_its_answer_makes_the_session_ready() -> None:
+def test_initialize_sends_its_fields_and_makes_the_session_ready() -> None:
     session = new_session()
-    sent = json.loads(session.initialize("r159c80", {"systemPrompt": ["You test."]}))
+    schema = {"type": "object"}
+    sent = json.loads(session.initialize("r159c80", prompt="You test.", schema=schema))
     assert sent == {
         "type": "control_request",
         "request_id": "r159c80",
-        "request": {"subtype": "initialize", "systemPrompt": ["You test."]},
+        "request": {"subtype": "initialize", "systemPrompt": ["You test."], "jsonSchema": schema},
     }
-    assert (session.state, session.is_clean) == (State.STARTING, False)
-    [event] = session.receive(frames.INITIALIZED.data)
-    assert isinstance(event, Initialized)
-    assert event.info["account"]["apiKeySource"] == "ANTHROPIC_API_KEY"
-    assert (session.state, session.is_clean) == (State.READY, True)
+    assert (session.state, session.is_clean) == (SessionState.STARTING, False)
+    assert session.receive(frames.INITIALIZED.data) == [Initialized()]
+    assert (session.state, session.is_clean) == (SessionState.READY, True)
+
+
+def test_initialize_leaves_out_a_prompt_and_schema_that_are_none() -> None:
+    sent = json.loads(new_session().initialize("r159c80", prompt=None))
+    assert sent["request"] == {"subtype": "initialize"}
+
+
+def test_an_empty_system_prompt_is_sent_and_not_left_out() -> None:
+    sent = json.loads(new_session().initialize("r159c80", prompt="", schema={}))
+    assert sent["request"] == {"subtype": "initialize", "systemPrompt": [""], "jsonSchema": {}}
 
 
 def test_a_refused_initialize_breaks_the_session() -> None:
     session = new_session()
-    session.initialize("i", {})
+    session.initialize("i", prompt=None)
     refusal = {"subtype": "error", "request_id": "i", "error": "no such prompt"}
     events = session.receive(as_lines({"type": "control_response", "response": refusal}))
-    assert (events, session.state) == ([InitializeFailed("no such prompt")], State.BROKEN)
+    assert (events, session.state) == ([InitializeFailed("no such prompt")], SessionState.BROKEN)
 
 
-def test_another_requests_answer_does_not_make_the_session_ready() -> None:
+def test_an_answer_to_another_request_leaves_the_session_starting() -> None:
     session = new_session()
-    session.initialize("i", {})
-    session.receive(frames.UNSUPPORTED.data)
-    assert session.state is State.STARTING
+    session.initialize("i", prompt=None)
+    assert session.receive(frames.UNSUPPORTED.data) == []
+    assert session.state is SessionState.STARTING
 
 
-def test_initialize_is_sent_once() -> None:
+def test_a_second_initialize_is_a_local_protocol_error() -> None:
     session = new_session()
-    session.initialize("i", {})
+    session.initialize("i", prompt=None)
     with pytest.raises(LocalProtocolError):
-        session.initialize("j", {})
+        session.initialize("j", prompt=None)
 
 
 # A turn
 
 
-def test_a_turn_is_told_as_it_happens_and_ends_with_the_result_of_its_prompt() -> None:
+def test_a_turn_gives_its_events_and_ends_with_its_result() -> None:
     session = in_turn(frames.BASH)
     assert session.receive(frames.BASH.data) == [
-        ToolCalled("toolu_b0adaa5446", "Bash", {"command": "echo hi", "description": "d"}),
-        ToolAnswered("toolu_b0adaa5446", "hi", is_error=False),
-        Said("done with tool"),
-        TurnEnded(frames.BASH.last),
+        ToolUse("toolu_b0adaa5446", "Bash", {"command": "echo hi", "description": "d"}),
+        ToolOutput("toolu_b0adaa5446", "hi", is_error=False),
+        Text("done with tool"),
+        TurnFinished(
+            TurnResult(
+                "done with tool",
+                is_error=False,
+                subtype="success",
+                turns=2,
+                spend=Spend(Usage(input_tokens=20, output_tokens=10), 0.00028000000000000003),
+                session_id="7242a9b6",
+            )
+        ),
     ]
-    assert (session.state, session.taints, session.strays) == (State.USED, [], 0)
+    assert (session.state, session.taints, session.strays) == (SessionState.USED, [], 0)
     assert (session.session_id, session.version) == ("7242a9b6", "2.1.330")
 
 
@@ -94,92 +115,94 @@ def test_a_task_is_sent_as_data_after_a_line_feed(task: str) -> None:
     assert sent["message"] == {"role": "user", "content": "\n" + task}
 
 
-def test_a_version_that_does_not_stamp_is_taken_at_its_word() -> None:
+def test_an_unstamped_result_ends_the_turn_in_old_versions() -> None:
     session = in_turn(frames.HELLO_2_1_119)
     events = session.receive(frames.HELLO_2_1_119.data)
-    assert events == [Said("answer to hello"), TurnEnded(frames.HELLO_2_1_119.last)]
-    assert (session.state, session.taints) == (State.USED, [])
+    assert events == [Text("answer to hello"), finished(frames.HELLO_2_1_119.last)]
+    assert (session.state, session.taints) == (SessionState.USED, [])
 
 
-def test_a_result_with_several_stamps_ends_the_turn_if_ours_is_among_them() -> None:
+def test_a_result_with_our_stamp_among_several_ends_the_turn() -> None:
     session = in_turn(frames.HELLO)
     last = with_fields(
         frames.HELLO.last, user_message_uuid="other", user_message_uuids=["other", "d15cf5bc"]
     )
-    assert session.receive(as_lines(last)) == [TurnEnded(last)]
+    assert session.receive(as_lines(last)) == [finished(last)]
 
 
 @pytest.mark.parametrize("stamps", [["other"], ["other", "third"]])
-def test_a_result_with_anothers_stamp_is_a_stray(stamps: list[str]) -> None:
+def test_a_result_with_only_foreign_stamps_is_a_stray(stamps: list[str]) -> None:
     session = in_turn(frames.HELLO)
     late = with_fields(frames.HELLO.last, user_message_uuid=None, user_message_uuids=stamps)
-    assert session.receive(as_lines(late)) == []
-    assert (session.state, session.strays) == (State.IN_TURN, 1)
+    assert session.receive(as_lines(late)) == [StrayFinished()]
+    assert (session.state, session.strays) == (SessionState.IN_TURN, 1)
     assert session.taints != []
 
 
-def test_the_late_result_of_the_turn_before_is_never_the_answer_to_this_one() -> None:
+def test_a_late_result_never_answers_the_next_turn() -> None:
     session = used(frames.HELLO)
     session.prompt(frames.BASH.stamp, "the next task")
-    assert session.receive(as_lines(frames.HELLO.last)) == []
-    assert session.receive(frames.BASH.data)[-1] == TurnEnded(frames.BASH.last)
+    assert session.receive(as_lines(frames.HELLO.last)) == [StrayFinished()]
+    assert session.receive(frames.BASH.data)[-1] == finished(
+        frames.BASH.last, after=frames.HELLO.last
+    )
     assert (session.strays, len(session.taints)) == (1, 1)
 
 
-def test_a_version_that_stamps_must_stamp_its_results() -> None:
+def test_an_unstamped_result_is_a_stray_in_versions_that_stamp() -> None:
     session = in_turn(frames.HELLO)
     session.receive(frames.HELLO.without_last())
-    assert session.receive(as_lines(unstamped(frames.HELLO.last))) == []
-    assert (session.state, session.strays) == (State.IN_TURN, 1)
+    assert session.receive(as_lines(unstamped(frames.HELLO.last))) == [StrayFinished()]
+    assert (session.state, session.strays) == (SessionState.IN_TURN, 1)
 
 
 def test_a_result_without_any_prompt_is_a_stray() -> None:
     session = ready()
-    assert session.receive(as_lines(unstamped(frames.HELLO.last))) == []
-    assert (session.state, session.strays, session.is_clean) == (State.READY, 1, False)
+    assert session.receive(as_lines(unstamped(frames.HELLO.last))) == [StrayFinished()]
+    assert (session.state, session.strays, session.is_clean) == (SessionState.READY, 1, False)
 
 
 def test_a_second_result_for_the_same_prompt_is_a_stray() -> None:
     session = used(frames.HELLO)
-    assert session.receive(as_lines(frames.HELLO.last)) == []
-    assert (session.state, session.strays) == (State.USED, 1)
+    assert session.receive(as_lines(frames.HELLO.last)) == [StrayFinished()]
+    assert (session.state, session.strays) == (SessionState.USED, 1)
 
 
 def test_an_error_result_ends_the_turn_as_well() -> None:
     session = in_turn(frames.HELLO)
     last = with_fields(frames.HELLO.last, subtype="error_max_turns", is_error=True, result=None)
-    assert session.receive(as_lines(last)) == [TurnEnded(last)]
-    assert (session.state, session.taints) == (State.USED, [])
+    assert session.receive(as_lines(last)) == [finished(last)]
+    assert (session.state, session.taints) == (SessionState.USED, [])
 
 
-def test_what_a_sub_agent_says_and_calls_is_not_told() -> None:
+def test_text_and_tool_calls_of_subagents_give_no_events() -> None:
     session = in_turn(frames.SUBAGENT)
-    called, answered, said, ended = session.receive(frames.SUBAGENT.data)
-    assert isinstance(called, ToolCalled)
+    called, answered, text, ended = session.receive(frames.SUBAGENT.data)
+    assert isinstance(called, ToolUse)
     assert called.name == "Agent"
-    assert isinstance(answered, ToolAnswered)
+    assert isinstance(answered, ToolOutput)
     assert answered.id == called.id
     assert answered.text.startswith("  <tools-used-before-summary>")
-    assert (said, ended) == (Said("done with tool"), TurnEnded(frames.SUBAGENT.last))
+    assert (text, ended) == (Text("done with tool"), finished(frames.SUBAGENT.last))
     assert session.taints == []
 
 
-def test_frames_of_unknown_types_are_passed_over() -> None:
+def test_frames_of_unknown_types_are_ignored_without_a_taint() -> None:
     session = in_turn(frames.HELLO)
     unknown = [{"type": "brand_new", "data": [1]}, {"type": None}, {"type": ["x"]}, {}]
     unknown.append({"type": "system", "subtype": "brand_new"})
     assert session.receive(as_lines(*unknown)) == []
-    assert (session.state, session.taints, session.noise) == (State.IN_TURN, [], 0)
+    assert (session.state, session.taints) == (SessionState.IN_TURN, [])
 
 
-def test_lines_that_are_no_frames_are_counted_and_passed_over() -> None:
+def test_lines_that_are_no_frames_give_no_signals() -> None:
     session = in_turn(frames.HELLO)
     data = b"(node) a warning\n\n  \n" + frames.HELLO.data
-    assert kinds(session.receive(data)) == [Said, TurnEnded]
-    assert session.noise == 1
+    assert kinds(session.receive(data)) == [Text, TurnFinished]
+    assert session.taints == []
 
 
-def test_a_retried_request_is_told() -> None:
+def test_a_retried_api_request_gives_a_retry_event() -> None:
     session = in_turn(frames.HELLO)
     frame = {
         "type": "system",
@@ -190,45 +213,79 @@ def test_a_retried_request_is_told() -> None:
         "retry_delay_ms": 1500,
     }
     assert session.receive(as_lines(frame)) == [
-        Retrying(status=529, error="overloaded", attempt=2, delay=1.5)
+        Retry(status=529, error="overloaded", attempt=2, delay=1.5)
     ]
 
 
-# Turns that nobody asked for
+# The tokens and the cost of a turn
 
 
-def test_a_turn_that_starts_by_itself_is_not_told_and_taints() -> None:
+def spends(signals: list[Signal]) -> list[Spend]:
+    return [signal.result.spend for signal in signals if isinstance(signal, TurnFinished)]
+
+
+def test_a_turn_spends_only_the_growth_of_the_running_totals() -> None:
+    session = in_turn(frames.HELLO_2_1_119)
+    first = spends(session.receive(frames.HELLO_2_1_119.data))
+    session.prompt(frames.AGAIN_2_1_119.stamp, "again")
+    second = spends(session.receive(frames.AGAIN_2_1_119.data))
+    assert first == second == [Spend(Usage(input_tokens=10, output_tokens=5), 0.000105)]
+
+
+def test_the_running_totals_of_a_session_restart_at_a_clear() -> None:
+    session = clearing(frames.HELLO)
+    session.receive(frames.CLEAR.data)
+    session.prompt(frames.BASH.stamp, "the next task")
+    usage = Usage(input_tokens=20, output_tokens=10)
+    assert spends(session.receive(frames.BASH.data)) == [Spend(usage, 0.00028000000000000003)]
+
+
+def test_a_stray_result_does_not_change_the_running_totals() -> None:
+    session = used(frames.HELLO)
+    session.prompt(frames.BASH.stamp, "the next task")
+    stray = with_fields(frames.BACKGROUND.last, total_cost_usd=99)
+    assert spends(session.receive(as_lines(stray))) == []
+    usage = Usage(input_tokens=10, output_tokens=5)
+    assert spends(session.receive(frames.BASH.data)) == [Spend(usage, 0.00014000000000000001)]
+
+
+# Turns that no prompt has asked for
+
+
+def test_an_unrequested_turn_gives_no_events_and_taints_the_session() -> None:
     session = used(frames.BACKGROUND)
-    assert session.receive(frames.FOREIGN.data) == []
-    assert (session.state, session.strays) == (State.USED, 1)
+    assert session.receive(frames.FOREIGN.data) == [StrayFinished()]
+    assert (session.state, session.strays) == (SessionState.USED, 1)
     assert "a turn started by itself" in session.taints
 
 
-def test_a_turn_that_starts_by_itself_in_ours_leaves_our_answer_our_own() -> None:
+def test_an_unrequested_turn_inside_ours_leaves_our_answer_unchanged() -> None:
     session = used(frames.BACKGROUND)
     session.prompt(frames.HELLO.stamp, "hello")
     events = session.receive(frames.FOREIGN.data + frames.HELLO.data)
-    assert events == [Said("answer to hello"), TurnEnded(frames.HELLO.last)]
+    answer = finished(frames.HELLO.last, after=frames.BACKGROUND.last)
+    assert events == [StrayFinished(), Text("answer to hello"), answer]
     assert (session.strays, session.is_clean) == (1, False)
 
 
-def test_a_turn_that_starts_by_itself_spoils_a_reset() -> None:
+def test_an_unrequested_turn_during_a_reset_leaves_the_session_unclean() -> None:
     session = clearing(frames.HELLO)
-    session.receive(frames.FOREIGN.data + frames.CLEAR.data)
-    assert (session.state, session.strays, session.is_clean) == (State.READY, 1, False)
+    signals = session.receive(frames.FOREIGN.data + frames.CLEAR.data)
+    assert kinds(signals) == [StrayFinished, ResetFinished]
+    assert (session.state, session.strays, session.is_clean) == (SessionState.READY, 1, False)
 
 
-def test_a_turn_that_starts_by_itself_taints_as_soon_as_it_starts() -> None:
+def test_an_unrequested_turn_taints_the_session_at_its_start() -> None:
     session = used(frames.HELLO)
     session.prompt(frames.BASH.stamp, "the next task")
     session.receive(as_lines(frames.FOREIGN.frames[3]))
     assert session.taints == ["a turn started by itself"]
 
 
-def test_a_turn_that_starts_by_itself_is_seen_where_results_are_not_stamped() -> None:
+def test_an_unrequested_turn_is_noticed_in_versions_without_stamps() -> None:
     session = used(frames.HELLO_2_1_119)
     session.receive(frames.AGAIN_2_1_119.data)
-    assert (session.state, session.strays) == (State.USED, 1)
+    assert (session.state, session.strays) == (SessionState.USED, 1)
     assert "a turn started by itself" in session.taints
 
 
@@ -240,93 +297,132 @@ def test_an_interrupted_turn_ends_with_its_own_result() -> None:
     session.receive(frames.RUNNING.data)
     sent = json.loads(session.interrupt(frames.INTERRUPTED.stamp))
     assert sent["request"] == {"subtype": "interrupt"}
-    assert session.state is State.INTERRUPTING
-    acknowledged, stopped, ended = session.receive(frames.INTERRUPTED.data)
-    assert acknowledged == ControlAnswered("rd99618", None, {"still_queued": []})
-    assert isinstance(stopped, ToolAnswered)
-    assert ended == TurnEnded(frames.INTERRUPTED.last)
-    assert (session.state, session.taints) == (State.USED, [])
+    assert session.state is SessionState.INTERRUPTING
+    stopped, ended = session.receive(frames.INTERRUPTED.data)
+    assert isinstance(stopped, ToolOutput)
+    assert ended == finished(frames.INTERRUPTED.last)
+    assert (session.state, session.taints) == (SessionState.USED, [])
 
 
-def test_a_result_that_crosses_the_interrupt_ends_the_turn() -> None:
+def test_a_result_that_arrives_during_an_interrupt_ends_the_turn() -> None:
     session = in_turn(frames.HELLO)
     session.interrupt("r")
-    assert session.receive(frames.HELLO.data)[-1] == TurnEnded(frames.HELLO.last)
-    assert session.state is State.USED
+    assert session.receive(frames.HELLO.data)[-1] == finished(frames.HELLO.last)
+    assert session.state is SessionState.USED
 
 
 # Control
 
 
-def test_the_answers_to_our_control_requests_are_told() -> None:
-    session = ready()
-    sent = json.loads(session.control("rfb3432", {"subtype": "no_such"}))
-    assert (sent["request_id"], sent["request"]) == ("rfb3432", {"subtype": "no_such"})
-    assert session.receive(frames.UNSUPPORTED.data) == [
-        ControlAnswered("rfb3432", "Unsupported control request subtype: no_such", {})
-    ]
+def test_answers_to_our_control_requests_give_no_signals() -> None:
+    session = used(frames.BACKGROUND)
+    sent = json.loads(session.stop_background_task("rfb3432", "biz7pvve9"))
+    assert (sent["type"], sent["request_id"]) == ("control_request", "rfb3432")
+    assert sent["request"] == {"subtype": "stop_task", "task_id": "biz7pvve9"}
+    assert session.receive(frames.UNSUPPORTED.data) == []
+    assert (session.state, session.taints) == (SessionState.USED, [])
 
 
-def test_what_the_process_asks_is_told_and_can_be_answered() -> None:
+def control_request(**request: object) -> bytes:
+    return as_lines({"type": "control_request", "request_id": "q", "request": request})
+
+
+def test_a_permission_request_of_the_cli_is_reported_and_answered() -> None:
     session = in_turn(frames.HELLO)
-    request = {"subtype": "can_use_tool", "tool_name": "Bash"}
-    frame = {"type": "control_request", "request_id": "q", "request": request}
-    assert session.receive(as_lines(frame)) == [ControlAsked("q", request)]
-    assert json.loads(session.answer_control("q", {"behavior": "deny"}))["response"] == {
+    asked = PermissionAsked("q", "Bash", {"command": "ls"}, "List the files.")
+    data = control_request(
+        subtype="can_use_tool",
+        tool_name="Bash",
+        input={"command": "ls"},
+        description="List the files.",
+    )
+    assert session.receive(data) == [asked]
+    assert json.loads(session.allow_tool(asked)) == {
+        "type": "control_response",
+        "response": {
+            "request_id": "q",
+            "subtype": "success",
+            "response": {"behavior": "allow", "updatedInput": {"command": "ls"}},
+        },
+    }
+    assert json.loads(session.deny_tool(asked, "not here"))["response"] == {
         "request_id": "q",
         "subtype": "success",
-        "response": {"behavior": "deny"},
+        "response": {"behavior": "deny", "message": "not here"},
     }
-    assert json.loads(session.answer_control("q", "not here"))["response"] == {
+
+
+@pytest.mark.parametrize("junk", [None, [], 0, False])
+def test_missing_fields_of_a_permission_request_are_read_as_empty(junk: object) -> None:
+    session = in_turn(frames.HELLO)
+    data = control_request(subtype="can_use_tool", input=junk, description=junk)
+    assert session.receive(data) == [PermissionAsked("q", "", {}, "")]
+
+
+def test_an_unknown_request_of_the_cli_is_reported_and_refused() -> None:
+    session = in_turn(frames.HELLO)
+    unknown = UnknownRequest("q", "hook_callback")
+    assert session.receive(control_request(subtype="hook_callback")) == [unknown]
+    assert json.loads(session.refuse_request(unknown))["response"] == {
         "request_id": "q",
         "subtype": "error",
-        "error": "not here",
+        "error": "agent-pool cannot answer hook_callback",
     }
 
 
-# The order of things
+def test_a_control_request_without_a_body_gives_no_signal() -> None:
+    session = in_turn(frames.HELLO)
+    frame = {"type": "control_request", "request_id": "q", "request": "odd"}
+    assert session.receive(as_lines(frame)) == []
 
-CALLS = {
+
+# The order of calls
+
+ASKED = PermissionAsked("r", "Bash", {}, "")
+CALLS: dict[str, Callable[[Session], bytes]] = {
     "prompt": lambda session: session.prompt("s", "task"),
     "interrupt": lambda session: session.interrupt("r"),
     "clear": lambda session: session.clear("s"),
-    "control": lambda session: session.control("r", {"subtype": "x"}),
-    "answer_control": lambda session: session.answer_control("r", {}),
+    "stop_background_task": lambda session: session.stop_background_task("r", "b"),
+    "allow_tool": lambda session: session.allow_tool(ASKED),
+    "deny_tool": lambda session: session.deny_tool(ASKED, "no"),
+    "refuse_request": lambda session: session.refuse_request(UnknownRequest("r", "x")),
 }
-ALLOWED = {
-    State.STARTING: {"control", "answer_control"},
-    State.READY: {"prompt", "control", "answer_control"},
-    State.IN_TURN: {"interrupt", "control", "answer_control"},
-    State.INTERRUPTING: {"control", "answer_control"},
-    State.USED: {"prompt", "clear", "control", "answer_control"},
-    State.RESETTING: {"control", "answer_control"},
-    State.CLOSED: set(),
-    State.BROKEN: set(),
+WHILE_ALIVE = {"stop_background_task", "allow_tool", "deny_tool", "refuse_request"}
+ALLOWED: dict[SessionState, set[str]] = {
+    SessionState.STARTING: WHILE_ALIVE,
+    SessionState.READY: WHILE_ALIVE | {"prompt"},
+    SessionState.IN_TURN: WHILE_ALIVE | {"interrupt"},
+    SessionState.INTERRUPTING: WHILE_ALIVE,
+    SessionState.USED: WHILE_ALIVE | {"prompt", "clear"},
+    SessionState.RESETTING: WHILE_ALIVE,
+    SessionState.CLOSED: set(),
+    SessionState.BROKEN: set(),
 }
 
 
-def session_in(state: State) -> Session:
-    if state is State.STARTING:
+def session_in(state: SessionState) -> Session:
+    if state is SessionState.STARTING:
         return new_session()
     session = ready()
-    if state in (State.IN_TURN, State.INTERRUPTING):
+    if state in (SessionState.IN_TURN, SessionState.INTERRUPTING):
         session.prompt("s", "task")
-    if state is State.INTERRUPTING:
+    if state is SessionState.INTERRUPTING:
         session.interrupt("r")
-    if state in (State.USED, State.RESETTING):
-        session = used() if state is State.USED else clearing()
-    if state is State.CLOSED:
+    if state in (SessionState.USED, SessionState.RESETTING):
+        session = used() if state is SessionState.USED else clearing()
+    if state is SessionState.CLOSED:
         session.receive_eof()
-    if state is State.BROKEN:
+    if state is SessionState.BROKEN:
         with pytest.raises(RemoteProtocolError):
             session.receive(b"{broken\n")
     assert session.state is state
     return session
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", SessionState)
 @pytest.mark.parametrize("call", CALLS)
-def test_every_call_is_allowed_or_refused_by_the_state(state: State, call: str) -> None:
+def test_every_call_is_allowed_or_refused_by_the_state(state: SessionState, call: str) -> None:
     session = session_in(state)
     if call in ALLOWED[state]:
         assert CALLS[call](session).endswith(b"\n")
@@ -336,37 +432,37 @@ def test_every_call_is_allowed_or_refused_by_the_state(state: State, call: str) 
         assert session.state is state
 
 
-def test_a_prompt_that_cannot_be_sent_leaves_the_state_as_it_is() -> None:
-    session = session_in(State.USED)
+def test_a_prompt_that_cannot_be_sent_leaves_the_state_unchanged() -> None:
+    session = session_in(SessionState.USED)
     with pytest.raises(LocalProtocolError, match="not sendable"):
         session.prompt(b"stamp", "task")  # type: ignore[arg-type]
     with pytest.raises(LocalProtocolError, match="not sendable"):
         session.clear(b"stamp")  # type: ignore[arg-type]
-    assert session.state is State.USED
+    assert session.state is SessionState.USED
 
 
-def test_every_state_stands_in_the_table_of_transitions() -> None:
-    assert set(TRANSITIONS) == set(State)
+def test_every_state_is_in_the_table_of_transitions() -> None:
+    assert set(TRANSITIONS) == set(SessionState)
     assert all(after in TRANSITIONS for row in TRANSITIONS.values() for after in row.values())
 
 
-@pytest.mark.parametrize("state", [State.CLOSED, State.BROKEN])
-def test_what_comes_after_the_end_is_not_heard(state: State) -> None:
+@pytest.mark.parametrize("state", [SessionState.CLOSED, SessionState.BROKEN])
+def test_data_after_the_end_of_a_session_is_ignored(state: SessionState) -> None:
     session = session_in(state)
     assert session.receive(frames.HELLO.data) == []
     assert session.state is state
 
 
-def test_broken_bytes_break_the_session_and_its_end_does_not_mend_it() -> None:
+def test_broken_json_breaks_the_session_and_eof_keeps_it_broken() -> None:
     session = in_turn(frames.HELLO)
     with pytest.raises(RemoteProtocolError, match="broken JSON"):
         session.receive(b'{"type": "result", \n')
     session.receive_eof()
-    assert (session.state, session.is_clean) == (State.BROKEN, False)
+    assert (session.state, session.is_clean) == (SessionState.BROKEN, False)
 
 
 def test_a_line_over_max_line_breaks_the_session() -> None:
     session = in_turn(frames.HELLO)
     with pytest.raises(RemoteProtocolError, match="10,000"):
         session.receive(b'{"a":"' + b"x" * MAX_LINE)
-    assert session.state is State.BROKEN
+    assert session.state is SessionState.BROKEN

@@ -1,4 +1,4 @@
-"""What holds for a session whatever arrives and in whatever order it is asked."""
+"""Properties of a session that hold for any input and any order of calls."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent_pool.claude.events import Event, TurnEnded, WasReset
-from agent_pool.claude.session import Session
-from agent_pool.claude.states import State
+from agent_pool.claude.protocol.results import Spend, read_result, running_totals
+from agent_pool.claude.protocol.session import Session
+from agent_pool.claude.protocol.signals import (
+    PermissionAsked,
+    ResetFailed,
+    ResetFinished,
+    Signal,
+    StrayFinished,
+    TurnFinished,
+)
+from agent_pool.claude.protocol.states import SessionState
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
-from claude import frames
+from support import recorded_frames as frames
+from support.json_lines import as_lines
+from support.session_states import finished
 
 MAX_LINE = 2_000
 
@@ -50,6 +60,8 @@ RESULT = st.fixed_dictionaries(
         "user_message_uuid": STAMPS,
         "user_message_uuids": st.lists(STAMPS, max_size=2),
         "local_command": st.sampled_from(["clear", "cost"]),
+        "total_cost_usd": st.sampled_from([0, 0.25, 2]) | JUNK,
+        "modelUsage": st.sampled_from([{}, {"m": {"inputTokens": 7}}]) | JUNK,
     },
 )
 RESET_RESULT = st.fixed_dictionaries(
@@ -94,20 +106,35 @@ CONTROL = st.fixed_dictionaries(
         ),
     }
 )
-GOOD_FRAMES = st.one_of(RESULT, RESET_RESULT, INIT, MESSAGE, TASKS, RESET_FRAME, CONTROL)
+CONTROL_REQUEST = st.fixed_dictionaries(
+    {
+        "type": st.just("control_request"),
+        "request_id": TEXTS,
+        "request": st.fixed_dictionaries(
+            {"subtype": st.sampled_from(["can_use_tool", "other"])}, optional={"input": JUNK}
+        ),
+    }
+)
+GOOD_FRAMES = st.one_of(
+    RESULT, RESET_RESULT, INIT, MESSAGE, TASKS, RESET_FRAME, CONTROL, CONTROL_REQUEST
+)
 SPOILT_FRAMES = st.builds(
     lambda frame, field, junk: {**frame, sorted(frame)[field % len(frame)]: junk},
     GOOD_FRAMES,
     st.integers(0, 9),
     JUNK,
 )
+ASKED = PermissionAsked("r", "Bash", {}, "")
 CALLS = st.sampled_from(
-    ["initialize", "prompt", "prompt", "interrupt", "clear", "clear", "control", "eof"]
+    [
+        *("initialize", "prompt", "prompt", "interrupt", "clear", "clear"),
+        *("stop_background_task", "deny_tool", "eof"),
+    ]
 )
 
 
 class Conversation:
-    """A session, and what must be true of it."""
+    """A session, and the facts that must be true of it."""
 
     def __init__(self) -> None:
         self.session = Session(max_line=MAX_LINE)
@@ -116,55 +143,72 @@ class Conversation:
         self.has_seen_stamps = False
         self.forgets = True
         self.session_id_before = ""
+        self.totals = Spend()
 
     def begin(self) -> None:
-        self.session.initialize(frames.INITIALIZED.stamp, {})
+        self.session.initialize(frames.INITIALIZED.stamp, prompt=None)
         self.session.receive(frames.INITIALIZED.data)
 
     def call(self, name: str) -> bytes | None:
         self.count += 1
         stamp, session = f"stamp-{self.count}", self.session
         if name == "initialize":
-            return session.initialize("i", {})
+            return session.initialize("i", prompt="You test.")
         if name == "prompt":
             line = session.prompt(stamp, "task")
             self.stamp, self.forgets = stamp, False
             return line
         if name == "clear":
             before = session.session_id
-            line = session.clear(stamp, expects_frame=bool(self.count % 2))
+            line = session.clear(stamp, needs_announcement=bool(self.count % 2))
             self.stamp, self.session_id_before = stamp, before
             return line
         if name == "eof":
             session.receive_eof()
             return None
-        return session.interrupt("r") if name == "interrupt" else session.control("r", {})
+        if name == "deny_tool":
+            return session.deny_tool(ASKED, "no")
+        if name == "stop_background_task":
+            return session.stop_background_task("r", "b")
+        return session.interrupt("r")
 
-    def hear(self, frame: dict[str, Any]) -> None:
-        line = frames.as_lines(frame).replace(f'"{OURS}"'.encode(), f'"{self.stamp}"'.encode())
+    def receive(self, frame: dict[str, Any]) -> None:
+        line = as_lines(frame).replace(f'"{OURS}"'.encode(), f'"{self.stamp}"'.encode())
         frame = json.loads(line)
-        state = self.session.state
-        events = self.session.receive(line)
-        stamps = stamps_in(frame)
-        if any(isinstance(event, TurnEnded) for event in events):
-            assert state in (State.IN_TURN, State.INTERRUPTING)
-            assert self.stamp in stamps or (not stamps and not self.has_seen_stamps)
-            assert events == [TurnEnded(frame)]
-            self.stamp = ""
-        if any(isinstance(event, WasReset) for event in events):
-            assert state is State.RESETTING
-            assert self.stamp in stamps or (not stamps and not self.has_seen_stamps)
+        state, strays = self.session.state, self.session.strays
+        is_over = self.session.is_over
+        signals = self.session.receive(line)
+        if frame.get("type") == "result":
+            kinds = [] if is_over else [type(signals[0])]
+            assert [type(signal) for signal in signals] == kinds
+            assert set(kinds) <= {TurnFinished, StrayFinished, ResetFinished, ResetFailed}
+        if any(isinstance(signal, TurnFinished) for signal in signals):
+            assert state in (SessionState.IN_TURN, SessionState.INTERRUPTING)
+            assert self._is_for_us(frame)
+            totals = running_totals(frame)
+            spend = totals.since(self.totals)
+            assert signals == [TurnFinished(read_result(frame, spend))]
+            self.stamp, self.totals = "", totals
+        if any(isinstance(signal, ResetFinished) for signal in signals):
+            assert state is SessionState.RESETTING
+            assert self._is_for_us(frame)
             assert not frame.get("is_error")
             assert not frame.get("result")
             assert self.session.session_id not in ("", self.session_id_before)
-            self.stamp, self.forgets = "", True
+            self.stamp, self.totals, self.forgets = "", Spend(), True
+        has_stray = any(isinstance(signal, StrayFinished) for signal in signals)
+        assert self.session.strays == strays + has_stray
         if frame.get("type") in ("result", "system"):
-            self.has_seen_stamps |= bool(stamps)
+            self.has_seen_stamps |= bool(stamps_in(frame))
+
+    def _is_for_us(self, frame: dict[str, Any]) -> bool:
+        stamps = stamps_in(frame)
+        return self.stamp in stamps or (not stamps and not self.has_seen_stamps)
 
     def check(self) -> None:
         session = self.session
         if session.is_clean:
-            assert (session.state, self.forgets) == (State.READY, True)
+            assert (session.state, self.forgets) == (SessionState.READY, True)
             assert (session.taints, session.background) == ([], {})
 
 
@@ -174,12 +218,12 @@ def stamps_in(frame: dict[str, Any]) -> list[str]:
     return [stamp for stamp in stamps if isinstance(stamp, str)]
 
 
-def receive(session: Session, data: bytes) -> list[Event]:
-    """What is heard, or nothing if the other side broke the protocol; no other error may come."""
+def receive(session: Session, data: bytes) -> list[Signal]:
+    """Return the signals; none if the data breaks the protocol, which must break the session."""
     try:
         return session.receive(data)
     except RemoteProtocolError:
-        assert session.state is State.BROKEN
+        assert session.state is SessionState.BROKEN
         return []
 
 
@@ -187,13 +231,13 @@ def receive(session: Session, data: bytes) -> list[Event]:
     chunks=st.lists(
         st.binary(max_size=50)
         | st.sampled_from([b"\n", b"{", b"}\n", b'{"type":"result"}\n'])
-        | SPOILT_FRAMES.map(frames.as_lines)
+        | SPOILT_FRAMES.map(as_lines)
     ),
     calls=st.lists(CALLS),
 )
 @example(chunks=[b'{"type":"system","subtype":"init","model":' + b"[" * 900 + b"\n"], calls=[])
 @example(chunks=[b'{"type":"system","subtype":"api_retry","attempt":1e999}\n'], calls=[])
-def test_any_bytes_at_all_give_events_or_a_remote_protocol_error(
+def test_any_bytes_give_events_or_a_remote_protocol_error(
     chunks: list[bytes], calls: list[str]
 ) -> None:
     conversation = Conversation()
@@ -206,7 +250,7 @@ def test_any_bytes_at_all_give_events_or_a_remote_protocol_error(
 
 
 @given(calls=st.lists(CALLS))
-def test_any_order_of_calls_gives_bytes_or_a_local_protocol_error(calls: list[str]) -> None:
+def test_any_call_order_gives_bytes_or_a_local_protocol_error(calls: list[str]) -> None:
     conversation = Conversation()
     for name in calls:
         state = conversation.session.state
@@ -220,7 +264,7 @@ def test_any_order_of_calls_gives_bytes_or_a_local_protocol_error(calls: list[st
 
 @given(steps=st.lists(CALLS | GOOD_FRAMES | SPOILT_FRAMES, max_size=25))
 @example(steps=["prompt", {"type": "result", "user_message_uuid": OURS}, "clear", "prompt"])
-def test_only_the_stamped_result_ends_a_turn_and_only_a_reset_makes_clean(
+def test_only_own_results_end_turns_and_only_resets_make_clean(
     steps: list[str | dict[str, Any]],
 ) -> None:
     conversation = Conversation()
@@ -230,35 +274,35 @@ def test_only_the_stamped_result_ends_a_turn_and_only_a_reset_makes_clean(
             if isinstance(step, str):
                 conversation.call(step)
             else:
-                conversation.hear(step)
+                conversation.receive(step)
         conversation.check()
 
 
 @given(before=st.lists(GOOD_FRAMES.filter(lambda frame: OURS not in stamps_in(frame)), max_size=10))
-def test_no_number_of_results_of_others_ends_our_turn(before: list[dict[str, Any]]) -> None:
+def test_frames_without_our_stamp_never_end_our_turn(before: list[dict[str, Any]]) -> None:
     conversation = Conversation()
     conversation.begin()
     conversation.session.prompt(frames.HELLO.stamp, "hello")
     conversation.session.receive(frames.HELLO.without_last())
     for frame in before:
-        conversation.session.receive(frames.as_lines(frame))
-    assert conversation.session.state is State.IN_TURN
-    events = conversation.session.receive(frames.as_lines(frames.HELLO.last))
-    assert events == [TurnEnded(frames.HELLO.last)]
+        conversation.session.receive(as_lines(frame))
+    assert conversation.session.state is SessionState.IN_TURN
+    signals = conversation.session.receive(as_lines(frames.HELLO.last))
+    assert signals == [finished(frames.HELLO.last)]
 
 
 @given(cuts=st.lists(st.integers(0, 20_000)), recording=st.sampled_from(sorted(frames.ALL)))
-def test_any_chunking_of_a_recorded_conversation_tells_the_same(
+def test_any_chunking_of_a_recorded_conversation_gives_the_same_events(
     cuts: list[int], recording: str
 ) -> None:
-    told = []
+    found = []
     data = frames.ALL[recording].data
     for places in ([], sorted(cuts)):
         conversation = Conversation()
         conversation.begin()
         conversation.session.prompt(frames.ALL[recording].stamp, "task")
-        events: list[Event] = []
+        signals: list[Signal] = []
         for begin, end in zip([0, *places], [*places, len(data)], strict=True):
-            events += conversation.session.receive(data[begin:end])
-        told.append((events, conversation.session.state, conversation.session.taints))
-    assert told[0] == told[1]
+            signals += conversation.session.receive(data[begin:end])
+        found.append((signals, conversation.session.state, conversation.session.taints))
+    assert found[0] == found[1]

@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from support import Project
+from support.project import TempProject
 
 
 @pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The project, as what this process works in, with nothing of the machine's own settings."""
+def here(project: TempProject, monkeypatch: pytest.MonkeyPatch) -> TempProject:
+    """Return the project, with this process working in it and without the machine's settings."""
     for name in os.environ:
         if name.startswith(("AGENT_POOL_", "CLAUDE", "ANTHROPIC_")) or name.endswith("_DIR"):
             monkeypatch.delenv(name)

@@ -17,8 +17,9 @@ import pytest
 from agent_pool import AgentPoolError, ConfigError, SpawnError, errors
 from agent_pool.cli import app
 from agent_pool.cli.command import Terminated, exit_code, run_async
-from cli_world import NOWHERE, agent_pool, command, invoke
-from support import Project
+from support.cli_runner import agent_pool, command, invoke
+from support.environment import UNREACHABLE_URL
+from support.project import TempProject
 
 HEAVY = ("mcp", "uvicorn", "starlette", "claude_agent_sdk")
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -30,19 +31,21 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
-def test_every_command_teaches_by_example(here: Project, name: str) -> None:
+def test_the_help_of_every_command_shows_an_example(here: TempProject, name: str) -> None:
     done = invoke(name, "--help")
     assert done.exit_code == 0
     assert "Example:" in done.output
 
 
-def test_help_lists_every_command(here: Project) -> None:
+def test_the_help_lists_every_command_in_order(here: TempProject) -> None:
     done = invoke("--help")
     assert [line.split()[0] for line in _section(done.output, "Commands:")] == list(app.COMMANDS)
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
-def test_every_command_and_its_options_are_in_the_documentation(here: Project, name: str) -> None:
+def test_every_command_and_its_options_are_in_the_documentation(
+    here: TempProject, name: str
+) -> None:
     assert f"## agent-pool {name}" in DOCS
     section = DOCS.split(f"## agent-pool {name}")[1].split("\n## ")[0]
     shown = " ".join(_section(invoke(name, "--help").output, "Options:"))
@@ -50,13 +53,15 @@ def test_every_command_and_its_options_are_in_the_documentation(here: Project, n
         assert option in section
 
 
-def test_the_exit_codes_of_the_help_are_those_of_the_documentation(here: Project) -> None:
-    told = {line.split()[0] for line in _section(invoke("--help").output, "Exit codes:")}
-    assert told == set(re.findall(r"^\| `([^`]+)` \|", DOCS.split("## Exit codes")[1], re.M))
+def test_help_and_documentation_list_the_same_exit_codes(here: TempProject) -> None:
+    listed = {line.split()[0] for line in _section(invoke("--help").output, "Exit codes:")}
+    assert listed == set(re.findall(r"^\| `([^`]+)` \|", DOCS.split("## Exit codes")[1], re.M))
 
 
 @pytest.mark.parametrize("args", [("--version",), ("--help",), ("agents",), ("run", "--help")])
-def test_quick_commands_import_nothing_heavy(project: Project, args: tuple[str, ...]) -> None:
+def test_quick_commands_do_not_import_heavy_packages(
+    project: TempProject, args: tuple[str, ...]
+) -> None:
     code = (
         "import sys\nfrom agent_pool.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n"
@@ -65,7 +70,7 @@ def test_quick_commands_import_nothing_heavy(project: Project, args: tuple[str, 
     done = subprocess.run(
         [sys.executable, "-c", code, *args],
         cwd=project.root,
-        env=project.environment(NOWHERE),
+        env=project.environment(UNREACHABLE_URL),
         capture_output=True,
         text=True,
         timeout=60,
@@ -73,12 +78,12 @@ def test_quick_commands_import_nothing_heavy(project: Project, args: tuple[str, 
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
-def test_the_version_is_the_package_version(here: Project) -> None:
+def test_the_version_option_prints_the_package_version(here: TempProject) -> None:
     assert invoke("--version").output == f"agent-pool, version {version('claude-agent-pool')}\n"
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_every_error_has_an_exit_code_of_its_kind(error: type[AgentPoolError]) -> None:
+def test_every_error_class_has_the_exit_code_of_its_kind(error: type[AgentPoolError]) -> None:
     expected = 1
     if issubclass(error, TimeoutError):
         expected = 124
@@ -87,13 +92,15 @@ def test_every_error_has_an_exit_code_of_its_kind(error: type[AgentPoolError]) -
     assert exit_code(error("no")) == expected
 
 
-def test_an_unknown_command_is_a_usage_error(here: Project) -> None:
+def test_an_unknown_command_is_a_usage_error(here: TempProject) -> None:
     done = invoke("rum")
     assert done.exit_code == 2
     assert "No such command 'rum'" in done.stderr
 
 
-def test_a_wrong_setting_is_one_message(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_gives_one_message_without_a_traceback(
+    here: TempProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AGENT_POOL_MAX_SIZE", "many")
     done = invoke("agents")
     assert done.exit_code == 3
@@ -102,16 +109,16 @@ def test_a_wrong_setting_is_one_message(here: Project, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("level", ["info", "loud"])
-def test_what_the_pool_does_is_logged_on_request(project: Project, level: str) -> None:
+def test_only_an_invalid_log_level_gives_a_warning(project: TempProject, level: str) -> None:
     project.agent("one")
     done = agent_pool(project, "show", "one", AGENT_POOL_LOG=level)
     assert done.returncode == 0
-    said = "WARNING agent_pool.cli.command: AGENT_POOL_LOG: expected debug, info, warning or error"
-    assert (said in done.stderr) == (level == "loud")
+    text = "WARNING agent_pool.cli.command: AGENT_POOL_LOG: expected debug, info, warning or error"
+    assert (text in done.stderr) == (level == "loud")
 
 
 def test_an_error_of_a_json_command_is_a_json_object(
-    here: Project, monkeypatch: pytest.MonkeyPatch
+    here: TempProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AGENT_POOL_MAX_SIZE", "many")
     done = invoke("agents", "--json")
@@ -120,8 +127,8 @@ def test_an_error_of_a_json_command_is_a_json_object(
     assert (error["code"], error["retryable"]) == ("config_error", False)
 
 
-def test_the_project_may_be_named_before_or_after_the_command(
-    here: Project, monkeypatch: pytest.MonkeyPatch
+def test_the_project_option_works_before_and_after_the_command(
+    here: TempProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here.agent("there")
     monkeypatch.chdir("/")
@@ -129,16 +136,16 @@ def test_the_project_may_be_named_before_or_after_the_command(
         assert [one["name"] for one in json.loads(invoke(*args, "--json").stdout)] == ["there"]
 
 
-def test_a_project_that_is_no_folder_is_a_usage_error(here: Project) -> None:
+def test_a_project_that_is_no_folder_is_a_usage_error(here: TempProject) -> None:
     assert invoke("agents", "--project", str(here.root / "none")).exit_code == 2
 
 
-def test_a_reader_that_went_away_is_no_traceback(project: Project) -> None:
+def test_a_closed_stdout_gives_exit_code_1_without_a_traceback(project: TempProject) -> None:
     project.agent("one", description="x" * 100_000)
     process = subprocess.Popen(
         command("agents"),
         cwd=project.root,
-        env=project.environment(NOWHERE),
+        env=project.environment(UNREACHABLE_URL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -149,12 +156,12 @@ def test_a_reader_that_went_away_is_no_traceback(project: Project) -> None:
     assert (process.returncode, stderr) == (1, "")
 
 
-def test_output_that_cannot_be_written_is_one_message(project: Project) -> None:
+def test_output_that_cannot_be_written_gives_one_error_message(project: TempProject) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             command("agents", "--json"),
             cwd=project.root,
-            env=project.environment(NOWHERE),
+            env=project.environment(UNREACHABLE_URL),
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -164,7 +171,7 @@ def test_output_that_cannot_be_written_is_one_message(project: Project) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_cancels_what_runs_and_is_told_apart(number: signal.Signals) -> None:
+def test_a_signal_cancels_the_command_and_is_reported_by_number(number: signal.Signals) -> None:
     async def until_cancelled() -> None:
         signal.raise_signal(number)
         await asyncio.Event().wait()

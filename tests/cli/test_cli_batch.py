@@ -17,35 +17,45 @@ from typing import Any
 
 import pytest
 
-from agent_pool import TaskResult, Usage, WorkerDied
-from agent_pool.cli.batch.calls import Call
+from agent_pool import TaskRequest, TaskResult, Usage, WorkerDied
+from agent_pool.cli.batch.lines import BatchLine
 from agent_pool.cli.batch.results import open_results
-from agent_pool.loopback import Failure, LoopbackAPI, Reply, Request, Text, ToolUse
-from cli_world import agent_pool, command, invoke
-from support import Project
+from agent_pool.loopback import (
+    ErrorResponse,
+    LoopbackAPI,
+    ModelReply,
+    ModelRequest,
+    TextBlock,
+    ToolUseBlock,
+)
+from support.cli_runner import agent_pool, command, invoke
+from support.fake_pool import make_result
+from support.project import TempProject
 
-FEW = {"AGENT_POOL_SPARES": "0", "AGENT_POOL_RESET": "clear"}
+FEW: dict[str, Any] = {"AGENT_POOL_SPARES": "0", "AGENT_POOL_RESET": "clear"}
 ONE_BY_ONE = {**FEW, "AGENT_POOL_MAX_SIZE": "1"}
 
 
-class Model:
-    """Says the task back; fails those that hold `fails`, and remembers all."""
+class EchoModel:
+    """Answers with the task itself; fails tasks that contain `fails`; keeps all tasks."""
 
     def __init__(self, fails: str = "\0") -> None:
         self.fails = fails
         self.asked: list[str] = []
 
-    def __call__(self, request: Request) -> Any:
+    def __call__(self, request: ModelRequest) -> Any:
         task = request.last_user_text.strip()
         if request.is_side:
             return "side"
         if task not in self.asked:  # the CLI tries some failures again
             self.asked.append(task)
-        return Failure(400, message="no such thing") if self.fails in task else f"echo: {task}"
+        return (
+            ErrorResponse(400, message="no such thing") if self.fails in task else f"echo: {task}"
+        )
 
 
 @contextmanager
-def offline(model: Callable[[Request], Any]) -> Iterator[str]:
+def offline(model: Callable[[ModelRequest], Any]) -> Iterator[str]:
     with LoopbackAPI(model).in_thread() as api:
         yield api.url
 
@@ -59,17 +69,17 @@ def tasks(*texts: str, **more: Any) -> bytes:
 
 
 def batch(
-    project: Project, *args: str, given: bytes, url: str, **more: str
+    project: TempProject, *args: str, given: bytes, url: str, **more: str
 ) -> subprocess.CompletedProcess[str]:
     (project.root / "in.jsonl").write_bytes(given)
     return agent_pool(project, "batch", "in.jsonl", *args, url=url, **{**FEW, **more})
 
 
-def said(text: str) -> list[dict[str, Any]]:
+def entries(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_without_a_cli_it_is_said_once_and_nothing_is_written(project: Project) -> None:
+def test_without_a_cli_batch_reports_once_and_writes_no_file(project: TempProject) -> None:
     project.agent("one")
     missing = str(project.root / "missing")
     nowhere = "http://127.0.0.1:9"
@@ -79,16 +89,16 @@ def test_without_a_cli_it_is_said_once_and_nothing_is_written(project: Project) 
     assert not (project.root / "out.jsonl").exists()
 
 
-def test_each_end_is_a_line_and_a_failure_stands_beside_successes(project: Project) -> None:
+def test_each_task_gives_one_line_and_failures_stop_no_other(project: TempProject) -> None:
     project.agent("one")
     project.agent("two")
     together = asyncio.Barrier(2)
 
-    async def model(request: Request) -> Any:
+    async def model(request: ModelRequest) -> Any:
         task = request.last_user_text.strip()
         if "meet" in task:
             await together.wait()
-        return Reply(f"did {task}", delay=60 if task == "hang" else 0)
+        return ModelReply(f"did {task}", delay=60 if task == "hang" else 0)
 
     given = lines(
         {"agent": "one", "task": "meet 1", "id": "first"},
@@ -98,7 +108,7 @@ def test_each_end_is_a_line_and_a_failure_stands_beside_successes(project: Proje
     with offline(model) as url:
         done = agent_pool(project, "batch", "-", url=url, stdin=given + b"\n\n", **FEW)
     assert done.returncode == 1
-    ended = {entry["line"]: entry for entry in said(done.stdout)}
+    ended = {entry["line"]: entry for entry in entries(done.stdout)}
     assert [ended[line].get("id") for line in (1, 2, 3)] == ["first", None, 3]
     assert [ended[line]["agent"] for line in (1, 2, 3)] == ["one", "two", "two"]
     assert [ended[line]["result"]["text"] for line in (1, 2)] == ["did meet 1", "did meet 2"]
@@ -107,24 +117,24 @@ def test_each_end_is_a_line_and_a_failure_stands_beside_successes(project: Proje
     assert (error["code"], error["retryable"]) == ("task_timeout", True)
     assert "400ms" not in error["message"]
     assert "after 0.4 s" in error["message"]
-    *told, summary = done.stderr.splitlines()
-    assert [line.split()[0] for line in told] == ["1/3", "2/3", "3/3"]
-    assert sum("two: failed: the task of agent 'two'" in line for line in told) == 1
+    *ends, summary = done.stderr.splitlines()
+    assert [line.split()[0] for line in ends] == ["1/3", "2/3", "3/3"]
+    assert sum("two: failed: the task of agent 'two'" in line for line in ends) == 1
     assert summary.startswith("3 tasks: 2 done, 1 failed; ")
     assert "tokens 0 in, " in summary
     assert "$0.0" in summary
 
 
-def test_what_has_succeeded_is_not_run_again(project: Project) -> None:
+def test_a_second_run_skips_tasks_that_have_succeeded(project: TempProject) -> None:
     project.agent("one")
     output = project.root / "out.jsonl"
-    model = Model(fails="b")
+    model = EchoModel(fails="b")
     given = tasks("a", "b", "c")
     with offline(model) as url:
         first = batch(project, "-o", "out.jsonl", given=given, url=url)
         assert (first.returncode, first.stdout) == (1, "")
         assert {
-            entry["line"]: entry["result"]["is_error"] for entry in said(output.read_text())
+            entry["line"]: entry["result"]["is_error"] for entry in entries(output.read_text())
         } == {
             1: False,
             2: True,
@@ -136,7 +146,7 @@ def test_what_has_succeeded_is_not_run_again(project: Project) -> None:
         second = batch(project, "-o", "out.jsonl", given=given + b"\n" + tasks("d"), url=url)
         assert (second.returncode, sorted(model.asked)) == (0, ["b", "d"])
     assert second.stderr.splitlines()[-1].startswith("4 tasks: 2 done before, 2 done, 0 failed; ")
-    assert [entry["line"] for entry in said(output.read_text())][-2:] in ([2, 4], [4, 2])
+    assert [entry["line"] for entry in entries(output.read_text())][-2:] in ([2, 4], [4, 2])
     kept = output.read_bytes()
     third = batch(project, "-o", "out.jsonl", "-q", given=given, url="http://127.0.0.1:9")
     assert third.returncode == 3  # line 4 is gone: the results are of another input
@@ -147,41 +157,42 @@ def test_what_has_succeeded_is_not_run_again(project: Project) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_batch_keeps_what_is_done_and_leaves_no_process(
-    project: Project, number: signal.Signals
+def test_a_stopped_batch_keeps_finished_results_and_leaves_no_process(
+    project: TempProject, number: signal.Signals
 ) -> None:
     project.agent("one")
     alive, output = project.root / "alive", project.root / "out.jsonl"
     os.mkfifo(alive)
     (project.root / "in.jsonl").write_bytes(tasks("a", "hold", "c"))
 
-    def holding(request: Request) -> Any:
+    def holding(request: ModelRequest) -> Any:
         if "hold" not in request.last_user_text or request.tool_results:
             return f"echo: {request.last_user_text.strip()}"
         hold = f"exec 9> '{alive}'; tail -f /dev/null"
-        return [Text("I wait."), ToolUse("Bash", {"command": hold})]
+        return [TextBlock("I wait."), ToolUseBlock("Bash", {"command": hold})]
 
-    with offline(holding) as url:
+    with LoopbackAPI(holding).in_thread() as api:
         running = subprocess.Popen(
             command("batch", "in.jsonl", "--output", "out.jsonl"),
             cwd=project.root,
-            env=project.environment(url, **ONE_BY_ONE),
+            env=project.environment(api.url, **ONE_BY_ONE),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        with alive.open("rb") as held:  # opens once the agent's shell has opened it
-            assert [entry["line"] for entry in said(output.read_text())] == [1]  # at once
+        with alive.open("rb") as held:  # this waits until the agent's shell has opened it
+            assert [entry["line"] for entry in entries(output.read_text())] == [1]  # at once
             running.send_signal(number)
             stdout, stderr = running.communicate(timeout=60)
-            assert held.read() == b""  # the end: whoever held it for writing is dead
+            assert held.read() == b""  # the end: the process that held it open has ended
     assert (running.returncode, stdout) == (128 + number, b"")
     *_, summary, last = stderr.decode().splitlines()
     assert summary.startswith("3 tasks: 1 done, 0 failed, 2 not finished; ")
+    assert f" {api.usage.total.usage.output_tokens} out, " in summary
     assert last == f"stopped by {number.name}"
-    assert [entry["line"] for entry in said(output.read_text())] == [1]
+    assert [entry["line"] for entry in entries(output.read_text())] == [1]
 
     if number is signal.SIGINT:
-        model = Model()
+        model = EchoModel()
         with offline(model) as url:
             done = batch(
                 project, "-o", "out.jsonl", given=tasks("a", "hold", "c"), url=url, **ONE_BY_ONE
@@ -189,9 +200,9 @@ def test_a_stopped_batch_keeps_what_is_done_and_leaves_no_process(
         assert (done.returncode, model.asked) == (0, ["hold", "c"])
 
 
-def test_a_conversation_runs_in_order_and_is_run_again_as_a_whole(project: Project) -> None:
+def test_a_conversation_runs_in_order_and_is_repeated_completely(project: TempProject) -> None:
     project.agent("one")
-    model = Model(fails="y4")
+    model = EchoModel(fails="y4")
     given = lines(
         *[{"agent": "one", "task": f"x{number}", "conversation": "x"} for number in (1, 2, 3)],
         *[{"agent": "one", "task": f"y{number}", "conversation": "y"} for number in (4, 5)],
@@ -214,18 +225,18 @@ def test_a_conversation_runs_in_order_and_is_run_again_as_a_whole(project: Proje
             **bounds,
         )
         assert (third.returncode, model.asked) == (0, ["y4", "y5", "y6"])
-    ended = said((project.root / "out.jsonl").read_text())
+    ended = entries((project.root / "out.jsonl").read_text())
     assert ended[4]["error"]["code"] == "context_lost"
     assert [entry["result"]["place"] for entry in ended[-3:]] == [1, 2, 3]
 
 
-def test_on_a_terminal_running_calls_are_shown_while_results_go_to_the_file(
-    project: Project,
+def test_a_terminal_shows_running_calls_while_stdout_gets_results(
+    project: TempProject,
 ) -> None:
     project.agent("one")
     (project.root / "in.jsonl").write_bytes(tasks("a", "b"))
     screen, terminal = pty.openpty()
-    with offline(Model()) as url:
+    with offline(EchoModel()) as url:
         running = subprocess.Popen(
             command("batch", "in.jsonl"),
             cwd=project.root,
@@ -237,7 +248,7 @@ def test_on_a_terminal_running_calls_are_shown_while_results_go_to_the_file(
         seen = _all_of(screen)
         stdout, _ = running.communicate(timeout=60)
     assert running.returncode == 0
-    assert {entry["line"] for entry in said(stdout.decode())} == {1, 2}
+    assert {entry["line"] for entry in entries(stdout.decode())} == {1, 2}
     assert "line 1 one" in seen
     assert "0 of 2, 0 failed" in seen
     assert "2 tasks: 2 done, 0 failed" in seen
@@ -249,7 +260,7 @@ def _all_of(screen: int) -> str:
     while True:
         try:
             part = os.read(screen, 65536)
-        except OSError:  # nobody draws any more
+        except OSError:  # Linux: the other end was closed
             part = b""
         if not part:
             os.close(screen)
@@ -257,10 +268,10 @@ def _all_of(screen: int) -> str:
         shown += part
 
 
-def test_a_reader_that_leaves_ends_the_batch(project: Project) -> None:
+def test_a_reader_that_closes_stdout_ends_the_batch(project: TempProject) -> None:
     project.agent("one")
     (project.root / "in.jsonl").write_bytes(tasks("a", "b", "c"))
-    model = Model()
+    model = EchoModel()
     with offline(model) as url:
         running = subprocess.Popen(
             command("batch", "in.jsonl", "-q"),
@@ -278,7 +289,7 @@ def test_a_reader_that_leaves_ends_the_batch(project: Project) -> None:
     assert model.asked == ["a"]
 
 
-# What cannot be run
+# Invalid lines
 
 
 @pytest.mark.parametrize(
@@ -290,12 +301,15 @@ def test_a_reader_that_leaves_ends_the_batch(project: Project) -> None:
         (b'["one", "x"]', 'expected an object such as {"agent"'),
         (b'{"agent": "one"}', "'task' is missing"),
         (b'{"agent": null, "task": "x"}', "'agent' is missing"),
-        (b'{"agent": "one", "task": "x", "tiemout": 5}', "did you mean 'timeout'?"),
-        (b'{"agent": "one", "task": " "}', "the task is empty"),
-        (b'{"agent": "one", "task": 7}', "a task is text, found int"),
+        (
+            b'{"agent": "one", "task": "x", "tiemout": 5}',
+            "unknown (did you mean timeout?)",
+        ),
+        (b'{"agent": "one", "task": " "}', "task: it is empty"),
+        (b'{"agent": "one", "task": 7}', "task: expected text, found int"),
         (b'{"agent": "one", "task": "\\ud800"}', "half a surrogate pair"),
         (b'{"agent": "oen", "task": "x"}', "did you mean one?"),
-        (b'{"agent": ["one"], "task": "x"}', "an agent's name is text"),
+        (b'{"agent": ["one"], "task": "x"}', "agent: expected the name of an agent, found ['one']"),
         (b'{"agent": "one", "task": "x", "timeout": "soon"}', "'soon': expected a time above 0"),
         (b'{"agent": "one", "task": "x", "timeout": 0}', "expected seconds above 0"),
         (b'{"agent": "one", "task": "x", "timeout": true}', "expected seconds above 0"),
@@ -306,61 +320,74 @@ def test_a_reader_that_leaves_ends_the_batch(project: Project) -> None:
         (b'{"agent": "one", "task": "x", "id": "a"}', "the id 'a' is that of line 1"),
     ],
 )
-def test_a_line_that_cannot_be_run_is_told_and_nothing_is_run(
-    here: Project, line: bytes, problem: str
+def test_an_invalid_line_is_reported_and_no_task_is_run(
+    here: TempProject, line: bytes, problem: str
 ) -> None:
     here.agent("one")
     given = b'\xef\xbb\xbf{"agent": "one", "task": "x", "id": "a"}\r\n\n' + line + b"\n"
     done = invoke("batch", "-", "--output", "out.jsonl", stdin=given)
     assert (done.exit_code, done.stdout) == (3, "")
-    assert "1 line of the batch cannot be run, so nothing was:\n  line 3: " in done.stderr
+    assert "1 line of the batch cannot be run, so no task was started:\n  line 3: " in done.stderr
     assert problem in done.stderr
     assert not (here.root / "out.jsonl").exists()
 
 
-def test_all_wrong_lines_are_told_at_once(here: Project) -> None:
+def test_all_invalid_lines_are_reported_in_one_message(here: TempProject) -> None:
     done = invoke("batch", "-", stdin=b"x\n" * 30)
     assert "30 lines of the batch cannot be run" in done.stderr
     assert "\n  line 20: not JSON: Expecting value at character 1\n  and 10 more\n" in done.stderr
 
 
-def test_nothing_to_do_is_done(here: Project) -> None:
+def test_an_empty_batch_ends_with_exit_code_0(here: TempProject) -> None:
     done = invoke("batch", "-", stdin=b"\n")
     assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr.startswith("0 tasks: 0 done, 0 failed; ")
 
 
-# The file of the results
+# The file of results
 
 
-def call(line: int, task: str = "x", **more: Any) -> Call:
-    return Call(line, None, {"agent": "one", "task": task, **more})
+def batch_line(number: int, task: str = "x", **more: Any) -> BatchLine:
+    return BatchLine(number, None, TaskRequest("one", task, **more))
 
 
 def result(text: str, *, is_error: bool = False) -> TaskResult:
-    return TaskResult(text, is_error, "success", "one", 1, 0, 1, Usage(), 0.0, "s", "worker-1", 7)
+    return make_result(
+        text,
+        is_error=is_error,
+        agent="one",
+        duration=1,
+        waited=0,
+        turns=1,
+        usage=Usage(),
+        cost_usd=0.0,
+        session_id="s",
+        worker="worker-1",
+        pid=7,
+    )
 
 
-CALLS = [call(number, f"task {number}") for number in range(1, 4)]
+LINES = [batch_line(number, f"task {number}") for number in range(1, 4)]
 
 
-def written(path: Path, calls: list[Call] = CALLS) -> bytes:
-    with open_results(path, calls) as results:
-        for one in calls:
-            results.add(one, result(f"{one.line} \ud800 \u2028\n"))
+def written(path: Path) -> bytes:
+    """Write a result for each of the lines, and return the content of the file."""
+    with open_results(path, LINES) as results:
+        for line in LINES:
+            results.add(line, result(f"{line.number} \ud800 \u2028\n"))
     return path.read_bytes()
 
 
-def test_a_file_cut_off_anywhere_keeps_its_whole_lines(tmp_path: Path) -> None:
+def test_a_result_file_cut_anywhere_keeps_its_complete_lines(tmp_path: Path) -> None:
     path = tmp_path / "out"
     whole = written(path)
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
         lines_left = whole[:size].count(b"\n")
-        with open_results(path, CALLS) as results:
-            assert results.kept == set(range(1, lines_left + 1))
-            for one in CALLS[lines_left:]:
-                results.add(one, WorkerDied("killed"))
+        with open_results(path, LINES) as results:
+            assert results.finished == set(range(1, lines_left + 1))
+            for line in LINES[lines_left:]:
+                results.add(line, WorkerDied("killed"))
         left = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
         assert [("result" in entry, entry["line"]) for entry in left] == [
             (number <= lines_left, number) for number in (1, 2, 3)
@@ -375,76 +402,78 @@ def test_the_last_result_of_a_call_counts(tmp_path: Path) -> None:
         (result("yes"), {1}),
         (WorkerDied("killed"), set()),
     ):
-        with open_results(path, CALLS) as results:
-            results.add(CALLS[0], outcome)
-        with open_results(path, CALLS) as results:
-            assert results.kept == kept
+        with open_results(path, LINES) as results:
+            results.add(LINES[0], outcome)
+        with open_results(path, LINES) as results:
+            assert results.finished == kept
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        call(2, "task 2b"),
-        call(2, "task 2", schema={"type": "object"}),
-        call(2, "task 2", conversation="c"),
-        Call(2, "id", {"agent": "one", "task": "task 2"}),
-        Call(2, None, {"agent": "two", "task": "task 2"}),
+        batch_line(2, "task 2b"),
+        batch_line(2, "task 2", schema={"type": "object"}),
+        batch_line(2, "task 2", conversation="c"),
+        BatchLine(2, "id", TaskRequest("one", "task 2")),
+        BatchLine(2, None, TaskRequest("two", "task 2")),
     ],
 )
-def test_results_of_another_input_are_refused(here: Project, tmp_path: Path, other: Call) -> None:
+def test_results_of_another_input_are_refused(
+    here: TempProject, tmp_path: Path, other: BatchLine
+) -> None:
     path = tmp_path / "out"
     kept = written(path)
     with (
-        pytest.raises(ValueError, match=r"out:2: the result of line 2, which is another call now"),
-        open_results(path, [CALLS[0], other, CALLS[2]]),
+        pytest.raises(ValueError, match=r"out:2: .* result of line 2, which has another task"),
+        open_results(path, [LINES[0], other, LINES[2]]),
     ):
         pass
     with (
-        pytest.raises(ValueError, match=r"out:3: the result of line 3, which is no call"),
-        open_results(path, CALLS[:2]),
+        pytest.raises(ValueError, match=r"out:3: .* result of line 3, which has no task now"),
+        open_results(path, LINES[:2]),
     ):
         pass
     assert path.read_bytes() == kept
 
 
-def test_a_file_that_cannot_be_written_is_named_before_anything_is_run(tmp_path: Path) -> None:
+def test_the_error_names_a_result_file_that_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "out"
     with (
         pytest.raises(ValueError, match=r"nowhere/out: cannot be written: No such file"),
-        open_results(path, CALLS),
+        open_results(path, LINES),
     ):
         pass
 
 
-def test_more_time_makes_no_other_call(tmp_path: Path) -> None:
+def test_a_call_with_a_new_timeout_is_the_same_call(tmp_path: Path) -> None:
     path = tmp_path / "out"
     written(path)
-    patient = [call(one.line, one.arguments["task"], timeout=600.0) for one in CALLS]
+    patient = [batch_line(line.number, line.request.task, timeout=600.0) for line in LINES]
     with open_results(path, patient) as results:
-        assert results.kept == {1, 2, 3}
+        assert results.finished == {1, 2, 3}
 
 
 @pytest.mark.parametrize("content", [b"notes", b"notes\n", b"[]\n", b'{"line": 1}\n', b'{"a": 1}'])
-def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_a_file_with_other_content_is_refused_and_unchanged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="no result of a batch"), open_results(path, CALLS):
+    with pytest.raises(ValueError, match="no result of a batch"), open_results(path, LINES):
         pass
     assert path.read_bytes() == content
 
 
-def test_two_batches_do_not_write_to_one_file(tmp_path: Path) -> None:
+def test_two_batches_cannot_write_to_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "out"
     with path.open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another batch is writing"), open_results(path, CALLS):
+        with pytest.raises(ValueError, match="another batch is writing"), open_results(path, LINES):
             pass
 
 
-def test_what_cannot_be_read_again_takes_no_results(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_as_the_file_of_results(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with (
         pytest.raises(ValueError, match="expected a file that can be read again"),
-        open_results(tmp_path / "fifo", CALLS),
+        open_results(tmp_path / "fifo", LINES),
     ):
         pass

@@ -1,4 +1,4 @@
-"""A batch whose results go to a pipe that nobody reads for a while."""
+"""The results of a batch on a pipe that is not read for some time."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import os
 
 import pytest
 
-from agent_pool.cli.batch.stdout import Stdout
+from agent_pool.cli.batch.stdout import StdoutWriter
 
 LINES = [b"%d %s\n" % (number, b"x" * 50_000) for number in range(20)]
 
 
-def test_who_does_not_read_holds_nothing_up_and_then_gets_every_line() -> None:
+def test_a_slow_reader_delays_no_writer_and_gets_every_line() -> None:
     reading, writing = os.pipe()
-    stdout = Stdout(writing)
+    stdout = StdoutWriter(writing)
     for line in LINES:
         stdout.write(line)
-    said = b""
-    while said.count(b"\n") < len(LINES):
-        said += os.read(reading, 65536)
+    received = b""
+    while received.count(b"\n") < len(LINES):
+        received += os.read(reading, 65536)
     stdout.finish()
     os.close(writing)
-    assert said + os.read(reading, 1) == b"".join(LINES)
+    assert received + os.read(reading, 1) == b"".join(LINES)
     os.close(reading)
 
 
-def test_who_has_left_is_an_error_at_once() -> None:
+def test_writing_to_a_closed_pipe_fails_at_once() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    stdout = Stdout(writing)
+    stdout = StdoutWriter(writing)
     with pytest.raises(BrokenPipeError):
-        stdout.write(b"to nobody\n")
+        stdout.write(b"no reader\n")
     stdout.finish()
     os.close(writing)
 
 
-def test_who_leaves_while_lines_wait_is_an_error_at_the_end() -> None:
+def test_a_reader_that_leaves_early_is_an_error_at_finish() -> None:
     reading, writing = os.pipe()
-    stdout = Stdout(writing)
+    stdout = StdoutWriter(writing)
     for line in LINES:
         stdout.write(line)
     os.close(reading)

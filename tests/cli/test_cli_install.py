@@ -12,15 +12,15 @@ import pytest
 
 import agent_pool as package
 from agent_pool.cli.registration import Scope, hook_command
-from cli_world import agent_pool, claude, tree
-from support import Project
+from support.cli_runner import agent_pool, claude
+from support.project import TempProject, file_contents
 
 SCOPES: tuple[Scope, ...] = ("local", "project", "user")
 HAND_WRITTEN = '{\r\n\t"model": "opus",\r\n\t"hooks": {"Stop": [],  "Odd": 1e3},\n"z": [1 ,2]}'
 SERVERS = '{"mcpServers": {\n    "other": {"command": "x"}\n}}\n'
 
 
-def settings_file(project: Project, scope: Scope) -> Path:
+def settings_file(project: TempProject, scope: Scope) -> Path:
     if scope == "user":
         return project.home / ".claude" / "settings.json"
     name = "settings.local.json" if scope == "local" else "settings.json"
@@ -32,22 +32,25 @@ def write(path: Path, text: str) -> None:
     path.write_bytes(text.encode())
 
 
-def files(project: Project) -> dict[str, bytes]:
-    """What people write; Claude Code's own state, which it rewrites at every start, is left out."""
-    kept = {"project/" + name: data for name, data in tree(project.root).items()}
+def files(project: TempProject) -> dict[str, bytes]:
+    """Return the content of the files that people write, by path."""
+    # Not Claude Code's own state: it rewrites that file at every start.
+    kept = {"project/" + name: data for name, data in file_contents(project.root).items()}
     user = settings_file(project, "user")
     return {**kept, **({"user": user.read_bytes()} if user.exists() else {})}
 
 
-def states(project: Project, *args: str) -> list[str]:
-    """The first word of what each step reports."""
+def states(project: TempProject, *args: str) -> list[str]:
+    """Run a command and return the first word of each step that it reports."""
     done = agent_pool(project, *args)
     assert done.returncode == 0, done.stderr
     return [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_what_install_adds_uninstall_takes_away_to_the_byte(project: Project, scope: Scope) -> None:
+def test_uninstall_restores_the_files_from_before_install_exactly(
+    project: TempProject, scope: Scope
+) -> None:
     project.agent("one")
     write(settings_file(project, scope), HAND_WRITTEN)
     write(project.root / ".mcp.json", SERVERS)
@@ -70,7 +73,7 @@ def _hooks(settings: dict[str, Any]) -> dict[str, Any]:
     return {**json.loads(HAND_WRITTEN)["hooks"], "PreToolUse": ours}
 
 
-def test_files_that_install_made_are_gone_afterwards(project: Project) -> None:
+def test_uninstall_removes_the_files_that_install_created(project: TempProject) -> None:
     before = sorted(path.name for path in project.root.rglob("*"))
     assert states(project, "install", "--scope", "project") == ["done", "done"]
     assert (project.root / ".mcp.json").exists()
@@ -78,35 +81,35 @@ def test_files_that_install_made_are_gone_afterwards(project: Project) -> None:
     assert sorted(path.name for path in project.root.rglob("*")) == before
 
 
-def test_claude_code_can_start_the_server_that_was_registered(project: Project) -> None:
+def test_claude_code_can_start_the_registered_server(project: TempProject) -> None:
     states(project, "install", "--no-hook")
     assert "Connected" in claude(project, "mcp", "list")
     assert not settings_file(project, "local").exists()
 
 
-def test_a_dry_run_changes_nothing(project: Project) -> None:
-    before = tree(project.home.parent)
+def test_a_dry_run_does_not_change_any_file(project: TempProject) -> None:
+    before = file_contents(project.home.parent)
     assert states(project, "install", "--dry-run") == ["would", "would"]
-    assert tree(project.home.parent) == before
+    assert file_contents(project.home.parent) == before
     states(project, "install")
-    before = tree(project.root)
+    before = file_contents(project.root)
     assert states(project, "uninstall", "--dry-run") == ["would", "would"]
-    assert tree(project.root) == before
+    assert file_contents(project.root) == before
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", '{"hooks": []}', '{"hooks": {"PreToolUse": {}}}'])
-def test_a_settings_file_that_is_not_understood_is_left_alone(
-    project: Project, broken: str
+def test_an_invalid_settings_file_is_refused_and_left_unchanged(
+    project: TempProject, broken: str
 ) -> None:
     write(settings_file(project, "local"), broken)
-    before = tree(project.home.parent)
+    before = file_contents(project.home.parent)
     done = agent_pool(project, "install")
     assert (done.returncode, done.stdout) == (3, "")
     assert str(settings_file(project, "local")) in done.stderr
-    assert tree(project.home.parent) == before
+    assert file_contents(project.home.parent) == before
 
 
-def test_another_server_of_that_name_is_left_alone(project: Project) -> None:
+def test_another_server_with_the_same_name_is_left_unchanged(project: TempProject) -> None:
     claude(project, "mcp", "add", "agent-pool", "--", "node", "/somewhere/index.js")
     done = agent_pool(project, "install")
     assert (done.returncode, done.stdout) == (3, "")
@@ -115,7 +118,7 @@ def test_another_server_of_that_name_is_left_alone(project: Project) -> None:
     assert "/somewhere/index.js" in claude(project, "mcp", "get", "agent-pool")
 
 
-def test_entries_of_an_older_python_are_replaced(project: Project) -> None:
+def test_entries_of_an_older_python_are_replaced(project: TempProject) -> None:
     claude(project, "mcp", "add", "agent-pool", "--", "/old/python", "-m", "agent_pool", "serve")
     old = {"matcher": "Task", "hooks": [{"type": "command", "command": "x agent_pool/hook.py"}]}
     write(settings_file(project, "local"), json.dumps({"hooks": {"PreToolUse": [1, old, 2]}}))
@@ -125,13 +128,13 @@ def test_entries_of_an_older_python_are_replaced(project: Project) -> None:
     assert [*hooks[:2], hooks[2]["hooks"][0]["command"]] == [1, 2, hook_command()]
 
 
-def test_uninstall_says_where_the_server_is_instead(project: Project) -> None:
+def test_uninstall_names_the_scope_that_has_the_server(project: TempProject) -> None:
     states(project, "install", "--scope", "user", "--no-hook")
     assert "in scope user: use --scope" in agent_pool(project, "uninstall").stdout
 
 
-def test_a_linked_settings_file_stays_a_link_and_keeps_its_mode(
-    project: Project, tmp_path: Path
+def test_a_linked_settings_file_stays_a_link_with_its_mode(
+    project: TempProject, tmp_path: Path
 ) -> None:
     real = tmp_path / "dotfiles.json"
     write(real, "\ufeff{}\n")
@@ -145,14 +148,14 @@ def test_a_linked_settings_file_stays_a_link_and_keeps_its_mode(
     assert real.read_bytes() == b"\xef\xbb\xbf{}\n"
 
 
-def test_without_a_cli_nothing_is_changed(project: Project) -> None:
-    before = tree(project.home.parent)
+def test_without_a_cli_install_does_not_change_any_file(project: TempProject) -> None:
+    before = file_contents(project.home.parent)
     done = agent_pool(project, "install", CLAUDE_CLI="/nowhere/claude")
     assert (done.returncode, done.stdout) == (3, "")
-    assert tree(project.home.parent) == before
+    assert file_contents(project.home.parent) == before
 
 
-def test_a_hook_whose_file_is_gone_lets_delegations_pass(
+def test_a_hook_with_a_missing_file_allows_delegations(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(package, "__file__", str(tmp_path / "it's gone" / "__init__.py"))

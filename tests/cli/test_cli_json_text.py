@@ -1,4 +1,4 @@
-"""Changing one place of a JSON text."""
+"""Changes in one place of a JSON text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_hook(document: dict[str, Any]) -> dict[str, Any]:
 
 @given(documents, layouts, st.sampled_from(["\n", "", "\r\n", "  \n\n"]))
 @example({}, None, "\n")
-def test_what_was_inserted_is_there_and_removing_it_gives_back_every_byte(
+def test_removing_an_inserted_value_gives_back_every_byte(
     document: dict[str, Any], layout: int | str | None, end: str
 ) -> None:
     before = text_of(document, layout, end=end)
@@ -56,7 +56,7 @@ def test_what_was_inserted_is_there_and_removing_it_gives_back_every_byte(
 
 
 @given(documents, layouts)
-def test_removing_works_wherever_the_value_stands(
+def test_a_value_can_be_removed_at_any_position(
     document: dict[str, Any], layout: int | str | None
 ) -> None:
     before = text_of(with_hook(document), layout)
@@ -66,7 +66,7 @@ def test_removing_works_wherever_the_value_stands(
         assert left == hooks[:index] + hooks[index + 1 :]
 
 
-def test_the_layout_of_the_neighbours_is_kept() -> None:
+def test_an_insert_keeps_the_layout_of_its_neighbours() -> None:
     before = '{\n    "allow": [ "a",  "b" ],\n    "hooks": {\n        "Stop": []\n    }\n}'
     assert insert(before, PATH, {"x": [1]}, append=True) == (
         '{\n    "allow": [ "a",  "b" ],\n    "hooks": {\n        "Stop": [],\n'
@@ -75,7 +75,7 @@ def test_the_layout_of_the_neighbours_is_kept() -> None:
     )
 
 
-def test_lines_end_as_the_others_do() -> None:
+def test_inserted_lines_end_as_the_other_lines_do() -> None:
     after = insert('{\r\n  "a": 1\r\n}\r\n', PATH, 1, append=True)
     assert after.count("\n") == after.count("\r\n") > 3
 
@@ -89,7 +89,7 @@ def test_lines_end_as_the_others_do() -> None:
         "{ }",
     ],
 )
-def test_a_container_that_was_empty_before_stays(before: str) -> None:
+def test_removing_keeps_a_container_that_was_empty_before(before: str) -> None:
     after = insert(before, PATH, HOOK, append=True)
     assert json.loads(after)["hooks"]["PreToolUse"] == [HOOK]
     assert remove(after, (*PATH, 0)) == before
@@ -112,16 +112,16 @@ def test_of_two_members_with_one_name_the_last_counts() -> None:
         ('{"a": 1,}', "Illegal trailing comma|Expecting property name"),
     ],
 )
-def test_what_cannot_take_the_value_is_refused(text: str, problem: str) -> None:
+def test_a_text_that_cannot_take_the_value_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         insert(text, PATH, HOOK, append=True)
 
 
-def test_a_member_that_is_there_is_not_replaced() -> None:
+def test_inserting_a_member_that_exists_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mcpServers\.x is there already"):
         insert('{"mcpServers": {"x": 1}}', ("mcpServers", "x"), 2)
 
 
-def test_removing_what_is_not_there_is_refused() -> None:
+def test_removing_a_member_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"hooks\.PreToolUse\.1 is not there"):
         remove('{"hooks": {"PreToolUse": [0]}}', (*PATH, 1))

@@ -1,4 +1,4 @@
-"""Numbers and texts as they are shown."""
+"""Numbers and texts as they are printed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool.cli.output import console, count, megabytes, one_line, printable, seconds
+from agent_pool.cli.output import console
+from agent_pool.text import (
+    bytes_text,
+    count,
+    mebibytes,
+    one_line,
+    printable,
+    seconds_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,32 +26,36 @@ from agent_pool.cli.output import console, count, megabytes, one_line, printable
         (0.9996, "1.0 s"),
         (99.94, "99.9 s"),
         (99.96, "1 min 40 s"),
+        (119.6, "2 min 0 s"),
         (125, "2 min 5 s"),
         (7200, "120 min"),
     ],
 )
 def test_durations_are_shown_in_the_unit_that_fits(value: float, shown: str) -> None:
-    assert seconds(value) == shown
+    assert seconds_text(value) == shown
 
 
 def test_amounts_are_shown_with_their_unit() -> None:
-    assert megabytes(1_572_864_000) == "1,500 MB"
+    assert mebibytes(1_572_864_000) == "1,500 MiB"
+    assert (bytes_text(512), bytes_text(190_000_000)) == ("512 B", "181.2 MiB")
     assert (count(1, "turn"), count(2000, "turn")) == ("1 turn", "2,000 turns")
 
 
 @given(st.text(), st.integers(1, 90))
-def test_one_line_is_one_printable_line_of_bounded_length(text: str, width: int) -> None:
+def test_one_line_gives_one_printable_line_of_bounded_length(text: str, width: int) -> None:
     line = one_line(text, width)
     assert len(line) <= width
     assert len(line.splitlines()) <= 1
     assert line == printable(line)
 
 
-def test_what_a_terminal_would_obey_is_taken_out() -> None:
+def test_control_characters_for_a_terminal_are_removed_from_text() -> None:
     assert printable("a\x1b[31mb\r\nc\x07\td\x9b") == "a[31mb\nc\td"
 
 
-def test_text_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_prints_text_without_markup_or_wrapping(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = "[bold]:smile: " + "long " * 100
     console().print(text.strip())
     assert capsys.readouterr().out == text.strip() + "\n"

@@ -1,4 +1,4 @@
-"""`agent-pool run`: what is printed where, and how it ends, with a pool that is only a stand-in."""
+"""`agent-pool run` with a fake pool: the output on stdout and stderr, and the exit code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from click.testing import Result
 
 from agent_pool import (
     AgentNotFound,
+    AgentPoolError,
+    Ended,
     PoolTimeout,
     Queued,
     Retry,
     Settings,
     SpawnError,
     Started,
+    Submitted,
     TaskEvent,
+    TaskRequest,
     TaskResult,
     TaskTimeout,
     Text,
@@ -27,12 +31,15 @@ from agent_pool import (
     Usage,
     WorkerDied,
 )
-from cli_world import invoke
-from support import Project
+from agent_pool.cli.progress import describe_activity
+from support.cli_runner import invoke
+from support.fake_pool import make_result
+from support.project import TempProject
 
 EVENTS: list[TaskEvent] = [
-    Queued("a", 2),
-    Started("a", "worker-1", 4711, 0.1),
+    Submitted(TaskRequest("a", "Look."), agent="a"),
+    Queued(2, agent="a"),
+    Started("worker-1", 4711, 0.1, agent="a"),
     Text("I will look."),
     ToolUse("t1", "Bash", {"command": "git diff\n--stat"}),
     ToolOutput("t1", "two files", is_error=False),
@@ -44,32 +51,29 @@ EVENTS: list[TaskEvent] = [
 
 
 def result(text: str = "Fine.", *, is_error: bool = False, subtype: str = "success") -> TaskResult:
-    return TaskResult(
-        text=text,
+    return make_result(
+        text,
         is_error=is_error,
         subtype=subtype,
         agent="a",
-        duration=1.5,
         waited=0.1,
-        turns=2,
         usage=Usage(1, 20, 300, 4000),
         cost_usd=0.0123,
         session_id="s",
         worker="worker-1",
-        pid=4711,
     )
 
 
-class StandIn:
-    """A pool that plays the events and ends as it is told."""
+class FakeRunPool:
+    """A pool that sends the events, and then the result or error in `end`."""
 
     end: TaskResult | Exception = result()
     settings: Settings
     asked: tuple[str, str, float | None] | None
     killed: int
 
-    def __init__(self, settings: Settings) -> None:
-        StandIn.settings, StandIn.asked, StandIn.killed = settings, None, 0
+    def __init__(self, settings: Settings, *, environ: None) -> None:
+        FakeRunPool.settings, FakeRunPool.asked, FakeRunPool.killed = settings, None, 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,7 +81,7 @@ class StandIn:
     async def __aexit__(self, *exc: object) -> None: ...
 
     def kill(self) -> None:
-        StandIn.killed += 1
+        FakeRunPool.killed += 1
 
     async def invoke(
         self,
@@ -88,27 +92,28 @@ class StandIn:
         schema: dict[str, Any] | None = None,
         on_event: Callable[[TaskEvent], None] = lambda _: None,
     ) -> TaskResult:
-        StandIn.asked = (agent, task, timeout)
+        FakeRunPool.asked = (agent, task, timeout)
         for event in EVENTS:
             on_event(event)
-        if isinstance(StandIn.end, Exception):
-            raise StandIn.end
-        return StandIn.end
+        if isinstance(FakeRunPool.end, Exception):
+            raise FakeRunPool.end
+        on_event(Ended(FakeRunPool.end))
+        return FakeRunPool.end
 
 
 @pytest.fixture
-def run(here: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs the command against the stand-in, which ends as given."""
-    monkeypatch.setattr("agent_pool.cli.run.AgentPool", StandIn)
+def run(here: TempProject, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Return a function that runs the command with the fake pool, whose task ends with `end`."""
+    monkeypatch.setattr("agent_pool.AgentPool", FakeRunPool)
 
     def run(*args: str, end: TaskResult | Exception | None = None, **how: Any) -> Result:
-        StandIn.end = end or result()
+        FakeRunPool.end = end or result()
         return invoke("run", *args, **how)
 
     return run
 
 
-def test_the_answer_is_on_stdout_and_what_happened_on_stderr(run: Callable[..., Result]) -> None:
+def test_the_answer_goes_to_stdout_and_progress_to_stderr(run: Callable[..., Result]) -> None:
     done = run("a", "Look.")
     assert (done.exit_code, done.stdout) == (0, "Fine.\n")
     assert done.stderr.splitlines() == [
@@ -122,30 +127,50 @@ def test_the_answer_is_on_stdout_and_what_happened_on_stderr(run: Callable[..., 
     ]
 
 
-def test_quiet_prints_the_answer_only(run: Callable[..., Result]) -> None:
+def test_each_event_is_described_as_the_current_activity() -> None:
+    assert [describe_activity(event) for event in [*EVENTS, Ended(result())]] == [
+        "waiting for a worker",
+        "waiting for a worker, number 2 in the queue",
+        "thinking",
+        "I will look.",
+        "Bash: git diff --stat",
+        "thinking",
+        "the API refused: 529 overloaded; again in 2.0 s",
+        "Read: x.py",
+        "thinking",
+        "Fine.",
+        "",
+    ]
+    paused = describe_activity(Queued(1, paused=30.0))
+    assert paused == "the API refused work, so no task is started for the next 30.0 s"
+    unreachable = describe_activity(Retry(0, "connection refused", 1, 1.0))
+    assert unreachable == "the API cannot be reached: connection refused; again in 1.0 s"
+
+
+def test_the_quiet_option_prints_only_the_answer(run: Callable[..., Result]) -> None:
     done = run("a", "Look.", "--quiet")
     assert (done.stdout, done.stderr) == ("Fine.\n", "")
 
 
-def test_json_is_the_whole_result(run: Callable[..., Result]) -> None:
+def test_the_json_option_prints_the_whole_result(run: Callable[..., Result]) -> None:
     done = run("a", "Look.", "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout) == asdict(result())
 
 
 @pytest.mark.parametrize(
-    ("subtype", "told"),
+    ("subtype", "message"),
     [
         ("success", "a reported an error: It broke.\n"),
         ("error_max_turns", "a reported an error (error_max_turns): It broke.\n"),
     ],
 )
-def test_an_error_that_the_agent_reports_is_no_answer(
-    run: Callable[..., Result], subtype: str, told: str
+def test_an_error_reported_by_the_agent_gives_exit_code_1(
+    run: Callable[..., Result], subtype: str, message: str
 ) -> None:
     end = result("It broke.", is_error=True, subtype=subtype)
     done = run("a", "Look.", "-q", end=end)
-    assert (done.exit_code, done.stdout, done.stderr) == (1, "", told)
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", message)
     done = run("a", "Look.", "--json", end=end)
     assert (done.exit_code, json.loads(done.stdout)["is_error"]) == (1, True)
 
@@ -160,21 +185,23 @@ def test_an_error_that_the_agent_reports_is_no_answer(
         (WorkerDied("killed by signal 9", stderr_tail="out of memory"), 1),
     ],
 )
-def test_an_error_of_the_pool_is_one_message(
-    run: Callable[..., Result], error: Exception, code: int
+def test_a_pool_error_gives_one_message_and_its_exit_code(
+    run: Callable[..., Result], error: AgentPoolError, code: int
 ) -> None:
     done = run("a", "Look.", "-q", end=error)
     assert (done.exit_code, done.stdout, done.stderr) == (code, "", f"Error: {error}\n")
     done = run("a", "Look.", "--json", end=error)
-    told = json.loads(done.stdout)["error"]
-    assert (done.exit_code, told["message"]) == (code, str(error))
-    assert StandIn.killed == 1
+    reported = json.loads(done.stdout)["error"]
+    assert (done.exit_code, reported) == (code, error.as_json())
+    assert str(error).startswith(reported["message"])
+    assert reported.get("stderr_tail", "") in str(error)
+    assert FakeRunPool.killed == 1
 
 
-def test_the_task_may_come_from_stdin(run: Callable[..., Result]) -> None:
+def test_the_task_can_be_read_from_standard_input(run: Callable[..., Result]) -> None:
     text = "Über Zeilen:\n\ufeff/clear\n"
     assert run("a", "-", stdin=b"\xef\xbb\xbf" + text.encode()).exit_code == 0
-    assert StandIn.asked == ("a", text, None)
+    assert FakeRunPool.asked == ("a", text, None)
 
 
 @pytest.mark.parametrize(
@@ -198,16 +225,18 @@ def test_a_wrong_command_line_is_a_usage_error(
     assert problem in done.stderr
 
 
-def test_a_task_may_begin_with_a_dash(run: Callable[..., Result]) -> None:
+def test_a_task_can_begin_with_a_dash_after_two_dashes(run: Callable[..., Result]) -> None:
     assert run("a", "--", "--help").exit_code == 0
-    assert StandIn.asked == ("a", "--help", None)
+    assert FakeRunPool.asked == ("a", "--help", None)
 
 
-def test_the_timeout_takes_units(run: Callable[..., Result]) -> None:
+def test_the_timeout_option_accepts_a_unit_of_time(run: Callable[..., Result]) -> None:
     run("a", "x", "--timeout", "2m")
-    assert StandIn.asked == ("a", "x", 120.0)
+    assert FakeRunPool.asked == ("a", "x", 120.0)
 
 
-def test_nothing_is_kept_ready_for_a_single_task(run: Callable[..., Result]) -> None:
+def test_a_single_task_runs_without_spares_and_without_prewarming(
+    run: Callable[..., Result],
+) -> None:
     run("a", "x")
-    assert (StandIn.settings.spares, StandIn.settings.prewarm) == (0, ())
+    assert (FakeRunPool.settings.spares, FakeRunPool.settings.prewarm) == (0, ())

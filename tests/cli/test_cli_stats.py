@@ -1,4 +1,4 @@
-"""`agent-pool stats`: what it shows of the pools that run, and how it watches them."""
+"""`agent-pool stats`: its tables, its JSON, and --watch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from agent_pool import (
     AgentStats,
     PoolStats,
     PoolStatus,
+    ReuseStats,
     SilentPool,
     Usage,
     WorkerInfo,
     running_pools,
 )
 from agent_pool.cli import stats as module
-from agent_pool.cli.stats import as_object, report, spared
-from agent_pool.pool.books import Reuse
-from cli_world import NOWHERE, command, invoke
-from pool.conftest import world as world
-from pool_world import PoolWorld
-from support import Project, run
+from agent_pool.cli.stats import format_pools, pools_as_json, reuse_text
+from support.cli_runner import command, invoke
+from support.environment import UNREACHABLE_URL
+from support.pools import PoolProject
+from support.project import TempProject
+from support.waiting import run
 
 WORKER = WorkerInfo(
     worker="worker-1",
@@ -60,7 +61,7 @@ STATS = PoolStats(
     strays=0,
     retired={},
     agents=(TESTER,),
-    reuse=Reuse(tasks=2, starts=2, starting=1.0),
+    reuse=ReuseStats(tasks=2, starts=2, starting=1.0),
 )
 POOL = PoolStatus(4710, "agent-pool", "/srv/shop", "0.1.0", (WORKER,), STATS)
 SILENT = SilentPool(Path("/tmp/agent-pool-1"), "it did not answer within 2 s")
@@ -68,57 +69,70 @@ SILENT = SilentPool(Path("/tmp/agent-pool-1"), "it did not answer within 2 s")
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A place for temporary files whose path is short enough for sockets."""
+    """Make a folder for temporary files whose path is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
 
 
-def environment(project: Project, place: Path) -> dict[str, str]:
-    return {**project.environment(NOWHERE), "TMPDIR": str(place), "TERM": "xterm"}
+def environment(project: TempProject, place: Path) -> dict[str, str]:
+    return {**project.environment(UNREACHABLE_URL), "TMPDIR": str(place), "TERM": "xterm"}
 
 
 def shown(*found: PoolStatus | SilentPool) -> str:
     screen = Console(width=200, markup=False, emoji=False, highlight=False)
     with screen.capture() as capture:
-        screen.print(report(found))
+        screen.print(format_pools(found))
     return capture.get()
 
 
 def row(text: str, beginning: str) -> str:
-    """The only line that begins with this word, its cells one blank apart."""
+    """Return the only line that begins with this word, its cells one space apart."""
     (cells,) = [line.split() for line in text.splitlines() if line.split()[:1] == [beginning]]
     return " ".join(cells)
 
 
-# What is shown
+# The report
 
 
-def test_a_pool_is_shown_with_its_workers_its_agents_and_what_it_saved() -> None:
+def test_a_pool_is_shown_with_workers_agents_and_saved_time() -> None:
     text = shown(POOL)
     first = "agent-pool, pid 4710, in /srv/shop, up 2 min 5 s; processes started: 2"
     assert text.splitlines()[0] == first
-    expected = "worker-1 tester idle 61.0 s 4711 3 200 MB $0.2500"
+    expected = "worker-1 tester idle 61.0 s 4711 3 200 MiB $0.2500"
     assert row(text, "worker-1") == expected
     assert row(text, "tester") == "tester 3 2 10 30 60 20 60% $0.2500"
     saved = "2 of 3 tasks ran on a used process; 2 measured starts took 500 ms on average: "
     assert saved + "1.0 s of starting saved" in text
     assert text.splitlines()[-1] == (
-        "1 pool, 1 worker, 200 MB, 3 tasks, 2 failed, hit rate 60%, $0.2500"
+        "1 pool, 1 worker, 200 MiB, 3 tasks, 2 failed, hit rate 60%, $0.2500"
     )
 
 
-def test_the_sum_is_of_all_pools_and_of_all_agents() -> None:
+def test_sums_cover_all_agents_of_a_pool_and_all_pools() -> None:
     other = replace(TESTER, agent="other", usage=Usage(100, 0, 0, 0), failed={})
     two = replace(POOL, pid=1, stats=replace(STATS, agents=(other, TESTER)))
     text = shown(POOL, two)
     assert row(text, "all") == "all 6 2 110 30 60 20 30% $0.5000"
     assert text.splitlines()[-1] == (
-        "2 pools, 2 workers, 400 MB, 9 tasks, 4 failed, hit rate 40%, $0.7500"
+        "2 pools, 2 workers, 400 MiB, 9 tasks, 4 failed, hit rate 40%, $0.7500"
     )
 
 
-def test_what_ails_a_pool_is_shown() -> None:
+def test_agents_of_other_projects_are_shown_with_their_project() -> None:
+    away = replace(TESTER, project="/srv/other")
+    worker = replace(WORKER, worker="worker-2", project="/srv/other")
+    home = replace(TESTER, project="/srv/shop")
+    stats = replace(STATS, agents=(home, away))
+    lines = shown(replace(POOL, workers=(WORKER, worker), stats=stats)).splitlines()
+    assert [line.split()[:3] for line in lines if line.split()[:1] == ["tester"]] == [
+        ["tester", "3", "2"],
+        ["tester", "in", "/srv/other"],
+    ]
+    assert row("\n".join(lines), "worker-2").startswith("worker-2 tester in /srv/other idle ")
+
+
+def test_waiting_tasks_refusals_notes_and_silent_pools_are_shown() -> None:
     busy = replace(STATS, waiting=2, paused=30.0)
     worker = replace(WORKER, agent="", note="the API refuses: 429")
     text = shown(replace(POOL, stats=busy, workers=(worker,)), SILENT)
@@ -128,12 +142,12 @@ def test_what_ails_a_pool_is_shown() -> None:
     assert "/tmp/agent-pool-1: it did not answer within 2 s" in text
 
 
-def test_without_a_measured_start_no_saving_is_named() -> None:
-    said = spared(replace(STATS, reuse=Reuse(tasks=2)))
-    assert said == "  2 of 3 tasks ran on a used process; no start of a process was measured"
+def test_without_a_measured_start_no_saved_time_is_shown() -> None:
+    text = reuse_text(replace(STATS, reuse=ReuseStats(tasks=2)))
+    assert text == "  2 of 3 tasks ran on a used process; no start of a process was measured"
 
 
-def test_names_cannot_steer_the_terminal() -> None:
+def test_control_characters_in_names_do_not_reach_the_terminal() -> None:
     evil = "a\x1b[2Jb"
     agent = replace(TESTER, agent=evil)
     text = shown(
@@ -149,56 +163,56 @@ def test_names_cannot_steer_the_terminal() -> None:
     assert text.count("a[2Jb") == 5
 
 
-def test_for_programs_there_are_the_pools_the_silent_ones_and_the_total() -> None:
-    told = json.loads(json.dumps(as_object([SILENT, POOL])))
-    (pool,) = told["pools"]
+def test_the_json_object_holds_pools_silent_pools_and_totals() -> None:
+    printed = json.loads(json.dumps(pools_as_json([SILENT, POOL])))
+    (pool,) = printed["pools"]
     assert (pool["pid"], pool["project"]) == (4710, "/srv/shop")
     assert pool["workers"][0]["rss"] == 200 * 2**20
-    assert pool["stats"]["reuse"]["seconds_of_starting_saved"] == 1.0
-    assert told["silent"] == [{"folder": "/tmp/agent-pool-1", "why": SILENT.why}]
-    assert (told["total"]["tasks"], told["total"]["cache_hit_rate"]) == (3, 0.6)
+    assert pool["stats"]["reuse"]["seconds_saved"] == 1.0
+    assert printed["silent"] == [{"folder": "/tmp/agent-pool-1", "reason": SILENT.reason}]
+    assert (printed["total"]["tasks"], printed["total"]["cache_hit_rate"]) == (3, 0.6)
 
 
 # The command
 
 
-def test_without_a_pool_it_says_so(place: Path) -> None:
+def test_stats_reports_that_no_pool_is_running(place: Path) -> None:
     done = invoke("stats")
     assert (done.exit_code, done.stdout) == (0, "No pool of yours is running here.\n")
     done = invoke("stats", "--json")
     assert (done.exit_code, json.loads(done.stdout)["pools"]) == (0, [])
 
 
-def test_the_pools_of_other_programs_are_asked(world: PoolWorld, place: Path) -> None:
+def test_stats_shows_the_pools_of_other_programs(pool_project: PoolProject, place: Path) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             await pool.invoke("tester", "one")
-            found = await told(world, place)
+            found = await printed_stats(pool_project, place)
             assert [(one["pid"], one["stats"]["total"]["tasks"]) for one in found["pools"]] == [
                 (os.getpid(), 1)
             ]
             await pool.invoke("tester", "two")
-            assert (await told(world, place))["total"]["tasks"] == 2
+            assert (await printed_stats(pool_project, place))["total"]["tasks"] == 2
 
     run(main())
 
 
-async def told(project: Project, place: Path) -> Any:
-    """What `stats --json` says in a process of its own."""
+async def printed_stats(project: TempProject, place: Path) -> Any:
+    """Run `stats --json` in a process of its own, and return the object that it prints."""
     process = await asyncio.create_subprocess_exec(
         *command("stats", "--json"),
         env=environment(project, place),
         stdout=subprocess.PIPE,
     )
-    said, _ = await process.communicate()
+    output, _ = await process.communicate()
     assert process.returncode == 0
-    return json.loads(said)
+    return json.loads(output)
 
 
-def test_the_mcp_server_is_a_pool_too(project: Project, place: Path) -> None:
+def test_the_mcp_server_is_listed_as_a_running_pool(project: TempProject, place: Path) -> None:
     async def main() -> None:
-        async with serving(project, place) as server:
-            (pool,) = await found_at_last()
+        async with running_server(project, place) as server:
+            (pool,) = await wait_for_pools()
             assert isinstance(pool, PoolStatus)
             assert (pool.pid, pool.program) == (server.pid, "agent_pool")
             assert pool.project == str(project.root)
@@ -211,8 +225,10 @@ def test_the_mcp_server_is_a_pool_too(project: Project, place: Path) -> None:
 
 
 @asynccontextmanager
-async def serving(project: Project, place: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The MCP server, killed at the end."""
+async def running_server(
+    project: TempProject, place: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start the MCP server; kill it at the end if it still runs."""
     server = await asyncio.create_subprocess_exec(
         *command("serve"),
         env=environment(project, place),
@@ -228,8 +244,8 @@ async def serving(project: Project, place: Path) -> AsyncIterator[asyncio.subpro
         await server.wait()
 
 
-async def found_at_last() -> list[PoolStatus | SilentPool]:
-    """The running pools, as soon as there are any."""
+async def wait_for_pools() -> list[PoolStatus | SilentPool]:
+    """Wait until there are running pools, and return them."""
     async with asyncio.timeout(20):
         while not (found := await running_pools()):
             pass
@@ -243,7 +259,7 @@ async def found_at_last() -> list[PoolStatus | SilentPool]:
 def terminal(
     arguments: list[str], env: dict[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A program on a terminal of its own, and what shows its screen."""
+    """Start a program on a terminal of its own; yield it and the descriptor of its screen."""
     screen, inner = pty.openpty()
     process = subprocess.Popen(arguments, env=env, stdin=inner, stdout=inner, stderr=inner)
     os.close(inner)
@@ -256,17 +272,17 @@ def terminal(
 
 
 def until_shown(screen: int, text: bytes) -> None:
-    """Read the screen until this stands there; the test's own time limit bounds it."""
+    """Read the screen until it has shown this text; the time limit of the test ends the wait."""
     seen = b""
     while text not in seen:
         seen += os.read(screen, 4096)
 
 
-def test_it_is_shown_anew_until_ctrl_c(world: PoolWorld, place: Path) -> None:
+def test_watch_refreshes_the_screen_until_ctrl_c(pool_project: PoolProject, place: Path) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             await pool.invoke("tester", "one")
-            with terminal(command("stats", "--watch"), environment(world, place)) as (
+            with terminal(command("stats", "--watch"), environment(pool_project, place)) as (
                 process,
                 screen,
             ):
@@ -282,24 +298,25 @@ def test_it_is_shown_anew_until_ctrl_c(world: PoolWorld, place: Path) -> None:
 
 
 def until_closed(screen: int) -> None:
-    """Read the screen until nobody writes to it."""
+    """Read the screen until the program has closed the terminal."""
     try:
         while os.read(screen, 4096):
             pass
-    except OSError:  # how Linux says so
+    except OSError:  # Linux: the other end was closed
         pass
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"), [(["--watch"], "needs a terminal"), (["--watch", "--json"], "choose one")]
+    ("arguments", "reason"),
+    [(["--watch"], "needs a terminal"), (["--watch", "--json"], "choose one")],
 )
-def test_watching_is_for_people_at_a_terminal(arguments: list[str], why: str) -> None:
+def test_watch_needs_a_terminal_and_refuses_json(arguments: list[str], reason: str) -> None:
     done = invoke("stats", *arguments)
     assert done.exit_code == 2
-    assert why in done.stderr
+    assert reason in done.stderr
 
 
-def test_a_look_that_fails_ends_the_watch_with_its_error(
+def test_an_error_during_watch_ends_it_with_exit_code_3(
     monkeypatch: pytest.MonkeyPatch, place: Path
 ) -> None:
     monkeypatch.setattr(module, "console", lambda: Console(force_terminal=True))

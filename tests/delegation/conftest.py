@@ -5,24 +5,22 @@ from typing import Any
 
 import pytest
 
-from isolation.conftest import cache as cache  # the same fixtures: pools that live for a module
-from isolation.conftest import labs as labs
-from isolation.lab import Lab
+from support.pool_harness import PoolHarness
 
 
 @pytest.fixture(scope="module")
-def lab(labs: Callable[..., Lab]) -> Lab:
-    """A pool for many agents; that its resets forget is not asked here."""
-    return labs(reset="clear", max_workers=3, max_size=1, acquire_timeout=30)
+def harness(open_harness: Callable[..., PoolHarness]) -> PoolHarness:
+    """Open a pool for many agents; other tests check that its resets forget."""
+    return open_harness(reset="clear", max_workers=3, max_size=1, acquire_timeout=30)
 
 
 @pytest.fixture
-def define(lab: Lab) -> Callable[..., str]:
-    """Defines an agent of its own in the lab; gives its name."""
+def define(harness: PoolHarness) -> Callable[..., str]:
+    """Define an agent of the test's own in the harness; return its name."""
 
     def define(body: str = "You test.", **fields: Any) -> str:
-        name = lab.word("agent")
-        lab.world.agent(name, body, description="Tests.", **fields)
+        name = harness.word("agent")
+        harness.project.agent(name, body, description="Tests.", **fields)
         return name
 
     return define

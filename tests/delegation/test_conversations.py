@@ -1,4 +1,4 @@
-"""Follow-ups: what a conversation keeps, and when it ends."""
+"""Conversations: the context that the next task gets, and the end of a conversation."""
 
 from __future__ import annotations
 
@@ -14,285 +14,327 @@ from agent_pool import (
     PoolClosed,
     PoolTimeout,
     Queued,
+    TaskRequest,
     TaskTimeout,
     TooManyRequests,
     WorkerDied,
 )
-from agent_pool.loopback import Failure, Reply
-from isolation.lab import Gate, Lab, Said, flat
-from pool_world import until
+from agent_pool.loopback import ErrorResponse, ModelReply
+from support.model_scripts import Gate, as_text
+from support.pool_harness import PoolHarness, TaskOutcome
+from support.pools import wait_for_stats
+from support.waiting import wait_until
 
-OF_THE_FIRST = "not said"
-"""A follow-up's plan begins where the conversation is: after the answer to its first task."""
+FIRST_ANSWER = "not used"
+"""The first step of a follow-up's plan stands for the answer to the task before it."""
 FORM = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
 @pytest.fixture
-def name(lab: Lab) -> Iterator[str]:
-    """The name of a conversation that is ended after the test."""
-    name = lab.word("talk")
+def name(harness: PoolHarness) -> Iterator[str]:
+    """Return the name of a conversation; end it after the test."""
+    name = harness.word("talk")
     yield name
 
     async def end() -> None:
-        lab.pool.end_conversation("tester", name)
+        await harness.pool.end_conversation("tester", name)
 
-    lab.run(end())
-
-
-async def say(lab: Lab, name: str, *steps: Any, agent: str = "tester", **options: Any) -> Said:
-    return await lab.ask(lab.plan(*(steps or ("yes",))), agent, conversation=name, **options)
+    harness.run(end())
 
 
-def told_before(said: Said) -> int:
-    """How many answers the model was reminded of."""
+async def say(
+    harness: PoolHarness, name: str, *steps: Any, agent: str = "tester", **options: Any
+) -> TaskOutcome:
+    return await harness.ask(
+        harness.plan(*(steps or ("yes",))), agent, conversation=name, **options
+    )
+
+
+async def until_waiting(harness: PoolHarness, count: int) -> None:
+    """Wait until so many tasks wait for their turn."""
+    await wait_for_stats(harness.pool, lambda stats: stats.waiting == count)
+
+
+def earlier_answers(said: TaskOutcome) -> int:
+    """Count the earlier answers in the last request to the model."""
     return sum(message["role"] == "assistant" for message in said.requests[-1].messages)
 
 
-def test_the_context_is_kept_until_the_conversation_ends(lab: Lab, name: str) -> None:
+def test_the_context_is_kept_until_the_conversation_ends(harness: PoolHarness, name: str) -> None:
     async def main() -> None:
-        canary = lab.word("canary")
-        first = await say(lab, name, Reply(canary))
-        second = await say(lab, name)
+        canary = harness.word("canary")
+        first = await say(harness, name, ModelReply(canary))
+        second = await say(harness, name)
         assert (first.result.conversation, first.result.place) == (name, 1)
         assert (second.result.conversation, second.result.place) == (name, 2)
-        assert canary in flat(second.requests[-1])
+        assert canary in as_text(second.requests[-1])
         assert second.pid == first.pid
-        assert lab.pool.end_conversation("tester", name) is True
-        assert lab.pool.end_conversation("tester", name) is False
-        await lab.settled()
-        third = await say(lab, name)
-        assert (third.result.place, told_before(third)) == (1, 0)
-        assert canary not in flat(third.requests[-1])
+        assert await harness.pool.end_conversation("tester", name) is True
+        assert await harness.pool.end_conversation("tester", name) is False
+        await harness.wait_until_idle()
+        third = await say(harness, name)
+        assert (third.result.place, earlier_answers(third)) == (1, 0)
+        assert canary not in as_text(third.requests[-1])
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_conversations_and_other_tasks_do_not_mix(labs: Callable[..., Lab]) -> None:
-    lab = labs(reset="clear", max_size=3)
+def test_conversations_and_other_tasks_do_not_mix(open_harness: Callable[..., PoolHarness]) -> None:
+    harness = open_harness(reset="clear", max_size=3)
 
     async def main() -> None:
-        canaries = {name: lab.word("canary") for name in ("one", "two")}
+        canaries = {name: harness.word("canary") for name in ("one", "two")}
         for name, canary in canaries.items():
-            await say(lab, name, Reply(canary))
-        alone = await lab.ask(lab.plan("x"))
-        assert not any(canary in flat(alone.requests[-1]) for canary in canaries.values())
+            await say(harness, name, ModelReply(canary))
+        alone = await harness.ask(harness.plan("x"))
+        assert not any(canary in as_text(alone.requests[-1]) for canary in canaries.values())
         assert (alone.result.conversation, alone.result.place) == (None, 1)
         for name, other in (("one", "two"), ("two", "one")):
-            heard = flat((await say(lab, name)).requests[-1])
+            heard = as_text((await say(harness, name)).requests[-1])
             assert canaries[name] in heard
             assert canaries[other] not in heard
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_tasks_of_one_conversation_run_one_after_another_in_their_order(
-    lab: Lab, name: str
-) -> None:
+def test_tasks_of_one_conversation_run_one_after_another(harness: PoolHarness, name: str) -> None:
     async def main() -> None:
         gate = Gate()
-        queued: list[int] = []
+        queued: list[tuple[str, int]] = []
 
         def note(event: object) -> None:
             if isinstance(event, Queued):
-                queued.append(event.position)
+                queued.append((event.agent, event.position))
 
-        running = [asyncio.ensure_future(say(lab, name, gate))]
+        running = [asyncio.ensure_future(say(harness, name, gate))]
         await gate.reached.wait()
-        for _ in range(3):
-            running.append(asyncio.ensure_future(say(lab, name, on_event=note)))
-            await asyncio.sleep(0)
-        assert lab.pool.stats().waiting == 3
-        (before,) = [one for one in await lab.pool.list() if one.state == "leased"]
+        for number in range(1, 4):
+            running.append(asyncio.ensure_future(say(harness, name, on_event=note)))
+            await until_waiting(harness, number)
+        (before,) = [one for one in await harness.pool.workers() if one.state == "leased"]
         gate.open()
         said = await asyncio.gather(*running)
-        (after,) = [one for one in await lab.pool.list() if one.worker == before.worker]
+        (after,) = [one for one in await harness.pool.workers() if one.worker == before.worker]
         assert after.tasks - before.tasks == 4
         assert [one.result.place for one in said] == [1, 2, 3, 4]
-        assert [told_before(one) for one in said] == [0, 1, 2, 3]
-        assert queued[:3] == [1, 2, 3]
+        assert [earlier_answers(one) for one in said] == [0, 1, 2, 3]
+        assert queued[:3] == [("tester", 1), ("tester", 2), ("tester", 3)]
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_who_comes_when_it_is_handed_over_does_not_come_between(lab: Lab, name: str) -> None:
+def test_a_new_caller_does_not_overtake_a_waiting_caller(harness: PoolHarness, name: str) -> None:
     async def main() -> None:
         gate = Gate()
-        first = asyncio.ensure_future(say(lab, name, gate))
+        first = asyncio.ensure_future(say(harness, name, gate))
         await gate.reached.wait()
-        second = asyncio.ensure_future(say(lab, name))
-        await asyncio.sleep(0)
-        late: list[asyncio.Future[Said]] = []
-        first.add_done_callback(lambda _: late.append(asyncio.ensure_future(say(lab, name))))
+        second = asyncio.ensure_future(say(harness, name))
+        await until_waiting(harness, 1)
+        late: list[asyncio.Future[TaskOutcome]] = []
+        first.add_done_callback(lambda _: late.append(asyncio.ensure_future(say(harness, name))))
         gate.open()
         assert (await second).result.place == 2
         assert (await late[0]).result.place == 3
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_caller_that_leaves_the_queue_leaves_the_others_their_turn(lab: Lab, name: str) -> None:
+def test_a_caller_that_leaves_does_not_block_the_other_callers(
+    harness: PoolHarness, name: str
+) -> None:
     async def main() -> None:
         gate = Gate()
-        first = asyncio.ensure_future(say(lab, name, gate))
+        first = asyncio.ensure_future(say(harness, name, gate))
         await gate.reached.wait()
-        left, stays = (asyncio.ensure_future(say(lab, name)) for _ in range(2))
-        await asyncio.sleep(0)
+        left, stays = (asyncio.ensure_future(say(harness, name)) for _ in range(2))
+        await until_waiting(harness, 2)
         left.cancel()
         gate.open()
         assert (await first).result.place == 1
         assert (await stays).result.place == 2
         assert left.cancelled()
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_caller_that_waits_too_long_is_told_so(labs: Callable[..., Lab]) -> None:
-    lab = labs(reset="clear", acquire_timeout=4, max_waiting=1)
+def test_a_caller_that_waits_too_long_gets_a_timeout(
+    open_harness: Callable[..., PoolHarness],
+) -> None:
+    harness = open_harness(reset="clear", acquire_timeout=4, max_waiting=1)
 
     async def main() -> None:
         gate = Gate()
-        first = asyncio.ensure_future(say(lab, "c", gate))
+        first = asyncio.ensure_future(say(harness, "c", gate))
         await gate.reached.wait()
-        second = asyncio.ensure_future(say(lab, "c"))
-        await asyncio.sleep(0)
+        second = asyncio.ensure_future(say(harness, "c"))
+        await until_waiting(harness, 1)
         with pytest.raises(TooManyRequests, match="max_waiting"):
-            await say(lab, "c")
+            await say(harness, "c")
         with pytest.raises(PoolTimeout, match="tester/c was in use for 4 s"):
             await second
         gate.open()
         assert (await first).result.place == 1
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_task_that_reports_an_error_ends_its_conversation(lab: Lab, name: str) -> None:
-    async def main() -> None:
-        await say(lab, name)
-        assert (await say(lab, name, OF_THE_FIRST, Failure(400, message="no"))).result.is_error
-        assert (await say(lab, name)).result.place == 1
-
-    lab.run(main())
-
-
-def test_a_task_that_takes_too_long_ends_its_conversation(lab: Lab, name: str) -> None:
-    async def main() -> None:
-        await say(lab, name)
-        with pytest.raises(TaskTimeout):
-            await say(lab, name, OF_THE_FIRST, Reply("late", delay=60), timeout=0.5)
-        assert (await say(lab, name)).result.place == 1
-
-    lab.run(main())
-
-
-def test_an_edited_agent_begins_anew(lab: Lab, name: str) -> None:
-    async def main() -> None:
-        agent = lab.word("agent")
-        lab.world.agent(agent, "You were.", description="d")
-        await say(lab, name, agent=agent)
-        lab.world.agent(agent, "You are.", description="d")
-        said = await say(lab, name, agent=agent)
-        assert said.result.place == 1
-        assert said.requests[-1].system_text.endswith("You are.")
-        lab.pool.end_conversation(agent, name)
-
-    lab.run(main())
-
-
-def test_a_worker_that_dies_between_two_tasks_takes_the_conversation_along(
-    lab: Lab, name: str
+def test_a_task_that_reports_an_error_ends_its_conversation(
+    harness: PoolHarness, name: str
 ) -> None:
     async def main() -> None:
-        process = psutil.Process((await say(lab, name)).pid)
+        await say(harness, name)
+        assert (
+            await say(harness, name, FIRST_ANSWER, ErrorResponse(400, message="no"))
+        ).result.is_error
+        assert (await say(harness, name)).result.place == 1
+
+    harness.run(main())
+
+
+def test_a_task_that_takes_too_long_ends_its_conversation(harness: PoolHarness, name: str) -> None:
+    async def main() -> None:
+        await say(harness, name)
+        with pytest.raises(TaskTimeout):
+            await say(harness, name, FIRST_ANSWER, ModelReply("late", delay=60), timeout=0.5)
+        assert (await say(harness, name)).result.place == 1
+
+    harness.run(main())
+
+
+def test_an_edited_agent_begins_a_new_conversation(harness: PoolHarness, name: str) -> None:
+    async def main() -> None:
+        agent = harness.word("agent")
+        harness.project.agent(agent, "You were.", description="d")
+        await say(harness, name, agent=agent)
+        harness.project.agent(agent, "You are.", description="d")
+        said = await say(harness, name, agent=agent)
+        assert said.result.place == 1
+        assert said.requests[-1].system_text.endswith("You are.")
+        await harness.pool.end_conversation(agent, name)
+
+    harness.run(main())
+
+
+def test_the_death_of_its_worker_ends_a_conversation(harness: PoolHarness, name: str) -> None:
+    async def main() -> None:
+        process = psutil.Process((await say(harness, name)).pid)
         process.kill()
-        await until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        await wait_until(
+            lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        )
         try:
-            place = (await say(lab, name)).result.place
-        except WorkerDied:  # it was asked before its end was seen
-            place = (await say(lab, name)).result.place
+            place = (await say(harness, name)).result.place
+        except WorkerDied:  # it was given the task before the pool knew of its end
+            place = (await say(harness, name)).result.place
         assert place == 1
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_reset_of_the_agent_ends_its_conversations(lab: Lab, name: str) -> None:
+def test_a_reset_of_the_agent_ends_its_conversations(harness: PoolHarness, name: str) -> None:
     async def main() -> None:
-        await say(lab, name)
-        assert await lab.pool.reset("tester") >= 1
-        assert (await say(lab, name)).result.place == 1
+        await say(harness, name)
+        assert await harness.pool.reset("tester") >= 1
+        assert (await say(harness, name)).result.place == 1
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_nobody_may_hold_more_than_max_conversations(labs: Callable[..., Lab]) -> None:
-    lab = labs(reset="clear", max_conversations=1)
+def test_a_conversation_beyond_max_conversations_is_refused(
+    open_harness: Callable[..., PoolHarness],
+) -> None:
+    harness = open_harness(reset="clear", max_conversations=1)
 
     async def main() -> None:
-        await say(lab, "one")
+        await say(harness, "one")
         with pytest.raises(TooManyRequests, match=r"tester/two cannot begin.*tester/one"):
-            await say(lab, "two")
-        lab.pool.end_conversation("tester", "one")
-        assert (await say(lab, "two")).result.place == 1
+            await say(harness, "two")
+        await harness.pool.end_conversation("tester", "one")
+        assert (await say(harness, "two")).result.place == 1
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_conversation_that_nobody_uses_expires(labs: Callable[..., Lab]) -> None:
-    lab = labs(reset="clear", conversation_idle=0.1)
+def test_an_unused_conversation_expires_after_conversation_idle(
+    open_harness: Callable[..., PoolHarness],
+) -> None:
+    harness = open_harness(reset="clear", conversation_idle=0.1)
 
     async def main() -> None:
-        await say(lab, "c")
-        await lab.settled()  # its worker is idle only when it has been given back
-        assert lab.pool.end_conversation("tester", "c") is False
-        assert (await say(lab, "c")).result.place == 1
+        await say(harness, "c")
+        await harness.wait_until_idle()  # its worker is idle only after its release
+        assert await harness.pool.end_conversation("tester", "c") is False
+        assert (await say(harness, "c")).result.place == 1
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_ending_one_that_runs_lets_its_task_end(lab: Lab, name: str) -> None:
+def test_ending_a_running_conversation_lets_its_task_finish(
+    harness: PoolHarness, name: str
+) -> None:
     async def main() -> None:
         gate = Gate()
-        first = asyncio.ensure_future(say(lab, name, gate))
+        first = asyncio.ensure_future(say(harness, name, gate))
         await gate.reached.wait()
-        second = asyncio.ensure_future(say(lab, name))
-        await asyncio.sleep(0)
-        assert lab.pool.end_conversation("tester", name) is True
+        second = asyncio.ensure_future(say(harness, name))
+        await until_waiting(harness, 1)
+        assert await harness.pool.end_conversation("tester", name) is True
         gate.open()
         assert [(await one).result.place for one in (first, second)] == [1, 1]
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_conversation_keeps_to_its_form(lab: Lab, name: str) -> None:
+def test_a_task_can_end_its_own_conversation(harness: PoolHarness, name: str) -> None:
     async def main() -> None:
-        await say(lab, name)
+        await say(harness, name)
+        gate = Gate()
+        request = TaskRequest(
+            "tester", harness.plan(FIRST_ANSWER, gate), conversation=name, ends_conversation=True
+        )
+        last = await harness.pool.submit(request)
+        await gate.reached.wait()
+        next_one = asyncio.ensure_future(say(harness, name))
+        await until_waiting(harness, 1)
+        gate.open()
+        assert (await last.result()).place == 2
+        assert (await next_one).result.place == 1
+        assert await harness.pool.end_conversation("tester", name) is True
+
+    harness.run(main())
+
+
+def test_a_conversation_refuses_a_task_with_another_schema(harness: PoolHarness, name: str) -> None:
+    async def main() -> None:
+        await say(harness, name)
         with pytest.raises(ConfigError, match="began with another schema, or with none"):
-            await say(lab, name, schema=FORM)
-        assert (await say(lab, name)).result.place == 2
-        assert lab.pool.end_conversation("tester", name) is True
+            await say(harness, name, schema=FORM)
+        assert (await say(harness, name)).result.place == 2
+        assert await harness.pool.end_conversation("tester", name) is True
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_closing_the_pool_ends_conversations_and_refuses_who_waits_for_one(
-    labs: Callable[..., Lab],
+def test_closing_the_pool_ends_conversations_and_refuses_waiting_callers(
+    open_harness: Callable[..., PoolHarness],
 ) -> None:
-    lab = labs(reset="clear")
+    harness = open_harness(reset="clear")
 
     async def main() -> None:
         gate = Gate()
-        await say(lab, "idle")
-        running = asyncio.ensure_future(say(lab, "busy", gate))
+        await say(harness, "idle")
+        running = asyncio.ensure_future(say(harness, "busy", gate))
         await gate.reached.wait()
-        waiting = asyncio.ensure_future(say(lab, "busy"))
-        await asyncio.sleep(0)
-        closing = asyncio.ensure_future(lab.pool.close())
+        waiting = asyncio.ensure_future(say(harness, "busy"))
+        await until_waiting(harness, 1)
+        closing = asyncio.ensure_future(harness.pool.close())
         with pytest.raises(PoolClosed):
             await waiting
         gate.open()
         assert (await running).result.place == 1
         await closing
         with pytest.raises(PoolClosed):
-            await say(lab, "busy")
-        assert lab.world.processes() == []
+            await say(harness, "busy")
+        assert harness.project.processes() == []
 
-    lab.run(main())
+    harness.run(main())

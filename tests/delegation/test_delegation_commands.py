@@ -1,4 +1,4 @@
-"""The command line: fields without effect, the size of a prompt, schemas, and questions."""
+"""The command line: fields without effect, the size of a prompt, schemas, permissions."""
 
 from __future__ import annotations
 
@@ -9,39 +9,41 @@ import subprocess
 
 import pytest
 
-from agent_pool.loopback import LoopbackAPI, ToolUse, calling, echo
-from cli_world import agent_pool, command, invoke
-from support import Project
+from agent_pool.loopback import LoopbackAPI, ToolUseBlock, call_tools, echo
+from support.cli_runner import agent_pool, command, invoke
+from support.project import TempProject
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
 @pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def here(project: TempProject, monkeypatch: pytest.MonkeyPatch) -> TempProject:
+    """Return a project that is the current folder of this process, with its environment."""
     for name, value in project.environment("http://127.0.0.1:9").items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(project.root)
     return project
 
 
-def test_agents_and_doctor_name_what_has_no_effect(here: Project) -> None:
+def test_agents_and_doctor_name_fields_without_effect(here: TempProject) -> None:
     here.agent("one", **{"memory": "user", "allowed-tools": "Read"})
     here.agent("two", mcpServers="[gone]")
-    told = invoke("agents").stdout
-    assert "one: memory: a pooled agent begins each task with nothing remembered" in told
-    assert "one: allowed-tools: no such field (did you mean tools?)" in told
-    found = {
-        one["name"]: one["not_honoured"] for one in json.loads(invoke("agents", "--json").stdout)
-    }
-    assert set(found["one"]) == {"memory", "allowed-tools"}
-    assert "'gone'" in found["two"]["mcpServers"]
+    listing = invoke("agents").stdout
+    assert "one: memory: a pooled agent starts each task without memories" in listing
+    assert "one: allowed-tools: no such field (did you mean tools?)" in listing
+    assert "two cannot be used: " in listing
+    found = {agent["name"]: agent for agent in json.loads(invoke("agents", "--json").stdout)}
+    assert set(found["one"]["warnings"]) == {"memory", "allowed-tools"}
+    assert found["one"]["error"] is None
+    assert "mcpServers" in found["two"]["error"]
+    assert "'gone'" in found["two"]["error"]
     done = invoke("doctor", "--quick", "--json")
-    said = {(f["state"], f["said"].split()[0]) for f in json.loads(done.stdout)["findings"]}
+    said = {(f["state"], f["message"].split()[0]) for f in json.loads(done.stdout)["findings"]}
     assert done.exit_code == 1
     assert {("warning", "one"), ("wrong", "two")} <= said
 
 
-def test_the_size_of_a_prompt_is_measured_with_what_makes_it(project: Project) -> None:
+def test_show_measures_the_size_of_each_prompt_part(project: TempProject) -> None:
     project.agent("one", "Be exact.", tools="Read, Grep")
     (project.root / "CLAUDE.md").write_text("x" * 4321)
     done = agent_pool(project, "show", "one", "--measure", "--json")
@@ -54,7 +56,7 @@ def test_the_size_of_a_prompt_is_measured_with_what_makes_it(project: Project) -
     assert "size" not in json.loads(agent_pool(project, "show", "one", "--json").stdout)
 
 
-def test_the_size_of_a_prompt_is_readable(project: Project) -> None:
+def test_show_prints_the_prompt_size_in_readable_lines(project: TempProject) -> None:
     project.agent("one", tools="[]")
     lines = agent_pool(project, "show", "one").stdout.splitlines()
     (place,) = [n for n, line in enumerate(lines) if line.startswith("Sent with every task (")]
@@ -65,7 +67,7 @@ def test_the_size_of_a_prompt_is_readable(project: Project) -> None:
     ]
 
 
-def test_a_cli_that_cannot_be_started_is_shown_all_the_same(project: Project) -> None:
+def test_show_works_even_if_the_cli_cannot_start(project: TempProject) -> None:
     project.agent("one", "Be exact.")
     cli = project.root / "claude"
     cli.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo '2.1.330 (Claude Code)'\nexit 1\n")
@@ -73,24 +75,24 @@ def test_a_cli_that_cannot_be_started_is_shown_all_the_same(project: Project) ->
     done = agent_pool(project, "show", "one", CLAUDE_CLI=str(cli))
     assert done.returncode == 0
     assert "Be exact." in done.stdout
-    assert "What every task sends could not be measured: " in done.stderr
+    assert "The size of the prompt could not be measured: " in done.stderr
     assert agent_pool(project, "show", "one", "--measure", CLAUDE_CLI=str(cli)).returncode == 3
 
 
 @pytest.mark.parametrize("given", ["text", "file"])
-def test_run_prints_an_answer_by_a_schema(project: Project, given: str) -> None:
+def test_run_prints_an_answer_that_follows_a_schema(project: TempProject, given: str) -> None:
     project.agent("one")
     schema = json.dumps(SCHEMA)
     if given == "file":
         (project.root / "form.json").write_text(schema)
         schema = "form.json"
-    with LoopbackAPI(calling(ToolUse("StructuredOutput", {"a": 7}))).in_thread() as api:
+    with LoopbackAPI(call_tools(ToolUseBlock("StructuredOutput", {"a": 7}))).in_thread() as api:
         done = agent_pool(project, "run", "one", "x", "--schema", schema, "-q", url=api.url)
     assert (done.returncode, done.stdout) == (0, '{"a": 7}\n')
 
 
 @pytest.mark.parametrize("schema", ["{", "nowhere.json", "list.json"])
-def test_a_schema_that_cannot_be_read_is_a_wrong_command_line(here: Project, schema: str) -> None:
+def test_run_refuses_a_schema_that_cannot_be_read(here: TempProject, schema: str) -> None:
     (here.root / "list.json").write_text("[]")
     done = invoke("run", "one", "x", "--schema", schema)
     assert done.exit_code == 2
@@ -102,28 +104,36 @@ def test_a_schema_that_cannot_be_read_is_a_wrong_command_line(here: Project, sch
     [
         (b"y\n", "hello"),
         (b"\n", "The person in charge has not permitted this."),
-        (b"\x04", "This is not permitted: the question was closed without an answer."),
-        (b"", "This is not permitted: nobody answered within 0.3 s (setting permission_timeout)."),
+        (b"\x04", "the question was closed without an answer."),
+        (
+            b"",
+            "This is not permitted: there was no answer within 0.3 s (setting permission_timeout).",
+        ),
     ],
     ids=["yes", "enter", "end of input", "nothing"],
 )
-def test_run_asks_at_the_terminal(project: Project, typed: bytes, read: str) -> None:
+def test_run_asks_for_permission_at_the_terminal(
+    project: TempProject, typed: bytes, read: str
+) -> None:
     project.agent("one", permissionMode="ask")
     patience = "100s" if typed else "300ms"
-    with LoopbackAPI(calling(ToolUse("Bash", {"command": MADE}))).in_thread() as api:
+    with LoopbackAPI(call_tools(ToolUseBlock("Bash", {"command": COMMAND}))).in_thread() as api:
         environ = project.environment(api.url, AGENT_POOL_PERMISSION_TIMEOUT=patience)
-        asked, said, more = _asked(project, environ, typed)
-    assert MADE in asked  # all of it
-    assert said.endswith(read)
+        question, answer, messages = _run_and_type(project, environ, typed)
+    assert COMMAND in question  # the whole command
+    assert answer.endswith(read)
+    assert ("This is not permitted: " in answer) is (typed in (b"\x04", b""))
     assert (project.root / "made").exists() is (typed == b"y\n")
-    assert ("no answer came, so it is denied" in more) is (typed == b"")
+    assert ("no answer came, so the request is denied" in messages) is (typed == b"")
 
 
-MADE = f"tee made <<< hello {'#' * 200} the end"
+COMMAND = f"tee made <<< hello {'#' * 200} the end"
 
 
-def _asked(project: Project, environ: dict[str, str], typed: bytes) -> tuple[str, str, str]:
-    """Run a task that asks, and type; what was asked, the answer, and what else was told."""
+def _run_and_type(
+    project: TempProject, environ: dict[str, str], typed: bytes
+) -> tuple[str, str, str]:
+    """Run a task that asks, and type; return the question, the answer and the other messages."""
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
         command("run", "one", "Make it.", "--ask", "--timeout", "90"),
@@ -144,15 +154,15 @@ def _asked(project: Project, environ: dict[str, str], typed: bytes) -> tuple[str
         os.write(ours, typed)
         stdout, stderr = running.communicate(timeout=60)
     finally:
-        os.close(ours)  # whatever still asks is told that nobody is there
+        os.close(ours)  # a question that is still open gets the end of the input
     assert running.returncode == 0
     return shown.decode(), stdout.decode().strip(), stderr.decode()
 
 
-def test_without_a_terminal_nothing_is_asked_and_it_is_denied(project: Project) -> None:
+def test_run_denies_permission_without_a_terminal(project: TempProject) -> None:
     project.agent("one", permissionMode="ask")
     file = project.root / "file"
-    script = calling(ToolUse("Bash", {"command": f"touch {file}"}), then=echo)
+    script = call_tools(ToolUseBlock("Bash", {"command": f"touch {file}"}), then=echo)
     with LoopbackAPI(script).in_thread() as api:
         done = agent_pool(project, "run", "one", "x", "--ask", url=api.url, stdin=b"y\ny\n")
     assert done.returncode == 0

@@ -12,14 +12,16 @@ import psutil
 import pytest
 
 from agent_pool import ConfigError
-from agent_pool.loopback import Request
-from isolation.lab import Lab, flat, tool
-from pool_world import is_alive, until
-from support import Project
+from agent_pool.loopback import ModelRequest
+from support.model_scripts import as_text, tool
+from support.pool_harness import PoolHarness
+from support.process_checks import is_alive
+from support.project import TempProject
+from support.waiting import wait_until
 
 Define = Callable[..., str]
 SECRET = "s3cret-of-the-server"
-SERVER = Path(__file__).parent / "server.py"
+SERVER = Path(__file__).parents[1] / "support" / "programs" / "ping_server.py"
 
 
 def server(**env: str) -> dict[str, Any]:
@@ -32,124 +34,130 @@ def configure(path: Path, **servers: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def ambient(lab: Lab) -> Project:
-    """A project and a user who have configured servers."""
-    world = lab.world
+def ambient(harness: PoolHarness) -> TempProject:
+    """Configure servers for the project and for the user; return the project."""
+    pool_project = harness.project
     configure(
-        world.root / ".mcp.json",
+        pool_project.root / ".mcp.json",
         shared=server(WORD="of-the-project"),
         ours={"command": "${PYTHON}", "args": [str(SERVER)]},
     )
     configure(
-        world.home / ".claude" / ".claude.json",
+        pool_project.home / ".claude" / ".claude.json",
         shared=server(WORD="of-the-user"),
         **{"my server": server(WORD="of-me")},
     )
-    return world
+    return pool_project
 
 
-def servers_of(request: Request) -> set[str]:
+def servers_of(request: ModelRequest) -> set[str]:
     return {name.split("__")[1] for name in request.tools if name.startswith("mcp__")}
 
 
-def ping(lab: Lab, agent: str, server: str) -> dict[str, str]:
-    """What the server's tool says of itself."""
-    said = lab.run(lab.ask(lab.plan(tool(f"mcp__{server}__ping")), agent)).text.split()
+def ping(harness: PoolHarness, agent: str, server: str) -> dict[str, str]:
+    """Call the server's tool; return the pid and the word in its answer."""
+    said = harness.run(harness.ask(harness.plan(tool(f"mcp__{server}__ping")), agent)).text.split()
     assert said[:2] == ["tool:", "pid"], said
     return {"pid": said[2], "word": " ".join(said[4:])}
 
 
-def test_a_server_in_the_definition_serves_its_agent(lab: Lab, define: Define) -> None:
+def test_a_server_in_the_definition_serves_its_agent(harness: PoolHarness, define: Define) -> None:
     inline = json.dumps([{"own": server(WORD="inline")}])
     agent = define(tools="Read", mcpServers=inline)
-    request = lab.run(lab.ask(lab.plan(), agent)).requests[0]
+    request = harness.run(harness.ask(harness.plan(), agent)).requests[0]
     assert {"mcp__own__ping", "mcp__own__pong", "Read"} <= set(request.tools)
-    assert ping(lab, agent, "own")["word"] == "inline"
+    assert ping(harness, agent, "own")["word"] == "inline"
 
 
-def test_a_server_survives_the_reset_and_dies_with_its_worker(lab: Lab, define: Define) -> None:
+def test_a_server_survives_the_reset_and_dies_with_its_worker(
+    harness: PoolHarness, define: Define
+) -> None:
     agent = define(tools="[]", mcpServers=json.dumps([{"own": server()}]))
     pids = set()
     for _ in range(3):
-        pids.add(int(ping(lab, agent, "own")["pid"]))
-        lab.run(lab.settled())
+        pids.add(int(ping(harness, agent, "own")["pid"]))
+        harness.run(harness.wait_until_idle())
     (pid,) = pids
     assert is_alive(pid)
-    lab.run(lab.pool.reset(agent))
-    lab.run(until(lambda: not is_alive(pid)))
+    harness.run(harness.pool.reset(agent))
+    harness.run(wait_until(lambda: not is_alive(pid)))
 
 
-def test_servers_are_found_by_name_the_projects_before_the_users(
-    lab: Lab, define: Define, ambient: Project
+def test_a_project_server_comes_before_a_user_server(
+    harness: PoolHarness, define: Define, ambient: TempProject
 ) -> None:
     agent = define(tools="[]", mcpServers="[shared, my server]")
-    request = lab.run(lab.ask(lab.plan(), agent)).requests[0]
+    request = harness.run(harness.ask(harness.plan(), agent)).requests[0]
     assert servers_of(request) == {"shared", "my_server"}
-    assert ping(lab, agent, "shared")["word"] == "of-the-project"
-    assert ping(lab, agent, "my_server")["word"] == "of-me"
+    assert ping(harness, agent, "shared")["word"] == "of-the-project"
+    assert ping(harness, agent, "my_server")["word"] == "of-me"
 
 
-def test_a_server_is_named_by_a_tool_of_it_too(lab: Lab, define: Define, ambient: Project) -> None:
+def test_naming_a_tool_also_starts_its_server(
+    harness: PoolHarness, define: Define, ambient: TempProject
+) -> None:
     agent = define(tools="Read, mcp__my_server__ping")
-    request = lab.run(lab.ask(lab.plan(), agent)).requests[0]
+    request = harness.run(harness.ask(harness.plan(), agent)).requests[0]
     assert servers_of(request) == {"my_server"}
 
 
-def test_servers_that_an_agent_does_not_name_stay_out(
-    lab: Lab, define: Define, ambient: Project
+def test_servers_not_named_by_an_agent_are_not_started(
+    harness: PoolHarness, define: Define, ambient: TempProject
 ) -> None:
     agent = define(mcpServers=json.dumps([{"own": server()}]))
-    ping(lab, agent, "own")  # which waits until its own server is there; the others start with it
-    said = lab.run(lab.ask(lab.plan(), agent))
+    ping(
+        harness, agent, "own"
+    )  # which waits until its own server is there; the others start with it
+    said = harness.run(harness.ask(harness.plan(), agent))
     started = [p for p in psutil.Process(said.pid).children(recursive=True) if is_server(p)]
     assert len(started) == 1
-    assert "mcp__shared" not in flat(said.requests[0])  # nor among the tools offered later
+    assert "mcp__shared" not in as_text(
+        said.requests[0]
+    )  # not among the tools that are offered later, either
 
 
 def is_server(process: psutil.Process) -> bool:
     return str(SERVER) in process.cmdline()
 
 
-def test_a_name_that_is_configured_nowhere_is_an_error_that_says_where_it_was_looked_for(
-    lab: Lab, define: Define, ambient: Project
+def test_an_unknown_server_is_an_error_that_names_the_files(
+    harness: PoolHarness, define: Define, ambient: TempProject
 ) -> None:
     agent = define(mcpServers="[shard]")
     with pytest.raises(ConfigError, match="did you mean shared") as raised:
-        lab.run(lab.ask(lab.plan(), agent))
+        harness.run(harness.ask(harness.plan(), agent))
     for path in (ambient.root / ".mcp.json", ambient.home / ".claude" / ".claude.json"):
         assert str(path) in str(raised.value)
 
 
-def test_all_servers_but_the_pools_own_are_inherited_where_the_settings_say_so(
-    labs: Callable[..., Lab],
+def test_inherit_mcp_adds_all_servers_except_the_pools_own(
+    open_harness: Callable[..., PoolHarness],
 ) -> None:
-    lab = labs(reset="clear", inherit="mcp", environ={"PYTHON": sys.executable})
+    harness = open_harness(reset="clear", inherit="mcp", environ={"PYTHON": sys.executable})
     own = {"command": "/nowhere/agent-pool"}
     servers = {"ours": {"command": "${PYTHON}", "args": [str(SERVER)]}, "agent-pool": own}
-    configure(lab.world.root / ".mcp.json", **servers)
-    lab.world.agent("tester", description="Tests.", tools="[]")
-    request = lab.run(lab.ask(lab.plan())).requests[0]
+    configure(harness.project.root / ".mcp.json", **servers)
+    harness.project.agent("tester", description="Tests.", tools="[]")
+    request = harness.run(harness.ask(harness.plan())).requests[0]
     assert servers_of(request) == {"ours"}
-    assert ping(lab, "tester", "ours")["pid"].isdigit()
+    assert ping(harness, "tester", "ours")["pid"].isdigit()
 
 
-def test_what_a_server_is_told_in_its_environment_is_shown_nowhere(
-    lab: Lab, define: Define
-) -> None:
+def test_the_environment_of_a_server_is_never_shown(harness: PoolHarness, define: Define) -> None:
     agent = define(tools="[]", mcpServers=json.dumps([{"own": server(WORD=SECRET)}]))
-    assert ping(lab, agent, "own")["word"] == SECRET
-    launch = lab.run(lab.pool.launch(agent))
-    shown = [*launch.argv, *launch.shown_env().values(), launch.prompt]
-    shown += [str(worker) for worker in lab.run(lab.pool.list())]
-    shown += [" ".join(process.cmdline()) for process in lab.world.processes()]
+    assert ping(harness, agent, "own")["word"] == SECRET
+    launch = harness.run(harness.pool.launch_spec(agent))
+    shown = [*launch.argv, *launch.env.values(), launch.prompt]
+    shown += [str(worker) for worker in harness.run(harness.pool.workers())]
+    shown += [" ".join(process.cmdline()) for process in harness.project.processes()]
     assert [text for text in shown if SECRET in text] == []
-    files = [path for p in lab.world.processes() for path in _configs(p)]
+    files = [path for p in harness.project.processes() for path in _configs(p)]
     assert files
     assert {path.stat().st_mode & 0o077 for path in files} == {0}
 
 
 def _configs(process: psutil.Process) -> list[Path]:
-    """The files that a worker was told its servers by."""
+    """Return the configuration files of MCP servers that a worker was started with."""
     flag = "--mcp-config="
     return [Path(a.removeprefix(flag)) for a in process.cmdline() if a.startswith(flag)]
 
@@ -161,22 +169,24 @@ def _configs(process: psutil.Process) -> list[Path]:
         ({"bad": {"command": "x", "env": ["A=1"]}}, "`env` of the MCP server 'bad'"),
     ],
 )
-def test_a_server_that_is_configured_wrongly_is_an_error(
-    lab: Lab, define: Define, servers: dict[str, Any], problem: str
+def test_a_wrongly_configured_server_is_an_error(
+    harness: PoolHarness, define: Define, servers: dict[str, Any], problem: str
 ) -> None:
-    path = lab.world.root / ".mcp.json"
+    path = harness.project.root / ".mcp.json"
     before = path.read_text() if path.exists() else "{}"
     configure(path, **servers)
     with pytest.raises(ConfigError, match=problem):
-        lab.run(lab.ask(lab.plan(), define(mcpServers="[bad]")))
+        harness.run(harness.ask(harness.plan(), define(mcpServers="[bad]")))
     path.write_text(before)
 
 
-def test_a_configuration_that_is_no_json_breaks_only_who_needs_it(lab: Lab, define: Define) -> None:
-    path = lab.world.root / ".mcp.json"
+def test_a_broken_configuration_fails_only_agents_that_need_it(
+    harness: PoolHarness, define: Define
+) -> None:
+    path = harness.project.root / ".mcp.json"
     before = path.read_text() if path.exists() else "{}"
     path.write_text("{")
     with pytest.raises(ConfigError, match=str(path)):
-        lab.run(lab.ask(lab.plan(), define(mcpServers="[bad]")))
-    assert lab.run(lab.ask(lab.plan(), "tester")).text.startswith("echo")
+        harness.run(harness.ask(harness.plan(), define(mcpServers="[bad]")))
+    assert harness.run(harness.ask(harness.plan(), "tester")).text.startswith("echo")
     path.write_text(before)

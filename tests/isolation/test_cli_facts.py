@@ -1,4 +1,4 @@
-"""What the product leans on in the current CLI; each is a line of docs/cli-facts.md."""
+"""Facts about the current CLI that the package depends on; each is in docs/cli-facts.md."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ from typing import Any
 
 import pytest
 
-from agent_pool.loopback import Failure, LoopbackAPI, Reply, Request, ToolUse
-from isolation.raw_cli import of_type, raw_cli
-from pool_world import say_task
-from support import run
+from agent_pool.loopback import ErrorResponse, LoopbackAPI, ModelReply, ModelRequest, ToolUseBlock
+from agent_pool.loopback.reply import ScriptAnswer
+from support.model_scripts import bash, echo_task
+from support.stream_json_cli import of_type, stream_json_cli
+from support.waiting import run
 
 
-def bash(**given: Any) -> Reply:
-    return Reply([ToolUse("Bash", {"description": "Tests.", **given})])
+def reply_once(reply: ModelReply) -> Callable[[ModelRequest], Any]:
+    """Build a script that gives this reply to the task, then echoes the output of the tools."""
 
-
-def told_once(reply: Reply) -> Callable[[Request], Any]:
-    """A script: this first, later what the tools have answered."""
-
-    def script(request: Request) -> Any:
+    def script(request: ModelRequest) -> Any:
         is_new = not any(message["role"] == "assistant" for message in request.messages)
-        return reply if is_new and "task" in request.last_user_text else say_task(request)
+        return reply if is_new and "task" in request.last_user_text else echo_task(request)
 
     return script
 
 
-def test_initialize_takes_the_system_prompt_and_a_prompt_comes_back_stamped(tmp_path: Path) -> None:
+def test_initialize_sets_the_system_prompt_and_results_carry_the_stamp(tmp_path: Path) -> None:
     async def main() -> None:
-        async with LoopbackAPI(say_task) as api, raw_cli(tmp_path, api.url) as cli:
+        async with LoopbackAPI(echo_task) as api, stream_json_cli(tmp_path, api.url) as cli:
             await cli.initialize(systemPrompt=["You speak in riddles."])
-            stamp, frames = await cli.say("\n/clear")
+            stamp, frames = await cli.prompt("\n/clear")
             (init,) = of_type(frames, "system", "init")
             assert init["user_message_uuids"] == [stamp]
             assert {"session_id", "model", "permissionMode", "cwd", "tools"} <= set(init)
@@ -47,10 +44,10 @@ def test_initialize_takes_the_system_prompt_and_a_prompt_comes_back_stamped(tmp_
 
 def test_clear_is_announced_stamped_and_gives_a_new_session(tmp_path: Path) -> None:
     async def main() -> None:
-        async with LoopbackAPI(say_task) as api, raw_cli(tmp_path, api.url) as cli:
+        async with LoopbackAPI(echo_task) as api, stream_json_cli(tmp_path, api.url) as cli:
             await cli.initialize()
-            _, before = await cli.say("the canary sings")
-            stamp, frames = await cli.say("/clear")
+            _, before = await cli.prompt("the canary sings")
+            stamp, frames = await cli.prompt("/clear")
             (reset,) = of_type(frames, "conversation_reset")
             (init,) = of_type(frames, "system", "init")
             result = frames[-1]
@@ -59,7 +56,7 @@ def test_clear_is_announced_stamped_and_gives_a_new_session(tmp_path: Path) -> N
             assert result["user_message_uuid"] == stamp
             assert (result["local_command"], result["result"]) == ("clear", "")
             assert init["session_id"] == result["session_id"] != before[-1]["session_id"]
-            await cli.say("two")
+            await cli.prompt("two")
             first, second = api.requests
             assert "canary" not in str(second.messages)
             heads = [request.system_text.split("\n")[0] for request in (first, second)]
@@ -69,14 +66,14 @@ def test_clear_is_announced_stamped_and_gives_a_new_session(tmp_path: Path) -> N
     run(main())
 
 
-def test_a_model_that_was_switched_to_outlives_a_clear(tmp_path: Path) -> None:
+def test_a_switched_model_stays_after_a_clear(tmp_path: Path) -> None:
     async def main() -> None:
-        async with LoopbackAPI(say_task) as api, raw_cli(tmp_path, api.url) as cli:
+        async with LoopbackAPI(echo_task) as api, stream_json_cli(tmp_path, api.url) as cli:
             await cli.initialize()
-            await cli.say("one")
+            await cli.prompt("one")
             await cli.control(subtype="set_model", model="haiku")
-            await cli.say("/clear")
-            _, frames = await cli.say("two")
+            await cli.prompt("/clear")
+            _, frames = await cli.prompt("two")
             first, second = api.requests
             assert first.model != second.model
             (init,) = of_type(frames, "system", "init")
@@ -85,20 +82,20 @@ def test_a_model_that_was_switched_to_outlives_a_clear(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_background_shell_is_told_of_and_its_end_starts_a_turn_without_a_stamp(
+def test_the_end_of_a_background_shell_starts_an_unstamped_turn(
     tmp_path: Path,
 ) -> None:
     go = tmp_path / "go"
     shell = bash(command=f"while [ ! -e {go} ]; do sleep 0.02; done", run_in_background=True)
 
     async def main() -> None:
-        async with LoopbackAPI(told_once(shell)) as api, raw_cli(tmp_path, api.url) as cli:
+        async with LoopbackAPI(reply_once(shell)) as api, stream_json_cli(tmp_path, api.url) as cli:
             await cli.initialize()
-            _, frames = await cli.say("task")
+            _, frames = await cli.prompt("task")
             running = of_type(frames, "system", "background_tasks_changed")[-1]["tasks"]
             assert len(running) == 1
             assert of_type(frames, "system", "task_started") != []
-            stamp, cleared = await cli.say("/clear")
+            stamp, cleared = await cli.prompt("/clear")
             assert cleared[-1]["user_message_uuid"] == stamp
             go.touch()
             frames = await cli.until(lambda frame: frame["type"] == "result")
@@ -110,20 +107,21 @@ def test_a_background_shell_is_told_of_and_its_end_starts_a_turn_without_a_stamp
     run(main())
 
 
-def test_one_variable_keeps_work_from_going_on_in_the_background(tmp_path: Path) -> None:
-    sub = ToolUse(
+def test_a_variable_keeps_work_out_of_the_background(tmp_path: Path) -> None:
+    sub = ToolUseBlock(
         "Agent", {"description": "Look.", "prompt": "look", "subagent_type": "general-purpose"}
     )
     off = {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1"}
 
     async def main() -> None:
-        for environ, is_waited_for in (({}, False), (off, True)):
+        cases: list[tuple[dict[str, Any], bool]] = [({}, False), (off, True)]
+        for environ, is_waited_for in cases:
             async with (
-                LoopbackAPI(told_once(Reply([sub]))) as api,
-                raw_cli(tmp_path, api.url, **environ) as cli,
+                LoopbackAPI(reply_once(ModelReply([sub]))) as api,
+                stream_json_cli(tmp_path, api.url, **environ) as cli,
             ):
                 await cli.initialize()
-                _, frames = await cli.say("task")
+                _, frames = await cli.prompt("task")
                 assert ("echo: look" in frames[-1]["result"]) == is_waited_for
 
     run(main())
@@ -135,43 +133,51 @@ def test_mentioned_files_are_read_unless_a_variable_forbids_it(
 ) -> None:
     (tmp_path / "notes.md").write_text("of the file\n")
 
+    switched_off: dict[str, Any] = {variable: "1"}
+
     async def main() -> None:
         async with (
-            LoopbackAPI(say_task) as api,
-            raw_cli(tmp_path, api.url, **{variable: "1"}) as cli,
+            LoopbackAPI(echo_task) as api,
+            stream_json_cli(tmp_path, api.url, **switched_off) as cli,
         ):
             await cli.initialize()
-            await cli.say("\nsee @notes.md")
+            await cli.prompt("\nsee @notes.md")
             assert ("of the file" in str(api.requests[0].messages)) == (variable == "HARMLESS")
 
     run(main())
 
 
-def test_a_refused_request_is_told_with_its_status_and_tried_again(tmp_path: Path) -> None:
-    answers = [Failure(529), Failure(429), "at last"]
+def test_a_refused_request_is_reported_with_status_and_retried(tmp_path: Path) -> None:
+    answers: list[ScriptAnswer] = [ErrorResponse(529), ErrorResponse(429), "at last"]
 
     async def main() -> None:
-        async with LoopbackAPI(lambda _: answers.pop(0)) as api, raw_cli(tmp_path, api.url) as cli:
+        async with (
+            LoopbackAPI(lambda _: answers.pop(0)) as api,
+            stream_json_cli(tmp_path, api.url) as cli,
+        ):
             await cli.initialize()
-            _, frames = await cli.say("one")
+            _, frames = await cli.prompt("one")
             retries = of_type(frames, "system", "api_retry")
             assert [retry["error_status"] for retry in retries] == [529, 429]
             assert [retry["attempt"] for retry in retries] == [1, 2]
             assert all(retry["retry_delay_ms"] > 0 for retry in retries)
             assert all(retry["max_retries"] == 10 and retry["error"] for retry in retries)
             assert frames[-1]["result"] == "at last"
-            await cli.say("/clear")
+            await cli.prompt("/clear")
 
     run(main())
 
 
-def test_an_error_of_the_api_is_a_result_that_carries_its_status_and_the_stamp(
+def test_an_api_error_result_carries_its_status_and_stamp(
     tmp_path: Path,
 ) -> None:
     async def main() -> None:
-        async with LoopbackAPI(lambda _: Failure(400)) as api, raw_cli(tmp_path, api.url) as cli:
+        async with (
+            LoopbackAPI(lambda _: ErrorResponse(400)) as api,
+            stream_json_cli(tmp_path, api.url) as cli,
+        ):
             await cli.initialize()
-            stamp, frames = await cli.say("one")
+            stamp, frames = await cli.prompt("one")
             assert frames[-1]["is_error"] is True
             assert frames[-1]["api_error_status"] == 400
             assert frames[-1]["user_message_uuid"] == stamp
@@ -181,9 +187,9 @@ def test_an_error_of_the_api_is_a_result_that_carries_its_status_and_the_stamp(
 
 def test_a_blank_prompt_is_answered_by_the_cli_itself(tmp_path: Path) -> None:
     async def main() -> None:
-        async with LoopbackAPI(say_task) as api, raw_cli(tmp_path, api.url) as cli:
+        async with LoopbackAPI(echo_task) as api, stream_json_cli(tmp_path, api.url) as cli:
             await cli.initialize()
-            _, frames = await cli.say("\n\ufeff ")
+            _, frames = await cli.prompt("\n\ufeff ")
             assert frames[-1]["is_error"] is False
             assert "Blank prompt" in frames[-1]["result"]
             assert api.requests == []

@@ -1,10 +1,12 @@
-"""What a worker and its commands inherit, told by the commands themselves; real CLI."""
+"""The variables that a worker and its commands inherit, as the commands print them; real CLI."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import pytest
 
 import agent_pool
 from agent_pool import AgentPool, ConfigError
-from isolation.lab import Lab, bash, tool
-from support import real_cli
+from support.environment import real_cli
+from support.model_scripts import bash, tool
+from support.pool_harness import PoolHarness
+from support.project import file_contents
+from support.waiting import WAIT_TIMEOUT
 
 PARENT = {
     "CLAUDECODE": "1",
@@ -32,7 +37,7 @@ PARENT = {
     "CLAUDE_CODE_SSE_PORT": "9",
     "CLAUDE_PLUGIN_ROOT": "/parent",
 }
-"""What Claude Code tells those that it starts about the session they belong to."""
+"""Variables by which Claude Code tells its children about their session."""
 
 PROVIDER = {
     "ANTHROPIC_AUTH_TOKEN": "kept",
@@ -43,115 +48,119 @@ PROVIDER = {
     "NO_PROXY": "127.0.0.1",
     "SOME_TOOL_OF_THE_PROJECT": "kept",
 }
-"""What a worker, or what it runs, may need."""
+"""Variables that a worker, or a program that it runs, can need."""
 
 OWN = ("AGENT_POOL_COOKIE", "AGENT_POOL_DEPTH")
 
 
 @pytest.fixture(scope="module")
-def lab(labs: Callable[..., Lab]) -> Lab:
+def harness(open_harness: Callable[..., PoolHarness]) -> PoolHarness:
     settings = {"AGENT_POOL_MAX_SIZE": "1", "TASK_TIMEOUT_MS": "30000"}
-    return labs(environ={**PARENT, **PROVIDER, **settings})
+    return open_harness(environ={**PARENT, **PROVIDER, **settings})
 
 
 @pytest.fixture
-def lab_with(tmp_path: Path, cache: Path) -> Iterator[Callable[..., Lab]]:
-    """Opens one lab with these variables and settings."""
-    opened: list[Lab] = []
+def harness_with(tmp_path: Path, cache: Path) -> Iterator[Callable[..., PoolHarness]]:
+    """Open a harness with these variables and settings."""
+    opened: list[PoolHarness] = []
 
-    def open_lab(environ: dict[str, str], **settings: Any) -> Lab:
-        lab = Lab(tmp_path / "lab", cache, environ=environ, **settings)
-        opened.append(lab)
-        lab.open()
-        return lab
+    def open_one(environ: dict[str, str], **settings: Any) -> PoolHarness:
+        harness = PoolHarness(tmp_path / "harness", cache, environ=environ, **settings)
+        opened.append(harness)
+        harness.open()
+        return harness
 
-    yield open_lab
-    for lab in opened:
-        lab.close()
+    yield open_one
+    for harness in opened:
+        harness.close()
 
 
-async def environments(lab: Lab) -> tuple[dict[str, str], dict[str, str]]:
-    """Those of a command that an agent runs, and of the process that runs it."""
+async def environments(harness: PoolHarness) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the variables of a command that an agent runs, and of the process that runs it."""
     command = r"echo; env; echo ---; tr '\0' '\n' < /proc/$PPID/environ"
-    said = (await lab.ask(lab.plan(bash(command)))).text
-    mine, _, parents = said.partition("---")
+    output = (await harness.ask(harness.plan(bash(command)))).text
+    mine, _, parents = output.partition("---")
     return _variables(mine), _variables(parents)
 
 
-def test_nothing_of_the_parent_session_reaches_a_worker_or_its_commands(lab: Lab) -> None:
+def test_no_variable_of_the_parent_session_reaches_a_worker(
+    harness: PoolHarness,
+) -> None:
     async def main() -> None:
-        command, worker = await environments(lab)
+        command, worker = await environments(harness)
         assert set(PARENT) & set(worker) == set()
         assert {name for name in PARENT if command.get(name) == PARENT[name]} <= {"CLAUDECODE"}
         assert "parent" not in " ".join([*command.values(), *worker.values()])
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_nothing_that_claude_code_sets_for_its_commands_comes_back_to_a_worker(
-    lab: Lab, lab_with: Callable[..., Lab]
+def test_variables_claude_code_sets_for_commands_never_reach_a_worker(
+    harness: PoolHarness, harness_with: Callable[..., PoolHarness]
 ) -> None:
     async def main() -> None:
-        command, worker = await environments(lab)
+        command, worker = await environments(harness)
         added = {name for name in command if name not in worker and "CLAUDE" in name}
-        del command["AGENT_POOL_COOKIE"]  # what bears it belongs to the worker, and ends with it
+        del command["AGENT_POOL_COOKIE"]  # a process with the worker's cookie ends with its task
         assert {"CLAUDECODE", "CLAUDE_CODE_SESSION_ID", "CLAUDE_PID"} <= added
         launch = await AgentPool(
-            environ={**lab.world.environment(lab.api.url), **command}, allow_nested=True
-        ).launch("tester")
+            environ={**harness.project.environment(harness.api.url), **command}, allow_nested=True
+        ).launch_spec("tester")
         assert added & set(launch.env) == set()
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_credentials_and_what_belongs_to_the_project_do_reach_them(lab: Lab) -> None:
+def test_credentials_and_project_variables_reach_a_worker(harness: PoolHarness) -> None:
     async def main() -> None:
-        command, worker = await environments(lab)
+        command, worker = await environments(harness)
         assert {name: worker.get(name) for name in PROVIDER} == PROVIDER
         assert command["SOME_TOOL_OF_THE_PROJECT"] == "kept"
         assert worker["ANTHROPIC_API_KEY"] == "dummy"
-        assert worker["CLAUDE_CONFIG_DIR"] == str(lab.world.home / ".claude")
-        assert lab.api.requests[-1].headers["x-kept"] == "kept"
+        assert worker["CLAUDE_CONFIG_DIR"] == str(harness.project.home / ".claude")
+        assert harness.api.requests[-1].headers["x-kept"] == "kept"
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_of_the_pools_own_variables_only_cookie_and_depth_reach_them(lab: Lab) -> None:
+def test_only_cookie_and_depth_of_the_pools_variables_reach_workers(harness: PoolHarness) -> None:
     async def main() -> None:
-        _, worker = await environments(lab)
+        _, worker = await environments(harness)
         assert sorted(name for name in worker if name.startswith("AGENT_POOL")) == sorted(OWN)
         assert "TASK_TIMEOUT_MS" not in worker
         assert "CLAUDE_CLI" not in worker
         assert worker["AGENT_POOL_DEPTH"] == "1"
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_what_is_shown_of_the_environment_is_what_is_passed(lab: Lab) -> None:
+def test_the_shown_environment_matches_the_passed_one(harness: PoolHarness) -> None:
     async def main() -> None:
-        _, worker = await environments(lab)
-        shown = (await lab.pool.launch("tester")).shown_env()
+        _, worker = await environments(harness)
+        shown = (await harness.pool.launch_spec("tester")).env
         assert set(worker) - set(shown) == {"AGENT_POOL_COOKIE"}
         assert set(shown) <= set(worker)
         assert "dummy" not in shown.values()
         assert shown["ANTHROPIC_AUTH_TOKEN"] != "kept"
         assert shown["SOME_TOOL_OF_THE_PROJECT"] == "kept"
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_settings_pass_and_block_variables(lab_with: Callable[..., Lab]) -> None:
+def test_settings_can_pass_or_block_environment_variables(
+    harness_with: Callable[..., PoolHarness],
+) -> None:
     environ = {"CLAUDE_EFFORT": "high", "MY_SECRET_ONE": "x", "MY_SECRET_TWO": "x", "MY_OPEN": "x"}
-    lab = lab_with(environ, env_passthrough=("CLAUDE_EFF*",), env_block=("MY_SECRET_*",))
+    harness = harness_with(environ, env_passthrough=("CLAUDE_EFF*",), env_block=("MY_SECRET_*",))
 
     async def main() -> None:
-        _, worker = await environments(lab)
+        _, worker = await environments(harness)
         assert worker["CLAUDE_EFFORT"] == "high"
         assert worker["MY_OPEN"] == "x"
         assert "MY_SECRET_ONE" not in worker
         assert "MY_SECRET_TWO" not in worker
 
-    lab.run(main())
+    harness.run(main())
 
 
 NESTED = """
@@ -167,73 +176,88 @@ except Exception as error:
 """
 
 
-def test_an_agent_does_not_get_a_pool_of_its_own_unless_it_is_allowed(lab: Lab) -> None:
-    script = lab.world.root / "nested.py"
+def test_an_agent_gets_its_own_pool_only_if_allowed(harness: PoolHarness) -> None:
+    script = harness.project.root / "nested.py"
     script.write_text(NESTED)
     package = Path(agent_pool.__file__).parents[1]
     python = f"PYTHONPATH={package} {sys.executable} {script}"
 
     async def main() -> None:
-        refused = await lab.ask(lab.plan(bash(python)))
+        refused = await harness.ask(harness.plan(bash(python)))
         assert "ConfigError this is a pool inside an agent of a pool" in refused.text
         assert "AGENT_POOL_ALLOW_NESTED" in refused.text
-        allowed = await lab.ask(lab.plan(bash(f"AGENT_POOL_ALLOW_NESTED=true {python}")))
+        allowed = await harness.ask(harness.plan(bash(f"AGENT_POOL_ALLOW_NESTED=true {python}")))
         assert "OPENED True" in allowed.text
 
-    lab.run(main())
+    harness.run(main())
 
 
 @pytest.mark.parametrize("value", ["-1", "x", "1e3", "²"])
-def test_a_depth_that_is_no_number_is_refused(lab: Lab, value: str) -> None:
+def test_a_depth_that_is_not_a_number_is_refused(harness: PoolHarness, value: str) -> None:
     async def main() -> None:
-        environ = {**lab.world.environment(lab.api.url), "AGENT_POOL_DEPTH": value}
+        environ = {**harness.project.environment(harness.api.url), "AGENT_POOL_DEPTH": value}
         with pytest.raises(ConfigError, match="AGENT_POOL_DEPTH: expected a number"):
             await AgentPool(environ=environ).open()
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_ambient_mcp_servers_are_not_started(lab_with: Callable[..., Lab]) -> None:
-    lab = lab_with({}, max_size=2)
-    server = lab.world.root / "server.py"
+def test_ambient_mcp_servers_are_not_started(harness_with: Callable[..., PoolHarness]) -> None:
+    harness = harness_with({}, max_size=2)
+    server = harness.project.root / "server.py"
     server.write_text("import pathlib, time\npathlib.Path(__file__).with_suffix('.up').touch()\n")
     servers = {"ambient": {"command": sys.executable, "args": [str(server)]}}
-    (lab.world.root / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
-    user = {"mcpServers": {"everywhere": servers["ambient"]}}
-    user["projects"] = {str(lab.world.root): {"mcpServers": {"here": servers["ambient"]}}}
-    (lab.world.home / ".claude").mkdir(exist_ok=True)
-    (lab.world.home / ".claude" / ".claude.json").write_text(json.dumps(user))
+    (harness.project.root / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    user: dict[str, Any] = {"mcpServers": {"everywhere": servers["ambient"]}}
+    user["projects"] = {str(harness.project.root): {"mcpServers": {"here": servers["ambient"]}}}
+    (harness.project.home / ".claude").mkdir(exist_ok=True)
+    (harness.project.home / ".claude" / ".claude.json").write_text(json.dumps(user))
     enabled = {"enableAllProjectMcpServers": True}
-    (lab.world.root / ".claude" / "settings.json").write_text(json.dumps(enabled))
-    lab.world.agent("named", mcpServers="[ambient]")
+    (harness.project.root / ".claude" / "settings.json").write_text(json.dumps(enabled))
+    harness.project.agent("named", mcpServers="[ambient]")
 
     async def main() -> None:
-        asked = await lab.ask(lab.plan(tool("ToolSearch", query="ambient everywhere here")))
+        asked = await harness.ask(harness.plan(tool("ToolSearch", query="ambient everywhere here")))
         assert "mcp__" not in " ".join(asked.requests[-1].tools)
-        await lab.ask(lab.plan("again"))
+        await harness.ask(harness.plan("again"))
         assert not server.with_suffix(".up").exists()
-        await lab.ask(lab.plan("named"), agent="named")
+        await harness.ask(harness.plan("named"), agent="named")
         assert server.with_suffix(".up").exists()
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_transcripts_are_not_written(lab: Lab) -> None:
+def test_transcripts_of_tasks_are_not_written_to_disk(harness: PoolHarness) -> None:
     async def main() -> None:
-        canary = lab.word("canary")
-        await lab.ask(lab.plan(bash(f"echo {canary}")))
-        await lab.settled()
-        home = [file for file in lab.world.home.rglob("*") if file.is_file()]
-        assert [file for file in home if canary.encode() in file.read_bytes()] == []
+        canary = harness.word("canary")
+        await harness.ask(harness.plan(bash(f"echo {canary}")))
+        await harness.wait_until_idle()
+        home = await _unchanging_contents(harness.project.home)
+        assert [path for path, content in home.items() if canary.encode() in content] == []
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_the_cli_of_these_tests_is_the_current_one(lab: Lab) -> None:
+def test_the_cli_of_these_tests_is_the_current_one(harness: PoolHarness) -> None:
     async def main() -> None:
-        assert (await lab.pool.launch("tester")).argv[0] == str(real_cli())
+        assert (await harness.pool.launch_spec("tester")).argv[0] == str(real_cli())
 
-    lab.run(main())
+    harness.run(main())
+
+
+async def _unchanging_contents(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file, read while no file was added or removed.
+
+    The CLI replaces its files by renaming temporary ones, so a listed file can vanish before it is
+    read; its new name is then in the next list.
+    """
+    async with asyncio.timeout(WAIT_TIMEOUT):
+        while True:
+            with suppress(FileNotFoundError):
+                contents = file_contents(folder)
+                if file_contents(folder).keys() == contents.keys():
+                    return contents
+            await asyncio.sleep(0.01)
 
 
 def _variables(text: str) -> dict[str, str]:

@@ -1,38 +1,41 @@
-"""What a task said, read, loaded or set is not there for the next one, on the same process."""
+"""The words, files, tools and settings of a task do not reach the next one on its process."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 
-from agent_pool.loopback import Reply, Request, Text
-from isolation.lab import Lab, bash, flat, tool
+from agent_pool.loopback import ModelReply, ModelRequest, TextBlock
+from support.model_scripts import as_text, bash, tool
+from support.pool_harness import PoolHarness
 
 
-def test_no_word_of_a_task_is_ever_sent_again(lab: Lab) -> None:
+def test_no_word_of_a_task_is_ever_sent_again(harness: PoolHarness) -> None:
     async def main() -> None:
         canaries, pids = [], set()
         for _ in range(8):
-            asked, said, shown = (lab.word(kind) for kind in ("asked", "said", "shown"))
-            task = lab.plan(
-                Reply([Text(said), *bash(f"echo {shown}").blocks]),
-                f"I was told {asked}, said {said} and saw {shown}",
+            asked, written, shown = (harness.word(kind) for kind in ("asked", "written", "shown"))
+            task = harness.plan(
+                ModelReply([TextBlock(written), *bash(f"echo {shown}").blocks]),
+                f"I read {asked}, wrote {written} and saw {shown}",
             )
-            one = await lab.ask(f"{task} {asked}")
+            one = await harness.ask(f"{task} {asked}")
             assert asked in one.text
-            canaries.append({asked, said, shown})
+            canaries.append({asked, written, shown})
             pids.add(one.pid)
         assert len(pids) == 1
-        told = [{w for w in set().union(*canaries) if w in flat(r)} for r in lab.api.requests]
-        for words in told:
+        sent = [
+            {w for w in set().union(*canaries) if w in as_text(r)} for r in harness.api.requests
+        ]
+        for words in sent:
             assert sum(bool(words & canary) for canary in canaries) <= 1
         for canary in canaries:
-            assert canary in told
+            assert canary in sent
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_what_a_task_set_in_its_shell_is_unset(lab: Lab) -> None:
+def test_shell_changes_of_a_task_are_undone_for_the_next(harness: PoolHarness) -> None:
     probe = (
         'pwd; umask; echo "[$CROSSED]"; type crossed 2>&1; alias crossed 2>&1;'
         ' shopt -q nocasematch && echo shopt; git config --get crossed.x; echo "$PATH"; trap'
@@ -43,98 +46,102 @@ def test_what_a_task_set_in_its_shell_is_unset(lab: Lab) -> None:
     )
 
     async def main() -> None:
-        before = await lab.ask(lab.plan(bash(probe)))
-        await lab.ask(lab.plan(bash(change)))
-        after = await lab.ask(lab.plan(bash(probe)))
+        before = await harness.ask(harness.plan(bash(probe)))
+        await harness.ask(harness.plan(bash(change)))
+        after = await harness.ask(harness.plan(bash(probe)))
         assert after.text == before.text
-        assert str(lab.world.root) in before.text
+        assert str(harness.project.root) in before.text
         assert after.pid == before.pid
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_file_that_an_earlier_task_read_is_read_anew_and_its_change_is_no_news(lab: Lab) -> None:
-    old, new = lab.word("old"), lab.word("new")
-    file = lab.world.root / "notes.txt"
+def test_a_file_from_an_earlier_task_is_read_again(
+    harness: PoolHarness,
+) -> None:
+    old, new = harness.word("old"), harness.word("new")
+    file = harness.project.root / "notes.txt"
     file.write_text(f"{old}\n")
     reads = tool("Read", file_path=str(file))
 
     async def main() -> None:
-        first = await lab.ask(lab.plan(reads))
-        again = await lab.ask(lab.plan(reads))
+        first = await harness.ask(harness.plan(reads))
+        again = await harness.ask(harness.plan(reads))
         assert old in first.text
         assert again.text == first.text
         file.write_text(f"{new}\n")
-        plain = await lab.ask(lab.plan())
-        assert old not in flat(plain.requests[0])
-        assert new not in flat(plain.requests[0])
-        assert file.name not in flat(plain.requests[0])
+        plain = await harness.ask(harness.plan())
+        assert old not in as_text(plain.requests[0])
+        assert new not in as_text(plain.requests[0])
+        assert file.name not in as_text(plain.requests[0])
         assert plain.pid == first.pid
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_list_of_things_to_do_ends_with_its_task(lab: Lab) -> None:
-    lab.world.agent("planner", tools="TaskCreate, TaskList")
-    item = lab.word("item")
+def test_a_todo_list_ends_with_its_task(harness: PoolHarness) -> None:
+    harness.project.agent("planner", tools="TaskCreate, TaskList")
+    item = harness.word("item")
 
     async def main() -> None:
-        made = await lab.ask(
-            lab.plan(tool("TaskCreate", subject=item, description=item)), agent="planner"
+        made = await harness.ask(
+            harness.plan(tool("TaskCreate", subject=item, description=item)), agent="planner"
         )
         assert item in made.text
-        listed = await lab.ask(lab.plan(tool("TaskList")), agent="planner")
-        assert item not in flat(listed.requests[-1])
+        listed = await harness.ask(harness.plan(tool("TaskList")), agent="planner")
+        assert item not in as_text(listed.requests[-1])
         assert listed.pid == made.pid
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_tool_that_a_task_loaded_is_not_loaded_for_the_next(lab: Lab) -> None:
+def test_a_loaded_tool_is_not_loaded_for_the_next_task(harness: PoolHarness) -> None:
     async def main() -> None:
-        before = await lab.ask(lab.plan())
-        loading = await lab.ask(lab.plan(tool("ToolSearch", query="select:WebFetch,TaskStop")))
-        after = await lab.ask(lab.plan())
+        before = await harness.ask(harness.plan())
+        loading = await harness.ask(
+            harness.plan(tool("ToolSearch", query="select:WebFetch,TaskStop"))
+        )
+        after = await harness.ask(harness.plan())
         assert loading.requests[-1].tools != before.requests[0].tools
         assert after.requests[0].tools == before.requests[0].tools
         assert after.pid == loading.pid
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_cleared_worker_asks_what_a_new_one_asks_but_for_the_note_of_the_clearing(
-    lab: Lab,
+def test_a_cleared_worker_sends_requests_like_a_new_one(
+    harness: PoolHarness,
 ) -> None:
-    lab.world.agent("fresh")
+    harness.project.agent("fresh")
 
     async def main() -> None:
-        first, second, third = [await lab.ask("the same task", agent="fresh") for _ in range(3)]
+        first, second, third = [await harness.ask("the same task", agent="fresh") for _ in range(3)]
         assert first.pid == second.pid == third.pid
         new, cleared, again = (one.requests[0] for one in (first, second, third))
         assert _essence(cleared) == _essence(new)
         assert cleared.body["messages"] == again.body["messages"]
         assert cleared.body["system"] == again.body["system"]
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_eight_tasks_at_once_on_few_workers_get_their_own_answers_and_no_other_words(
-    lab: Lab,
+def test_parallel_tasks_on_few_workers_get_only_their_own_words(
+    harness: PoolHarness,
 ) -> None:
     async def main() -> None:
-        canaries = [lab.word("canary") for _ in range(8)]
-        tasks = [f"{lab.plan(bash(f'echo shell {canary}'))} {canary}" for canary in canaries]
-        before = len(lab.api.requests)
-        answers = await asyncio.gather(*(lab.ask(task) for task in tasks))
+        canaries = [harness.word("canary") for _ in range(8)]
+        tasks = [f"{harness.plan(bash(f'echo shell {canary}'))} {canary}" for canary in canaries]
+        before = len(harness.api.requests)
+        answers = await asyncio.gather(*(harness.ask(task) for task in tasks))
         assert [one.text for one in answers] == [f"tool: shell {canary}" for canary in canaries]
-        for request in lab.api.requests[before:]:
-            assert sum(canary in flat(request) for canary in canaries) == 1
+        for request in harness.api.requests[before:]:
+            assert sum(canary in as_text(request) for canary in canaries) == 1
 
-    lab.run(main())
+    harness.run(main())
 
 
-def _essence(request: Request) -> str:
-    """What a request says, without its ids and without the note that `/clear` leaves."""
+def _essence(request: ModelRequest) -> str:
+    """Return a request as text, without its ids and without the note that `/clear` leaves."""
     system = [block["text"] for block in request.body["system"]]
     kept = [text for text in system if not text.startswith("x-anthropic-billing-header")]
     messages = json.loads(json.dumps(request.messages))

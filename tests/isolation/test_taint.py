@@ -1,4 +1,4 @@
-"""What a task does that a reset would not undo is undone, or the worker goes; real CLI."""
+"""What a reset does not undo is undone before it, or the worker is replaced; real CLI."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from agent_pool import TaskTimeout, WorkerDied
-from agent_pool.claude.states import SURVIVING_TOOLS
-from agent_pool.loopback import Reply
-from isolation.lab import Gate, Lab, Said, bash, flat, tool
-from pool_world import is_alive, until
+from agent_pool.claude.protocol.states import SURVIVING_TOOLS
+from agent_pool.loopback import ModelReply
+from support.model_scripts import Gate, as_text, bash, tool
+from support.pool_harness import PoolHarness, TaskOutcome
+from support.process_checks import is_alive
+from support.waiting import wait_until
 
 LINGER = "linger-321.sh"
 """A script of the project that runs for minutes."""
@@ -21,59 +23,65 @@ FORKED = "sleep 321.5"
 
 
 @pytest.fixture(scope="module")
-def lab(labs: Callable[..., Lab]) -> Lab:
-    lab = labs(max_size=1)
+def harness(open_harness: Callable[..., PoolHarness]) -> PoolHarness:
+    harness = open_harness(max_size=1)
     surviving = ", ".join(sorted(SURVIVING_TOOLS))
-    lab.world.agent("scheduler", tools=f"Bash, {surviving}")
-    (lab.world.root / LINGER).write_text("sleep 321\n")
-    return lab
+    harness.project.agent("scheduler", tools=f"Bash, {surviving}")
+    (harness.project.root / LINGER).write_text("sleep 321\n")
+    return harness
 
 
-def test_a_background_shell_ends_with_its_task_and_its_notice_reaches_nobody(lab: Lab) -> None:
+def test_a_background_shell_and_its_notice_end_with_the_task(
+    harness: PoolHarness,
+) -> None:
     async def main() -> None:
-        canary = lab.word("canary")
+        canary = harness.word("canary")
         shell = bash(f"echo {canary}; sh {LINGER}; echo {canary}", run_in_background=True)
-        task = lab.plan(shell, "left it running")
-        await _is_left_behind_by(lab, task, canary)
+        task = harness.plan(shell, "left it running")
+        await _is_left_behind_by(harness, task, canary)
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_background_shell_that_ends_by_itself_reaches_no_later_task(lab: Lab) -> None:
+def test_a_finished_background_shell_reaches_no_later_task(harness: PoolHarness) -> None:
     async def main() -> None:
-        canary = lab.word("canary")
-        file = lab.world.root / "wait"
+        canary = harness.word("canary")
+        file = harness.project.root / "wait"
         shell = bash(
             f"while [ ! -e {file} ]; do sleep 0.01; done; echo {canary}", run_in_background=True
         )
         gate = Gate("left it running")
-        task = lab.plan(shell, gate)
-        asking = asyncio.create_task(lab.ask(task))
+        task = harness.plan(shell, gate)
+        asking = asyncio.create_task(harness.ask(task))
         await gate.reached.wait()
         file.touch()
-        await until(lambda: not lab.processes(str(file)))
+        await wait_until(lambda: not harness.processes(str(file)))
         gate.open()
-        await _is_not_in_later_tasks(lab, task, canary, await asking)
+        await _is_not_in_later_tasks(harness, task, canary, await asking)
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_an_agent_that_delegates_answers_when_its_sub_agent_has_answered(lab: Lab) -> None:
+def test_an_agent_answers_only_after_its_sub_agent_has_answered(
+    harness: PoolHarness,
+) -> None:
     async def main() -> None:
-        found = lab.word("found")
-        sub = lab.plan(bash("true"), f"the sub-agent says {found}")
+        found = harness.word("found")
+        sub = harness.plan(bash("true"), f"the sub-agent says {found}")
         delegates = tool(
             "Agent", description="Look.", prompt=f"{sub} look", subagent_type="general-purpose"
         )
-        task = lab.plan(delegates)
-        asked = await lab.ask(task)
+        task = harness.plan(delegates)
+        asked = await harness.ask(task)
         assert found in asked.text
-        await _is_not_in_later_tasks(lab, task, found, asked)
+        await _is_not_in_later_tasks(harness, task, found, asked)
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_daemon_is_gone_before_its_worker_is_idle_and_the_worker_serves_on(lab: Lab) -> None:
+def test_a_daemon_is_stopped_before_its_worker_is_idle_again(
+    harness: PoolHarness,
+) -> None:
     commands = [
         f"nohup setsid sh {LINGER} >/dev/null 2>&1 & echo started",
         f"(setsid nohup sh -c 'trap \"\" TERM HUP; sh {LINGER}' </dev/null >/dev/null 2>&1 &)",
@@ -86,21 +94,23 @@ def test_a_daemon_is_gone_before_its_worker_is_idle_and_the_worker_serves_on(lab
         pids = set()
         for command in commands:
             started = Gate()
-            asking = asyncio.create_task(lab.ask(lab.plan(bash(command), started)))
+            asking = asyncio.create_task(harness.ask(harness.plan(bash(command), started)))
             await started.reached.wait()
-            await until(lambda: lab.processes(LINGER))
+            await wait_until(lambda: harness.processes(LINGER))
             started.open()
             pids.add((await asking).pid)
-            await lab.settled()
-            assert lab.processes(LINGER) == []
+            await harness.wait_until_idle()
+            assert harness.processes(LINGER) == []
         assert len(pids) == 1
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_daemon_that_never_stops_forking_is_gone_with_all_its_children(lab: Lab) -> None:
-    script = lab.world.root / "forker.sh"
-    up = lab.world.root / "up"
+def test_a_forking_daemon_is_stopped_with_all_its_children(
+    harness: PoolHarness,
+) -> None:
+    script = harness.project.root / "forker.sh"
+    up = harness.project.root / "up"
     script.write_text(
         f"touch {up}\nwhile :; do setsid {FORKED} </dev/null >/dev/null 2>&1 & sleep 0.003; done\n"
     )
@@ -110,86 +120,90 @@ def test_a_daemon_that_never_stops_forking_is_gone_with_all_its_children(lab: La
             up.unlink(missing_ok=True)
             command = f"nohup setsid bash {script} >/dev/null 2>&1 &"
             wait = f"while [ ! -e {up} ]; do sleep 0.01; done"
-            await lab.ask(lab.plan(bash(f"{command} {wait}")))
-            await lab.settled()
-            left = lab.processes(FORKED) + lab.processes(str(script))
+            await harness.ask(harness.plan(bash(f"{command} {wait}")))
+            await harness.wait_until_idle()
+            left = harness.processes(FORKED) + harness.processes(str(script))
             for process in left:
                 process.kill()
             assert left == []
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_daemon_goes_with_a_worker_that_is_stopped_in_its_task(lab: Lab) -> None:
+def test_a_daemon_ends_with_a_worker_stopped_in_its_task(harness: PoolHarness) -> None:
     async def main() -> None:
         gate = Gate()
         daemon = bash(f"nohup setsid sh {LINGER} >/dev/null 2>&1 & echo started")
-        asking = asyncio.create_task(lab.ask(lab.plan(daemon, gate)))
+        asking = asyncio.create_task(harness.ask(harness.plan(daemon, gate)))
         await gate.reached.wait()
-        await until(lambda: lab.processes(LINGER))
-        assert await lab.pool.reset("tester") == 1
+        await wait_until(lambda: harness.processes(LINGER))
+        assert await harness.pool.reset("tester") == 1
         with pytest.raises(WorkerDied):
             await asking
-        await until(lambda: lab.processes(LINGER) == [])
+        await wait_until(lambda: harness.processes(LINGER) == [])
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_command_that_a_time_out_interrupts_is_gone_before_the_next_task(lab: Lab) -> None:
+def test_the_command_of_a_cancelled_task_ends_before_the_next(
+    harness: PoolHarness,
+) -> None:
     async def main() -> None:
-        task = lab.plan(bash(f"sh {LINGER}", timeout=600_000))
-        asking = asyncio.create_task(lab.pool.invoke("tester", task, timeout=30))
-        await until(lambda: lab.processes(LINGER))
+        task = harness.plan(bash(f"sh {LINGER}", timeout=600_000))
+        asking = asyncio.create_task(harness.pool.invoke("tester", task, timeout=30))
+        await wait_until(lambda: harness.processes(LINGER))
         asking.cancel()
         await asyncio.wait([asking])
-        next_one = await lab.ask(lab.plan("next"))
+        next_one = await harness.ask(harness.plan("next"))
         assert next_one.text == "next"
-        assert lab.processes(LINGER) == []
-        assert task not in flat(next_one.requests[0])
+        assert harness.processes(LINGER) == []
+        assert task not in as_text(next_one.requests[0])
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_late_answer_is_nobodys_and_its_worker_serves_on(lab: Lab) -> None:
+def test_a_late_answer_reaches_no_caller_and_its_worker_stays(harness: PoolHarness) -> None:
     async def main() -> None:
-        before = await lab.ask(lab.plan("before"))
+        before = await harness.ask(harness.plan("before"))
         for late in (Gate, _streaming):
-            canary = lab.word("late")
+            canary = harness.word("late")
             answer = late(f"too late {canary}")
             with pytest.raises(TaskTimeout):
-                await lab.pool.invoke("tester", lab.plan(answer), timeout=0.3)
-            asking = asyncio.create_task(lab.ask(lab.plan("in time")))
+                await harness.pool.invoke("tester", harness.plan(answer), timeout=0.3)
+            asking = asyncio.create_task(harness.ask(harness.plan("in time")))
             if isinstance(answer, Gate):
                 answer.open()
             assert (await asking).text == "in time"
-            after = await lab.ask(lab.plan("afterwards"))
+            after = await harness.ask(harness.plan("afterwards"))
             assert (after.text, after.pid) == ("afterwards", before.pid)
-            assert lab.told(canary) == []
+            assert harness.requests_with(canary) == []
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_tools_that_outlive_a_reset_are_offered_to_nobody_who_does_not_name_them(lab: Lab) -> None:
-    lab.world.agent("speaker", tools="Read")
+def test_tools_that_outlive_a_reset_are_offered_only_by_name(
+    harness: PoolHarness,
+) -> None:
+    harness.project.agent("speaker", tools="Read")
 
     async def main() -> None:
-        sub = lab.plan("seen")
+        sub = harness.plan("seen")
         delegates = tool(
             "Agent", description="Look.", prompt=f"{sub} look", subagent_type="general-purpose"
         )
-        task = lab.plan(delegates)
-        await lab.ask(task)
-        await until(lambda: any(request.subagent_id for request in lab.told(sub)))
-        await lab.ask(lab.plan("spoken"), agent="speaker")
-        for request in lab.api.requests:
+        task = harness.plan(delegates)
+        await harness.ask(task)
+        await wait_until(lambda: any(request.subagent_id for request in harness.requests_with(sub)))
+        await harness.ask(harness.plan("spoken"), agent="speaker")
+        for request in harness.api.requests:
             if "scheduler" not in request.system_text:
                 assert SURVIVING_TOOLS & set(request.tools) == set()
                 for name in SURVIVING_TOOLS:
-                    assert f"\n{name}\n" not in _deferred(flat(request))
-        named = await lab.ask(lab.plan("seen"), agent="scheduler")
+                    assert f"\n{name}\n" not in _deferred(as_text(request))
+        named = await harness.ask(harness.plan("seen"), agent="scheduler")
         assert {"CronCreate", "Monitor", "ScheduleWakeup"} <= set(named.requests[0].tools)
 
-    lab.run(main())
+    harness.run(main())
 
 
 @pytest.mark.parametrize(
@@ -201,77 +215,81 @@ def test_tools_that_outlive_a_reset_are_offered_to_nobody_who_does_not_name_them
         ("SendMessage", {"to": "nobody", "message": "tests"}),
     ],
 )
-def test_who_used_a_tool_that_outlives_a_reset_serves_no_other_task(
-    lab: Lab, name: str, given: dict[str, Any]
+def test_using_a_tool_that_outlives_a_reset_replaces_the_worker(
+    harness: PoolHarness, name: str, given: dict[str, Any]
 ) -> None:
     async def main() -> None:
-        asked = await lab.ask(lab.plan(tool(name, **given), "done"), agent="scheduler")
+        asked = await harness.ask(harness.plan(tool(name, **given), "done"), agent="scheduler")
         assert asked.text == "done"
-        assert "No such tool" not in flat(asked.requests[-1])
-        after = await lab.ask(lab.plan("after"), agent="scheduler")
+        assert "No such tool" not in as_text(asked.requests[-1])
+        after = await harness.ask(harness.plan("after"), agent="scheduler")
         assert (after.text, len(after.requests)) == ("after", 1)
         assert after.pid != asked.pid
-        await until(lambda: not is_alive(asked.pid))
+        await wait_until(lambda: not is_alive(asked.pid))
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_it_is_said_why_a_worker_serves_no_other_task(
-    lab: Lab, caplog: pytest.LogCaptureFixture
+def test_the_log_names_the_reason_a_worker_is_replaced(
+    harness: PoolHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
     async def main() -> None:
         sends = tool("SendMessage", to="nobody", message="tests")
-        asked = await lab.ask(lab.plan(sends, "done"), agent="scheduler")
-        await until(lambda: not is_alive(asked.pid))
+        asked = await harness.ask(harness.plan(sends, "done"), agent="scheduler")
+        await wait_until(lambda: not is_alive(asked.pid))
         assert "it used SendMessage, whose effect outlives a reset" in caplog.text
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_sub_agents_use_of_such_a_tool_counts_too(lab: Lab) -> None:
-    lab.world.agent("manager", tools="Agent, CronCreate")
+def test_a_surviving_tool_used_by_a_sub_agent_counts_too(harness: PoolHarness) -> None:
+    harness.project.agent("manager", tools="Agent, CronCreate")
 
     async def main() -> None:
-        sub = lab.plan(tool("CronCreate", cron="0 0 1 1 *", prompt="later"), "scheduled")
+        sub = harness.plan(tool("CronCreate", cron="0 0 1 1 *", prompt="later"), "scheduled")
         delegates = tool(
             "Agent", description="Plan.", prompt=f"{sub} plan", subagent_type="general-purpose"
         )
-        asked = await lab.ask(lab.plan(delegates, "done"), agent="manager")
-        used = any("Scheduled" in flat(request) for request in lab.told(sub))
-        after = await lab.ask(lab.plan("after"), agent="manager")
+        asked = await harness.ask(harness.plan(delegates, "done"), agent="manager")
+        used = any("Scheduled" in as_text(request) for request in harness.requests_with(sub))
+        after = await harness.ask(harness.plan("after"), agent="manager")
         assert after.text == "after"
         assert used is False or after.pid != asked.pid
 
-    lab.run(main())
+    harness.run(main())
 
 
-async def _is_left_behind_by(lab: Lab, task: str, canary: str) -> None:
-    """The task's own process is gone, and so is what it left running, before another serves."""
-    asked = await lab.ask(task)
-    await _is_not_in_later_tasks(lab, task, canary, asked)
-    assert lab.processes(LINGER) == []
+async def _is_left_behind_by(harness: PoolHarness, task: str, canary: str) -> None:
+    """Check that no later task receives the canary, and that what the task left running ends."""
+    asked = await harness.ask(task)
+    await _is_not_in_later_tasks(harness, task, canary, asked)
+    assert harness.processes(LINGER) == []
 
 
-async def _is_not_in_later_tasks(lab: Lab, task: str, canary: str, asked: Said) -> None:
-    """No request but the task's own ever holds the canary; a worker with unfinished work is
-    replaced."""
-    later = [await lab.ask(lab.plan("later")) for _ in range(3)]
+async def _is_not_in_later_tasks(
+    harness: PoolHarness, task: str, canary: str, asked: TaskOutcome
+) -> None:
+    """Check that only the task's own requests contain the canary.
+
+    A worker with unfinished work must be replaced.
+    """
+    later = [await harness.ask(harness.plan("later")) for _ in range(3)]
     assert [one.text for one in later] == ["later"] * 3
-    if "running in background" in flat(asked.requests[-1]):
+    if "running in background" in as_text(asked.requests[-1]):
         assert asked.pid not in {one.pid for one in later}
-        await until(lambda: not is_alive(asked.pid))
-    for request in lab.told(canary):
-        assert all(canary not in flat(r) for one in later for r in one.requests)
-        assert task in flat(request) or request.subagent_id
+        await wait_until(lambda: not is_alive(asked.pid))
+    for request in harness.requests_with(canary):
+        assert all(canary not in as_text(r) for one in later for r in one.requests)
+        assert task in as_text(request) or request.subagent_id
 
 
-def _streaming(text: str) -> Reply:
-    return Reply(f"{text} " * 40, pace=0.05)
+def _streaming(text: str) -> ModelReply:
+    return ModelReply(f"{text} " * 40, delta_interval=0.05)
 
 
 def _deferred(text: str) -> str:
-    """Tool names that the CLI says are there to be loaded, one on a line."""
+    """Return the names of the tools that the CLI offers for loading, one on a line."""
     _, _, rest = text.replace("\\n", "\n").partition("deferred tools are now available")
     return rest.partition("\n\n")[0] + "\n"

@@ -1,5 +1,4 @@
-"""A task is data: whatever its text, it reaches the model as it is and the CLI acts upon none of
-it."""
+"""A task is data: any text reaches the model unchanged, and the CLI runs no command in it."""
 
 from __future__ import annotations
 
@@ -10,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_pool import ConfigError
-from isolation.lab import Lab, bash, flat, task_blocks
+from support.model_scripts import as_text, bash, task_blocks
+from support.pool_harness import PoolHarness
 
 COMMANDS = [
     *("/clear", "/compact", "/compact now", "/model opus", "/cost", "/help", "/init", "/config"),
@@ -42,39 +42,39 @@ KEYBOARD = [
 ]
 
 
-def test_no_text_runs_a_command_of_the_cli_however_it_begins(lab: Lab) -> None:
+def test_no_task_text_runs_a_command_of_the_cli(harness: PoolHarness) -> None:
     every_beginning = [beginning + "/clear" for beginning in BEGINNINGS]
     for task in [*COMMANDS, *every_beginning, *KEYBOARD]:
-        lab.run(_is_received_as_it_is(lab, task))
+        harness.run(_is_received_as_it_is(harness, task))
 
 
-def test_the_cli_was_one_process_all_the_while(lab: Lab) -> None:
+def test_one_process_has_received_all_these_texts(harness: PoolHarness) -> None:
     async def main() -> None:
-        (worker,) = await lab.pool.list()
+        (worker,) = await harness.pool.workers()
         assert worker.tasks >= len(COMMANDS) + len(BEGINNINGS) + len(KEYBOARD)
-        assert lab.pool.stats().retired == {}
+        assert (await harness.pool.stats()).retired == {}
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_command_is_not_run_in_the_middle_of_other_tasks_either(lab: Lab) -> None:
+def test_a_command_between_other_tasks_is_not_run(harness: PoolHarness) -> None:
     async def main() -> None:
-        canary = lab.word("canary")
+        canary = harness.word("canary")
         for command in ("/clear", "/compact", "/model haiku", "/cost"):
-            before = await lab.ask(lab.plan(f"before {canary}"))
-            asked = await lab.ask(command)
-            after = await lab.ask(lab.plan("after"))
+            before = await harness.ask(harness.plan(f"before {canary}"))
+            asked = await harness.ask(command)
+            after = await harness.ask(harness.plan("after"))
             assert (before.text, after.text) == (f"before {canary}", "after")
             assert asked.text == f"echo: {command}"
             assert after.requests[0].model == before.requests[0].model
-            assert canary not in flat(asked.requests[0]) + flat(after.requests[0])
+            assert canary not in as_text(asked.requests[0]) + as_text(after.requests[0])
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_mentioned_files_are_not_read_for_the_model(lab: Lab) -> None:
-    secret = lab.word("secret")
-    file = lab.world.root / "notes.md"
+def test_mentioned_files_are_not_read_for_the_model(harness: PoolHarness) -> None:
+    secret = harness.word("secret")
+    file = harness.project.root / "notes.md"
     file.write_text(f"{secret}\n")
     mentions = [
         "@notes.md",
@@ -87,19 +87,19 @@ def test_mentioned_files_are_not_read_for_the_model(lab: Lab) -> None:
 
     async def main() -> None:
         for mention in mentions:
-            asked = await lab.ask(mention)
+            asked = await harness.ask(mention)
             assert task_blocks(asked.requests[0])[-1].lstrip() == mention
-        assert lab.told(secret) == []
-        shown = await lab.ask(lab.plan(bash("cat notes.md")))
+        assert harness.requests_with(secret) == []
+        shown = await harness.ask(harness.plan(bash("cat notes.md")))
         assert shown.text == f"tool: {secret}"
 
-    lab.run(main())
+    harness.run(main())
 
 
-def test_a_task_of_three_megabytes_arrives_whole(lab: Lab) -> None:
+def test_a_task_of_three_megabytes_arrives_whole(harness: PoolHarness) -> None:
     task = ("/clear " + "ü" * 60 + "\n" + "x" * 20) * 21_000
     assert len(task.encode()) > 3_000_000
-    lab.run(_is_received_as_it_is(lab, task))
+    harness.run(_is_received_as_it_is(harness, task))
 
 
 @settings(
@@ -109,32 +109,32 @@ def test_a_task_of_three_megabytes_arrives_whole(lab: Lab) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: t.strip()))
-def test_any_unicode_arrives_as_it_is(lab: Lab, task: str) -> None:
+def test_any_unicode_text_reaches_the_model_unchanged(harness: PoolHarness, task: str) -> None:
     if re.fullmatch(r"[\s\ufeff]*", task):
-        return  # blank to the CLI, see below
-    lab.run(_is_received_as_it_is(lab, task))
+        return  # blank for the CLI: see the tests of blank tasks below
+    harness.run(_is_received_as_it_is(harness, task))
 
 
 @pytest.mark.parametrize("task", ["", " ", "\n\t", "\u00a0\u2003", "\u2028", "\x85\x1c"])
-def test_an_empty_task_is_refused_and_nothing_is_asked(lab: Lab, task: str) -> None:
-    _is_refused(lab, task, "the task is empty")
+def test_an_empty_task_is_refused_before_any_request(harness: PoolHarness, task: str) -> None:
+    _is_refused(harness, task, "task: it is empty")
 
 
 @pytest.mark.parametrize("task", ["\ufeff", "\n\ufeff \ufeff"])
-def test_a_task_that_is_blank_to_the_cli_alone_is_refused_too(lab: Lab, task: str) -> None:
-    _is_refused(lab, task, "the task is empty")
+def test_a_task_that_is_blank_to_the_cli_is_refused(harness: PoolHarness, task: str) -> None:
+    _is_refused(harness, task, "task: it is empty")
 
 
 @pytest.mark.parametrize("task", ["\ud800", "half \udfff of it", "\udc80" * 3])
-def test_lone_surrogates_are_refused_with_their_place(lab: Lab, task: str) -> None:
+def test_lone_surrogates_are_refused_with_their_position(harness: PoolHarness, task: str) -> None:
     place = next(i for i, c in enumerate(task) if "\ud800" <= c <= "\udfff")
-    _is_refused(lab, task, f"surrogate pair at character {place}")
+    _is_refused(harness, task, f"surrogate pair at character {place}")
 
 
-async def _is_received_as_it_is(lab: Lab, task: str) -> None:
-    before = len(lab.api.requests)
-    result = await lab.pool.invoke("tester", task)
-    (request,) = lab.api.requests[before:]
+async def _is_received_as_it_is(harness: PoolHarness, task: str) -> None:
+    before = len(harness.api.requests)
+    result = await harness.pool.invoke("tester", task)
+    (request,) = harness.api.requests[before:]
     received = task_blocks(request)[-1]
     assert received.endswith(task)
     assert received[: len(received) - len(task)].strip() == ""
@@ -142,11 +142,11 @@ async def _is_received_as_it_is(lab: Lab, task: str) -> None:
     assert result.session_id == request.session_id
 
 
-def _is_refused(lab: Lab, task: str, said: str) -> None:
+def _is_refused(harness: PoolHarness, task: str, message: str) -> None:
     async def main() -> None:
-        before = len(lab.api.requests)
-        with pytest.raises(ConfigError, match=said):
-            await lab.pool.invoke("tester", task)
-        assert len(lab.api.requests) == before
+        before = len(harness.api.requests)
+        with pytest.raises(ConfigError, match=message):
+            await harness.pool.invoke("tester", task)
+        assert len(harness.api.requests) == before
 
-    lab.run(main())
+    harness.run(main())

@@ -1,4 +1,4 @@
-"""The prompt cache's accounts: what is read, what is written, and when it is forgotten."""
+"""The prompt cache: the tokens that are read and written, and the lifetime of an entry."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from agent_pool.loopback.cache import (
     InvalidRequest,
     PromptCache,
-    Usage,
-    measure,
-    minimum_for,
-    tokens_of,
+    estimate_tokens,
+    find_minimum,
+    measure_prefixes,
 )
+from agent_pool.loopback.usage import ApiUsage
 
 Body = dict[str, Any]
 MARK = {"type": "ephemeral"}
@@ -41,16 +41,16 @@ def body(
     }
 
 
-def ask(cache: PromptCache, request: Body, now: float = 0.0) -> Usage:
-    """One whole request: charged, and its reply begun."""
-    prompt = measure(request)
-    usage = cache.charge(prompt, now)
-    cache.commit(prompt, now)
+def ask(cache: PromptCache, request: Body, now: float = 0.0) -> ApiUsage:
+    """Send one request to the cache: read its prefixes, then write them as a reply does."""
+    prompt = measure_prefixes(request)
+    usage = cache.read(prompt, now)
+    cache.write(prompt, now)
     return usage
 
 
-def counts(usage: Usage) -> tuple[int, int, int]:
-    """Read, written, plain."""
+def counts(usage: ApiUsage) -> tuple[int, int, int]:
+    """Return the tokens that were read, written, and neither."""
     return (
         usage.cache_read_input_tokens,
         usage.cache_creation_input_tokens,
@@ -59,7 +59,7 @@ def counts(usage: Usage) -> tuple[int, int, int]:
 
 
 def size(*blocks: Body) -> int:
-    """Tokens of blocks, counted by hand."""
+    """Count the tokens of blocks without the code under test."""
     texts = (json.dumps(b, ensure_ascii=False, separators=(",", ":")) for b in blocks)
     return -(-sum(map(len, texts)) // 4)
 
@@ -76,20 +76,20 @@ prompts = st.builds(
 
 
 @given(st.lists(st.tuples(prompts, st.floats(0, 400)), min_size=1, max_size=8), st.integers(0, 30))
-def test_read_written_and_plain_input_are_always_the_whole(
+def test_read_written_and_plain_tokens_add_up_to_the_prompt(
     requests: list[tuple[Body, float]], minimum: int
 ) -> None:
     cache, now = PromptCache(minimum=minimum), 0.0
     for request, wait in requests:
         now += wait
         usage = ask(cache, request, now)
-        assert usage.prompt_tokens == measure(request).total
+        assert usage.prompt_tokens == measure_prefixes(request).total_tokens
         assert min(counts(usage)) >= 0
         assert usage.ephemeral_5m_input_tokens == usage.cache_creation_input_tokens
 
 
 @given(prompts, st.floats(0, FIVE_MINUTES, exclude_max=True))
-def test_the_same_request_within_five_minutes_reads_all_that_was_marked(
+def test_the_same_request_within_five_minutes_reads_the_written_prefix(
     request: Body, wait: float
 ) -> None:
     cache = PromptCache(minimum=0)
@@ -99,25 +99,27 @@ def test_the_same_request_within_five_minutes_reads_all_that_was_marked(
 
 
 @given(prompts, st.floats(FIVE_MINUTES, 1e6))
-def test_the_same_request_after_five_minutes_reads_nothing(request: Body, wait: float) -> None:
+def test_the_same_request_after_five_minutes_finds_no_cache_entry(
+    request: Body, wait: float
+) -> None:
     cache = PromptCache(minimum=0)
     first = ask(cache, request)
     assert ask(cache, request, wait) == first
 
 
 @given(prompts)
-def test_nothing_is_written_without_a_mark(request: Body) -> None:
+def test_a_request_without_a_mark_writes_no_cache_entry(request: Body) -> None:
     plain = json.loads(json.dumps(request))
     for part in (plain["tools"], plain["system"], plain["messages"][0]["content"]):
         for block in part:
             block.pop("cache_control", None)
     cache = PromptCache(minimum=0)
-    assert counts(ask(cache, plain)) == (0, 0, measure(request).total)
+    assert counts(ask(cache, plain)) == (0, 0, measure_prefixes(request).total_tokens)
     assert len(cache) == 0
 
 
 @given(prompts, st.data())
-def test_a_changed_block_spoils_every_prefix_that_holds_it(request: Body, data: Any) -> None:
+def test_a_changed_block_invalidates_every_prefix_that_holds_it(request: Body, data: Any) -> None:
     cache = PromptCache(minimum=0)
     ask(cache, request)
     changed = json.loads(json.dumps(request))
@@ -125,12 +127,12 @@ def test_a_changed_block_spoils_every_prefix_that_holds_it(request: Body, data: 
     position = data.draw(st.integers(0, len(parts) - 1))
     parts[position]["text"] += "!"
     before = [index for index, b in enumerate(parts[:position]) if "cache_control" in b]
-    expected = measure(request).tokens[before[-1]] if before else 0
+    expected = measure_prefixes(request).tokens[before[-1]] if before else 0
     assert ask(cache, changed).cache_read_input_tokens == expected
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=50))
-def test_the_memory_is_bounded(seeds: list[int]) -> None:
+def test_the_number_of_cache_entries_is_bounded(seeds: list[int]) -> None:
     cache = PromptCache(minimum=0, max_entries=5)
     for seed in seeds:
         ask(cache, body(text(str(seed), MARK)))
@@ -139,19 +141,19 @@ def test_the_memory_is_bounded(seeds: list[int]) -> None:
     assert again.cache_creation_input_tokens == 0
 
 
-def test_tokens_are_the_characters_of_json_divided_by_four_and_rounded_up() -> None:
-    assert [tokens_of(n) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
+def test_tokens_are_json_characters_divided_by_four_rounded_up() -> None:
+    assert [estimate_tokens(n) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
     blocks = [text("ü" * 9), text("\ud800"), {"type": "image", "source": {"n": [1, 2.5, None]}}]
-    assert measure(body(*blocks)).total == size(*blocks)
+    assert measure_prefixes(body(*blocks)).total_tokens == size(*blocks)
 
 
 def test_a_string_is_one_block_of_text() -> None:
     spelled = body(text("hello"), system=(text("be kind"),))
     short = {**spelled, "system": "be kind", "messages": [{"role": "user", "content": "hello"}]}
-    assert measure(short) == measure(spelled)
+    assert measure_prefixes(short) == measure_prefixes(spelled)
 
 
-def test_a_mark_may_move_without_changing_the_prefix() -> None:
+def test_a_mark_can_move_without_changing_the_prefix() -> None:
     cache = PromptCache(minimum=0)
     first, second = text("first"), text("second")
     ask(cache, body(text("first", MARK)))
@@ -178,7 +180,9 @@ def test_a_mark_may_move_without_changing_the_prefix() -> None:
     ],
     ids=lambda value: "-".join(value),
 )
-def test_what_a_change_leaves_readable(change: Body, read: tuple[str, ...]) -> None:
+def test_each_change_leaves_the_prefixes_it_cannot_affect_readable(
+    change: Body, read: tuple[str, ...]
+) -> None:
     request = body(text("hi", MARK), tools=(text("tool", MARK),), system=(text("system", MARK),))
     cache = PromptCache(minimum=0)
     ask(cache, request)
@@ -186,7 +190,7 @@ def test_what_a_change_leaves_readable(change: Body, read: tuple[str, ...]) -> N
     assert usage.cache_read_input_tokens == size(*(text(value) for value in read))
 
 
-def test_the_order_of_keys_counts() -> None:
+def test_blocks_with_another_key_order_are_different_prefixes() -> None:
     cache = PromptCache(minimum=0)
     ask(cache, body({"type": "x", "a": 1, "b": 2, "cache_control": MARK}))
     usage = ask(cache, body({"type": "x", "b": 2, "a": 1, "cache_control": MARK}))
@@ -201,14 +205,14 @@ def test_the_same_bytes_in_another_place_are_another_prefix() -> None:
 
 
 def test_an_entry_cannot_be_read_before_the_response_has_begun() -> None:
-    cache, prompt = PromptCache(minimum=0), measure(body(text("x", MARK)))
-    first = cache.charge(prompt, 0)
-    assert cache.charge(prompt, 1) == first
-    cache.commit(prompt, 0)
-    assert cache.charge(prompt, 2).cache_read_input_tokens == prompt.total
+    cache, prompt = PromptCache(minimum=0), measure_prefixes(body(text("x", MARK)))
+    first = cache.read(prompt, 0)
+    assert cache.read(prompt, 1) == first
+    cache.write(prompt, 0)
+    assert cache.read(prompt, 2).cache_read_input_tokens == prompt.total_tokens
 
 
-def test_every_use_renews_an_entrys_life() -> None:
+def test_every_use_renews_the_lifetime_of_a_cache_entry() -> None:
     cache, request = PromptCache(minimum=0), body(text("x", MARK))
     ask(cache, request, 0)
     for now in (299, 598, 897):
@@ -216,7 +220,7 @@ def test_every_use_renews_an_entrys_life() -> None:
     assert ask(cache, request, 897 + 300).cache_read_input_tokens == 0
 
 
-def test_reading_renews_an_entry_that_is_not_marked_any_more() -> None:
+def test_reading_renews_an_entry_that_is_no_longer_marked() -> None:
     cache = PromptCache(minimum=0)
     ask(cache, body(text("x", MARK)), 0)
     ask(cache, body(text("x"), text("y", MARK)), 299)
@@ -232,14 +236,14 @@ def test_a_use_renews_the_shorter_prefixes_as_well() -> None:
     assert ask(cache, other, 598).cache_read_input_tokens == size(text("system"))
 
 
-def test_the_life_of_an_entry_counts_from_the_start_of_its_request() -> None:
-    cache, prompt = PromptCache(minimum=0), measure(body(text("x", MARK)))
-    cache.charge(prompt, 0)
-    cache.commit(prompt, 0)  # the response began later than that; the request counts
-    assert cache.charge(prompt, 300).cache_read_input_tokens == 0
+def test_the_lifetime_of_an_entry_starts_with_its_request() -> None:
+    cache, prompt = PromptCache(minimum=0), measure_prefixes(body(text("x", MARK)))
+    cache.read(prompt, 0)
+    cache.write(prompt, 0)  # the response began later than that; the request counts
+    assert cache.read(prompt, 300).cache_read_input_tokens == 0
 
 
-def test_an_entry_for_an_hour_outlives_the_others() -> None:
+def test_a_one_hour_entry_outlives_a_five_minute_entry() -> None:
     cache = PromptCache(minimum=0)
     request = body(text("task", MARK), system=(text("system", HOUR),))
     first = ask(cache, request)
@@ -255,7 +259,7 @@ def test_an_entry_for_an_hour_outlives_the_others() -> None:
     assert ask(cache, request, 3599 + 3600) == first
 
 
-def test_an_hours_entry_is_not_shortened_by_a_shorter_mark() -> None:
+def test_a_shorter_mark_does_not_shorten_a_one_hour_entry() -> None:
     cache = PromptCache(minimum=0)
     ask(cache, body(text("x", HOUR)))
     ask(cache, body(text("x", MARK)), 10)
@@ -279,7 +283,9 @@ def test_a_second_mark_looks_back_from_its_own_place() -> None:
     ask(cache, conversation(10))
     long = conversation(40)
     long["messages"][0]["content"][20]["cache_control"] = MARK
-    assert ask(cache, long).cache_read_input_tokens == measure(conversation(10)).total
+    assert (
+        ask(cache, long).cache_read_input_tokens == measure_prefixes(conversation(10)).total_tokens
+    )
 
 
 def test_many_tool_calls_in_a_row_are_one_position() -> None:
@@ -316,17 +322,17 @@ def test_a_prefix_below_the_minimum_is_not_cached() -> None:
         ("someone-elses", 1024),
     ],
 )
-def test_the_minimum_depends_on_the_model(model: str, minimum: int) -> None:
-    assert minimum_for(model) == minimum
+def test_the_minimum_prefix_length_depends_on_the_model(model: str, minimum: int) -> None:
+    assert find_minimum(model) == minimum
 
 
-def test_the_minimum_of_the_model_is_used() -> None:
+def test_a_cache_without_a_minimum_uses_that_of_the_model() -> None:
     cache, request = PromptCache(), body(text("x" * 4 * 1000, MARK))
     assert ask(cache, request).cache_creation_input_tokens == 0
     assert ask(cache, {**request, "model": "claude-opus-5"}).cache_creation_input_tokens > 1000
 
 
-def test_expired_entries_are_dropped() -> None:
+def test_expired_entries_are_removed_at_the_next_request() -> None:
     cache = PromptCache(minimum=0)
     for n in range(100):
         ask(cache, body(text(str(n), MARK)))
@@ -335,13 +341,13 @@ def test_expired_entries_are_dropped() -> None:
     assert len(cache) == 1
 
 
-def test_a_mark_on_the_request_stands_for_one_on_its_last_block() -> None:
+def test_a_mark_on_the_request_marks_its_last_block() -> None:
     automatic, explicit = PromptCache(minimum=0), PromptCache(minimum=0)
     assert ask(automatic, body(text("x"), cache_control=MARK)) == ask(
         explicit, body(text("x", MARK))
     )
     both = body(text("x", MARK), cache_control=MARK)
-    assert len(measure(both).breakpoints) == 1
+    assert len(measure_prefixes(both).breakpoints) == 1
 
 
 @pytest.mark.parametrize(
@@ -353,13 +359,13 @@ def test_a_mark_on_the_request_stands_for_one_on_its_last_block() -> None:
         (body(text("x", MARK), text("y", HOUR)), "'1h' block must not come after"),
     ],
 )
-def test_marks_that_the_api_refuses(request_body: Body, complaint: str) -> None:
+def test_invalid_marks_are_refused_as_the_api_does(request_body: Body, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint):
-        measure(request_body)
+        measure_prefixes(request_body)
 
 
-def test_the_reply_spells_out_the_usage() -> None:
-    usage = Usage(1, 20, 300, 4000, ephemeral_1h_input_tokens=5)
+def test_usage_has_the_json_form_of_an_api_reply() -> None:
+    usage = ApiUsage(1, 20, 300, 4000, ephemeral_1h_input_tokens=5)
     assert usage.as_json() == {
         "input_tokens": 1,
         "cache_creation_input_tokens": 20,

@@ -9,9 +9,18 @@ from typing import Any
 
 import pytest
 
-from agent_pool.loopback import Failure, LoopbackAPI, Reply, Request, Text, ToolUse, calling
-from loopback.client import TIMEOUT
-from support import cli_environment, real_cli, run
+from agent_pool.loopback import (
+    ErrorResponse,
+    LoopbackAPI,
+    ModelReply,
+    ModelRequest,
+    TextBlock,
+    ToolUseBlock,
+    call_tools,
+)
+from support.environment import cli_environment, real_cli
+from support.http_client import TIMEOUT
+from support.waiting import run
 
 BOUND = 60.0
 
@@ -19,7 +28,7 @@ BOUND = 60.0
 async def claude(
     api: LoopbackAPI, home: Path, *arguments: str, **variables: str
 ) -> list[dict[str, Any]]:
-    """The frames of one `claude -p` run."""
+    """Run `claude -p` once, and return its frames."""
     process = await asyncio.create_subprocess_exec(
         real_cli(),
         "-p",
@@ -40,7 +49,7 @@ async def claude(
 
 
 def billed(api: LoopbackAPI) -> dict[str, int]:
-    usage = api.books.total.usage
+    usage = api.usage.total.usage
     return {
         "input_tokens": usage.input_tokens,
         "cache_creation_input_tokens": usage.cache_creation_input_tokens,
@@ -59,7 +68,7 @@ def reported(result: dict[str, Any]) -> dict[str, int]:
     return {name: result["usage"][name] for name in names}
 
 
-def test_the_cli_shows_the_scripts_text_and_reports_what_the_books_say(tmp_path: Path) -> None:
+def test_the_cli_returns_the_scripted_text_and_the_billed_usage(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI(lambda _: "forty-two") as api:
             result = (await claude(api, tmp_path, "what is it?"))[-1]
@@ -79,8 +88,8 @@ def test_the_cli_shows_the_scripts_text_and_reports_what_the_books_say(tmp_path:
 
 def test_the_cli_runs_the_tool_that_the_script_calls(tmp_path: Path) -> None:
     async def main() -> None:
-        call = ToolUse("Bash", {"command": "echo from-$((40 + 2))"})
-        async with LoopbackAPI(calling(call)) as api:
+        call = ToolUseBlock("Bash", {"command": "echo from-$((40 + 2))"})
+        async with LoopbackAPI(call_tools(call)) as api:
             result = (await claude(api, tmp_path, "run it"))[-1]
             assert result["result"] == "tool: from-42"
             first, second = api.requests
@@ -94,19 +103,19 @@ def test_the_cli_runs_the_tool_that_the_script_calls(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_second_process_reads_what_the_first_one_wrote(tmp_path: Path) -> None:
+def test_a_second_process_reads_the_prompt_cache_of_the_first(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
             for task in ("one", "two"):
                 await claude(api, tmp_path, task, CLAUDE_CODE_ATTRIBUTION_HEADER="0")
-            first, second = (line.usage for line in api.books.lines)
+            first, second = (entry.usage for entry in api.usage.entries)
             assert first.cache_read_input_tokens == 0
             assert 0 < second.cache_read_input_tokens < first.cache_creation_input_tokens
 
     run(main())
 
 
-def test_a_session_without_tools_is_not_mistaken_for_a_side_request(tmp_path: Path) -> None:
+def test_a_session_without_tools_is_not_a_side_request(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
             result = (await claude(api, tmp_path, "hello", "--tools", ""))[-1]
@@ -116,9 +125,9 @@ def test_a_session_without_tools_is_not_mistaken_for_a_side_request(tmp_path: Pa
     run(main())
 
 
-def test_a_prompt_hooks_question_is_a_side_request(tmp_path: Path) -> None:
-    def script(request: Request) -> Reply:
-        return Reply(json.dumps({"ok": True, "reason": "fine"}) if request.is_side else "done")
+def test_the_request_of_a_prompt_hook_is_a_side_request(tmp_path: Path) -> None:
+    def script(request: ModelRequest) -> ModelReply:
+        return ModelReply(json.dumps({"ok": True, "reason": "fine"}) if request.is_side else "done")
 
     async def main() -> None:
         hook = {"hooks": [{"type": "prompt", "prompt": "Is it done?"}]}
@@ -127,15 +136,15 @@ def test_a_prompt_hooks_question_is_a_side_request(tmp_path: Path) -> None:
             result = (await claude(api, tmp_path, "work", "--settings", settings))[-1]
             assert result["result"] == "done"
             assert [request.is_side for request in api.requests] == [False, True]
-            assert [line.is_side for line in api.books.lines] == [False, True]
+            assert [entry.is_side for entry in api.usage.entries] == [False, True]
 
     run(main())
 
 
-def test_a_failure_reaches_the_user_as_the_apis_own_would(tmp_path: Path) -> None:
+def test_a_scripted_failure_ends_as_an_error_without_a_retry(tmp_path: Path) -> None:
     async def main() -> None:
         final = {"x-should-retry": "false"}
-        failure = Failure(401, message="invalid x-api-key", headers=final)
+        failure = ErrorResponse(401, message="invalid x-api-key", headers=final)
         async with LoopbackAPI(lambda _: failure) as api:
             result = (await claude(api, tmp_path, "hello"))[-1]
             assert result["is_error"]
@@ -145,9 +154,9 @@ def test_a_failure_reaches_the_user_as_the_apis_own_would(tmp_path: Path) -> Non
     run(main())
 
 
-def test_a_busy_api_is_asked_again(tmp_path: Path) -> None:
-    def script(request: Request) -> Failure | Text:
-        return Failure(529, retry_after=0) if request.index == 0 else Text("at last")
+def test_the_cli_retries_a_request_that_failed_with_529(tmp_path: Path) -> None:
+    def script(request: ModelRequest) -> ErrorResponse | TextBlock:
+        return ErrorResponse(529, retry_after=0) if request.index == 0 else TextBlock("at last")
 
     async def main() -> None:
         async with LoopbackAPI(script) as api:
@@ -158,22 +167,22 @@ def test_a_busy_api_is_asked_again(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_script_that_is_wrong_is_not_asked_again(tmp_path: Path) -> None:
+def test_the_cli_does_not_retry_after_a_script_error(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI(lambda request: str(request.body["no such key"])) as api:
             frames.extend(await claude(api, tmp_path, "hello"))
             requests.extend(api.requests)
 
     frames: list[dict[str, Any]] = []
-    requests: list[Request] = []
+    requests: list[ModelRequest] = []
     with pytest.raises(KeyError, match="no such key"):
         run(main())
     assert "the loopback script raised KeyError" in frames[-1]["result"]
     assert len(requests) == 1
 
 
-def test_the_cli_that_is_stopped_is_a_client_that_left(tmp_path: Path) -> None:
-    async def script(_: Request) -> str:
+def test_a_stopped_cli_counts_as_a_disconnected_client(tmp_path: Path) -> None:
+    async def script(_: ModelRequest) -> str:
         await asyncio.Event().wait()
         return "never"
 

@@ -10,16 +10,16 @@ import pytest
 
 from agent_pool.errors import ConfigError
 from agent_pool.loopback import (
-    Cut,
-    Failure,
+    DroppedConnection,
+    ErrorResponse,
     LoopbackAPI,
-    Reply,
+    ModelReply,
     Script,
     StreamError,
-    Text,
-    ToolUse,
+    TextBlock,
+    ToolUseBlock,
 )
-from loopback.client import Response, ask, body_of, connect, send
+from support.http_client import Response, ask, body_of, connect, send
 
 
 def reply_to(script: Script, **fields: Any) -> Response:
@@ -39,8 +39,10 @@ def test_the_default_script_echoes_the_task() -> None:
     }
 
 
-def test_a_streamed_reply_has_the_apis_events_in_order() -> None:
-    events = reply_to(lambda _: [Text("one"), ToolUse("Bash", {"command": "ls"})], stream=True)
+def test_a_streamed_reply_has_the_api_events_in_order() -> None:
+    events = reply_to(
+        lambda _: [TextBlock("one"), ToolUseBlock("Bash", {"command": "ls"})], stream=True
+    )
     assert [event["type"] for event in events.events] == [
         "message_start",
         "ping",
@@ -56,7 +58,7 @@ def test_a_streamed_reply_has_the_apis_events_in_order() -> None:
     assert events.headers["content-type"] == "text/event-stream; charset=utf-8"
 
 
-def test_a_stream_starts_with_the_prompts_usage_and_ends_with_the_whole() -> None:
+def test_a_stream_starts_with_prompt_usage_and_ends_with_total() -> None:
     events = reply_to(lambda _: "x" * 400, stream=True).events
     started, ended = events[0]["message"], events[-2]
     assert (started["content"], started["stop_reason"]) == ([], None)
@@ -65,10 +67,12 @@ def test_a_stream_starts_with_the_prompts_usage_and_ends_with_the_whole() -> Non
     assert ended["usage"] == {**started["usage"], "output_tokens": 107}
 
 
-def test_a_streamed_tool_call_spells_out_its_input() -> None:
+def test_a_streamed_tool_call_sends_its_input_as_json_chunks() -> None:
     command = {"command": "echo 'ü'", "timeout": 5}
-    call = ToolUse("Bash", command, id="toolu_x")
-    events = reply_to(lambda _: Reply(call, pace=0.0001, chunk=4), stream=True).events
+    call = ToolUseBlock("Bash", command, id="toolu_x")
+    events = reply_to(
+        lambda _: ModelReply(call, delta_interval=0.0001, delta_size=4), stream=True
+    ).events
     deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
     assert events[2]["content_block"] == {
         "type": "tool_use",
@@ -81,18 +85,20 @@ def test_a_streamed_tool_call_spells_out_its_input() -> None:
     assert events[-2]["delta"]["stop_reason"] == "tool_use"
 
 
-def test_tool_calls_without_an_id_get_different_ones() -> None:
-    calls = reply_to(lambda _: [ToolUse("Read"), ToolUse("Read")]).json["content"]
+def test_tool_calls_without_an_id_get_different_ids() -> None:
+    calls = reply_to(lambda _: [ToolUseBlock("Read"), ToolUseBlock("Read")]).json["content"]
     assert len({call["id"] for call in calls}) == 2
 
 
 def test_a_paced_text_comes_in_chunks() -> None:
-    events = reply_to(lambda _: Reply("abcdefgh", pace=0.0001, chunk=3), stream=True).events
+    events = reply_to(
+        lambda _: ModelReply("abcdefgh", delta_interval=0.0001, delta_size=3), stream=True
+    ).events
     texts = [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"]
     assert texts == ["abc", "def", "gh"]
 
 
-def test_a_delay_comes_before_the_reply_and_the_pace_before_each_delta(
+def test_delay_is_before_the_reply_and_pace_before_each_delta(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def sleep(seconds: float) -> None:
@@ -100,25 +106,27 @@ def test_a_delay_comes_before_the_reply_and_the_pace_before_each_delta(
 
     slept: list[float] = []
     monkeypatch.setattr("agent_pool.loopback.exchange.asyncio.sleep", sleep)
-    reply_to(lambda _: Reply("abcdefgh", delay=5, pace=2, chunk=3), stream=True)
-    reply_to(lambda _: Reply("abcdefgh", delay=6, pace=2, chunk=3), stream=False)
-    reply_to(lambda _: Failure(500, delay=7))
+    reply_to(lambda _: ModelReply("abcdefgh", delay=5, delta_interval=2, delta_size=3), stream=True)
+    reply_to(
+        lambda _: ModelReply("abcdefgh", delay=6, delta_interval=2, delta_size=3), stream=False
+    )
+    reply_to(lambda _: ErrorResponse(500, delay=7))
     assert slept == [5, 2, 2, 2, 6, 7]
 
 
-def test_a_text_of_lone_surrogates_survives_both_ways() -> None:
+def test_a_text_with_lone_surrogates_is_received_and_sent_unchanged() -> None:
     assert reply_to(lambda request: request.last_user_text, text="\ud800").json["content"] == [
         {"type": "text", "text": "\ud800"}
     ]
 
 
 def test_the_stop_reason_and_the_usage_can_be_set() -> None:
-    reply = Reply("cut short", stop_reason="max_tokens", usage={"output_tokens": 4096})
+    reply = ModelReply("cut short", stop_reason="max_tokens", usage={"output_tokens": 4096})
     message = reply_to(lambda _: reply).json
     assert (message["stop_reason"], message["usage"]["output_tokens"]) == ("max_tokens", 4096)
 
 
-def test_an_async_script_may_hold_its_answer_back() -> None:
+def test_a_script_can_be_an_async_function() -> None:
     async def script(request: Any) -> str:
         return f"late {request.last_user_text}"
 
@@ -128,16 +136,20 @@ def test_an_async_script_may_hold_its_answer_back() -> None:
 @pytest.mark.parametrize(
     ("failure", "kind", "message"),
     [
-        (Failure(401, message="invalid x-api-key"), "authentication_error", "invalid x-api-key"),
-        (Failure(429, retry_after=7), "rate_limit_error", "rate_limit_error"),
-        (Failure(500), "api_error", "api_error"),
-        (Failure(529, message="Overloaded"), "overloaded_error", "Overloaded"),
-        (Failure(418, type="teapot_error"), "teapot_error", "teapot_error"),
+        (
+            ErrorResponse(401, message="invalid x-api-key"),
+            "authentication_error",
+            "invalid x-api-key",
+        ),
+        (ErrorResponse(429, retry_after=7), "rate_limit_error", "rate_limit_error"),
+        (ErrorResponse(500), "api_error", "api_error"),
+        (ErrorResponse(529, message="Overloaded"), "overloaded_error", "Overloaded"),
+        (ErrorResponse(418, type="teapot_error"), "teapot_error", "teapot_error"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_failure_has_the_apis_error_shape(
-    failure: Failure, kind: str, message: str, stream: bool
+def test_a_failure_has_the_error_form_of_the_api(
+    failure: ErrorResponse, kind: str, message: str, stream: bool
 ) -> None:
     response = reply_to(lambda _: failure, stream=stream)
     error = response.json
@@ -146,14 +158,18 @@ def test_a_failure_has_the_apis_error_shape(
     assert response.headers.get("retry-after") == ("7" if failure.retry_after else None)
 
 
-def test_a_failure_can_carry_headers() -> None:
-    failure = Failure(429, headers={"anthropic-ratelimit-unified-status": "rejected"})
+def test_a_failure_can_carry_additional_response_headers() -> None:
+    failure = ErrorResponse(429, headers={"anthropic-ratelimit-unified-status": "rejected"})
     headers = reply_to(lambda _: failure).headers
     assert headers["anthropic-ratelimit-unified-status"] == "rejected"
 
 
 def test_an_error_event_ends_a_stream_inside_its_last_block() -> None:
-    reply = [Text("half an ans"), StreamError("overloaded_error", "try later"), Text("never")]
+    reply: list[TextBlock | StreamError] = [
+        TextBlock("half an ans"),
+        StreamError("overloaded_error", "try later"),
+        TextBlock("never"),
+    ]
     events = reply_to(lambda _: reply, stream=True).events
     assert [event["type"] for event in events[2:]] == [
         "content_block_start",
@@ -163,13 +179,13 @@ def test_an_error_event_ends_a_stream_inside_its_last_block() -> None:
     assert events[-1]["error"] == {"type": "overloaded_error", "message": "try later"}
 
 
-def test_a_stream_error_is_a_failure_to_a_client_that_does_not_stream() -> None:
-    response = reply_to(lambda _: [Text("half"), StreamError("overloaded_error", "try later")])
+def test_a_stream_error_becomes_a_failure_in_an_unstreamed_reply() -> None:
+    response = reply_to(lambda _: [TextBlock("half"), StreamError("overloaded_error", "try later")])
     assert (response.status, response.json["error"]["message"]) == (529, "try later")
 
 
 def test_a_cut_in_mid_stream_leaves_the_response_unfinished() -> None:
-    with LoopbackAPI(lambda _: [Text("half an ans"), Cut()]).in_thread() as api:
+    with LoopbackAPI(lambda _: [TextBlock("half an ans"), DroppedConnection()]).in_thread() as api:
         connection = connect(api.url)
         connection.request("POST", "/v1/messages", json.dumps(body_of(stream=True)))
         response = connection.getresponse()
@@ -181,7 +197,12 @@ def test_a_cut_in_mid_stream_leaves_the_response_unfinished() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "stream"), [(Cut(), True), (Cut(), False), ([Text("half"), Cut()], False)]
+    ("answer", "stream"),
+    [
+        (DroppedConnection(), True),
+        (DroppedConnection(), False),
+        ([TextBlock("half"), DroppedConnection()], False),
+    ],
 )
 def test_a_cut_before_the_reply_leaves_no_response(answer: Any, stream: bool) -> None:
     with (
@@ -191,10 +212,10 @@ def test_a_cut_before_the_reply_leaves_no_response(answer: Any, stream: bool) ->
         ask(api, stream=stream)
 
 
-def test_a_cut_is_the_scripts_doing_and_not_the_clients(
+def test_a_cut_does_not_count_as_a_client_disconnect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with LoopbackAPI(lambda _: Cut()).in_thread() as api:
+    with LoopbackAPI(lambda _: DroppedConnection()).in_thread() as api:
         with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
             ask(api)
         (request,) = api.requests
@@ -230,7 +251,7 @@ def test_a_cut_is_the_scripts_doing_and_not_the_clients(
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
-def test_a_malformed_request_is_refused_as_the_api_would(
+def test_a_malformed_request_is_refused_with_the_api_error(
     path: str, body: Any, complaint: str
 ) -> None:
     with LoopbackAPI().in_thread() as api:
@@ -241,36 +262,38 @@ def test_a_malformed_request_is_refused_as_the_api_would(
         assert [other.status for other in api.other_requests] == [400]
 
 
-def test_a_request_over_the_limit_is_refused() -> None:
+def test_a_request_over_the_size_limit_is_refused() -> None:
     with LoopbackAPI(max_body=1000).in_thread() as api:
         assert ask(api, "x" * 800).status == 200
         refused = ask(api, "x" * 1000)
     assert (refused.status, refused.json["error"]["type"]) == (413, "request_too_large")
 
 
-@pytest.mark.parametrize("answer", [None, 5, [Text("fine"), 5], ["fine", None], b"bytes"], ids=repr)
-def test_an_answer_that_is_none_is_the_scripts_error(answer: Any) -> None:
+@pytest.mark.parametrize(
+    "answer", [None, 5, [TextBlock("fine"), 5], ["fine", None], b"bytes"], ids=repr
+)
+def test_an_invalid_answer_of_a_script_gives_a_config_error(answer: Any) -> None:
     def serve() -> None:
         with LoopbackAPI(lambda _: answer).in_thread() as api:
             responses.append(ask(api))
 
     responses: list[Response] = []
-    with pytest.raises(ConfigError, match="is no content of a reply"):
+    with pytest.raises(ConfigError, match="a reply cannot contain"):
         serve()
     (response,) = responses
     assert (response.status, response.headers["x-should-retry"]) == (500, "false")
-    assert "is no content of a reply" in response.json["error"]["message"]
+    assert "a reply cannot contain" in response.json["error"]["message"]
 
 
-def test_wrong_values_are_refused_where_they_are_given() -> None:
+def test_invalid_reply_values_are_refused_at_construction() -> None:
     for make in (
-        lambda: Reply("x", delay=-1),
-        lambda: Reply("x", pace=float("nan")),
-        lambda: Reply("x", chunk=0),
-        lambda: Reply("x", usage={"tokens": 5}),
-        lambda: Failure(200),
-        lambda: Text(5),  # type: ignore[arg-type]
-        lambda: ToolUse("Bash", {"command": object()}),
+        lambda: ModelReply("x", delay=-1),
+        lambda: ModelReply("x", delta_interval=float("nan")),
+        lambda: ModelReply("x", delta_size=0),
+        lambda: ModelReply("x", usage={"tokens": 5}),
+        lambda: ErrorResponse(200),
+        lambda: TextBlock(5),  # type: ignore[arg-type]
+        lambda: ToolUseBlock("Bash", {"command": object()}),
     ):
         with pytest.raises(ValueError, match=r".+ "):
             make()

@@ -1,4 +1,4 @@
-"""What scripts and tests read from a request, and the ready-made scripts."""
+"""The values that scripts and tests read from a request, and the ready-made scripts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool.loopback import Request, Script, Text, ToolUse, Usage, calling, echo, sequence
-from agent_pool.loopback.books import Account, Books, Line
-from agent_pool.loopback.cache import InvalidRequest, measure
-from agent_pool.loopback.request import check_body, text_of
+from agent_pool.loopback import (
+    ApiUsage,
+    ModelRequest,
+    Script,
+    TextBlock,
+    ToolUseBlock,
+    call_tools,
+    echo,
+    sequence,
+)
+from agent_pool.loopback.cache import InvalidRequest, measure_prefixes
+from agent_pool.loopback.request import check_body, get_result_text
+from agent_pool.loopback.usage import UsageEntry, UsageLog, UsageTotal
 
 CLI_HEADERS = {"user-agent": "claude-cli/2.1.330 (external, sdk-cli)"}
 REMINDER = "<system-reminder>\nBe tidy.\n</system-reminder>\n"
@@ -40,9 +49,9 @@ ENVIRONMENT = {"role": "system", "content": "# Environment"}
 
 def make(
     *messages: dict[str, Any], headers: dict[str, str] | None = None, **fields: Any
-) -> Request:
+) -> ModelRequest:
     body = {"model": "m", "messages": list(messages) or [user("hi")], **fields}
-    return Request(check_body(body), headers or {}, "/v1/messages", 0, 0.0)
+    return ModelRequest(check_body(body), headers or {}, "/v1/messages", 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +71,11 @@ def make(
         ([{"role": "assistant", "content": "prefilled"}], ""),
     ],
 )
-def test_the_task_is_what_the_user_said_last(messages: list[dict[str, Any]], task: str) -> None:
+def test_the_task_is_the_last_text_of_the_user(messages: list[dict[str, Any]], task: str) -> None:
     assert make(*messages).last_user_text == task
 
 
-def test_the_system_prompt_is_joined_and_the_tools_are_named() -> None:
+def test_a_request_gives_its_system_text_and_tool_names() -> None:
     request = make(
         system=[{"type": "text", "text": "one"}, {"type": "text", "text": "two"}],
         tools=[{"name": "Bash"}, {"name": "Read"}],
@@ -78,9 +87,12 @@ def test_the_system_prompt_is_joined_and_the_tools_are_named() -> None:
 
 def test_tool_results_are_those_of_the_last_message() -> None:
     request = make(user("go"), CALL, user(result("old")), CALL, user(result([{"type": "image"}])))
-    assert [text_of(each) for each in request.tool_results] == [""]
-    assert text_of(result("text")) == "text"
-    assert text_of(result([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])) == "a\nb"
+    assert [get_result_text(each) for each in request.tool_results] == [""]
+    assert get_result_text(result("text")) == "text"
+    assert (
+        get_result_text(result([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]))
+        == "a\nb"
+    )
     assert (
         make(user("go"), CALL, user(result()), {"role": "user", "content": "x"}).tool_results == ()
     )
@@ -98,7 +110,7 @@ def test_tool_results_are_those_of_the_last_message() -> None:
         ({}, {}, False),
     ],
 )
-def test_side_requests_are_claude_codes_own(
+def test_cli_requests_without_tools_and_thinking_are_side_requests(
     headers: dict[str, str], fields: dict[str, Any], is_side: bool
 ) -> None:
     assert make(headers=headers, **fields).is_side == is_side
@@ -135,25 +147,27 @@ message_lists = st.lists(
 
 
 @given(bodies, message_lists)
-def test_any_body_is_either_refused_or_readable(body: dict[str, Any], messages: list[Any]) -> None:
+def test_any_request_body_is_either_refused_or_readable(
+    body: dict[str, Any], messages: list[Any]
+) -> None:
     for candidate in (body, {**body, "messages": messages}):
         with contextlib.suppress(InvalidRequest):
             request = make(**check_body(candidate))
-            measure(request.body)
+            measure_prefixes(request.body)
             assert isinstance(request.last_user_text + request.system_text, str)
             assert isinstance(echo(request), str)
             assert isinstance(request.is_side, bool)
 
 
-def answers(script: Script, *requests: Request) -> list[Any]:
+def answers(script: Script, *requests: ModelRequest) -> list[Any]:
     return [script(request) for request in requests]
 
 
-def test_a_sequence_goes_on_with_its_last_answer() -> None:
+def test_a_sequence_repeats_its_last_answer_at_the_end() -> None:
     assert answers(sequence(["a", "b"]), make(), make(), make()) == ["a", "b", "b"]
 
 
-def test_a_sequence_is_not_used_up_by_side_requests() -> None:
+def test_side_requests_take_no_answer_from_a_sequence() -> None:
     side = make(user("title?"), headers=CLI_HEADERS)
     assert answers(sequence(["a", "b"]), side, make(), side, make()) == [
         "echo: title?",
@@ -163,40 +177,40 @@ def test_a_sequence_is_not_used_up_by_side_requests() -> None:
     ]
 
 
-def test_a_sequence_needs_an_answer() -> None:
+def test_a_sequence_needs_at_least_one_answer() -> None:
     with pytest.raises(ValueError, match="at least one"):
         sequence([])
 
 
-def test_calling_calls_the_tools_and_then_goes_on() -> None:
-    call = ToolUse("Bash", {"command": "ls"})
+def test_calling_first_calls_the_tools_and_then_answers() -> None:
+    call = ToolUseBlock("Bash", {"command": "ls"})
     done = make(user("go"), CALL, user(result("files")))
-    assert answers(calling(call, call), make(), done) == [[call, call], "tool: files"]
-    assert answers(calling(call, then=lambda _: Text("bye")), done) == [Text("bye")]
+    assert answers(call_tools(call, call), make(), done) == [[call, call], "tool: files"]
+    assert answers(call_tools(call, then=lambda _: TextBlock("bye")), done) == [TextBlock("bye")]
 
 
-usages = st.builds(Usage, *(st.integers(0, 1000) for _ in range(5)))
-lines = st.builds(Line, st.integers(0, 50), st.sampled_from("abc"), st.booleans(), usages)
+usages = st.builds(ApiUsage, *(st.integers(0, 1000) for _ in range(5)))
+entries = st.builds(UsageEntry, st.integers(0, 50), st.sampled_from("abc"), st.booleans(), usages)
 
 
-@given(st.lists(lines, max_size=20))
-def test_the_total_is_the_sum_of_the_models_and_of_the_lines(entered: list[Line]) -> None:
-    books = Books()
-    for line in entered:
-        books.enter(line)
-    assert books.lines == entered
-    assert books.since(0) == books.total
-    by_hand = Account()
-    for account in books.by_model.values():
-        by_hand += account
-    assert by_hand == books.total
-    assert books.total.usage.input_tokens == sum(line.usage.input_tokens for line in entered)
-    assert books.total.usage.prompt_tokens == sum(line.usage.prompt_tokens for line in entered)
+@given(st.lists(entries, max_size=20))
+def test_the_total_is_the_sum_of_all_models_and_lines(entered: list[UsageEntry]) -> None:
+    log = UsageLog()
+    for entry in entered:
+        log.add(entry)
+    assert log.entries == entered
+    assert log.since(0) == log.total
+    by_hand = UsageTotal()
+    for total in log.by_model.values():
+        by_hand += total
+    assert by_hand == log.total
+    assert log.total.usage.input_tokens == sum(entry.usage.input_tokens for entry in entered)
+    assert log.total.usage.prompt_tokens == sum(entry.usage.prompt_tokens for entry in entered)
 
 
-def test_the_books_can_be_read_from_one_request_on() -> None:
-    books = Books()
+def test_the_books_can_be_summed_from_a_given_request() -> None:
+    log = UsageLog()
     for index in range(3):
-        books.enter(Line(index, "m", False, Usage(output_tokens=10**index)))
-    assert books.since(1) == Account(2, Usage(output_tokens=110))
-    assert json.dumps(books.total.usage.as_json())
+        log.add(UsageEntry(index, "m", False, ApiUsage(output_tokens=10**index)))
+    assert log.since(1) == UsageTotal(2, ApiUsage(output_tokens=110))
+    assert json.dumps(log.total.usage.as_json())

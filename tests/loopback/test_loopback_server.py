@@ -1,4 +1,4 @@
-"""The server's life, its other paths, and what it remembers."""
+"""The start and end of the server, its other paths, and its records."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import pytest
 
 from agent_pool.errors import ConfigError
 from agent_pool.loopback import (
-    Cut,
-    Failure,
+    DroppedConnection,
+    ErrorResponse,
     LoopbackAPI,
+    ModelReply,
+    ModelRequest,
     OtherRequest,
     PromptCache,
-    Reply,
-    Request,
-    Text,
+    TextBlock,
 )
-from loopback.client import TIMEOUT, Response, ask, body_of, connect, request
+from support.http_client import TIMEOUT, Response, ask, body_of, connect, request
 
 
 def port_of(url: str) -> int:
     return urlsplit(url).port or 0
 
 
-def test_a_client_and_the_server_can_share_an_event_loop() -> None:
+def test_the_server_runs_in_the_event_loop_of_the_program() -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
             response = await asyncio.to_thread(ask, api, "hi")
@@ -49,7 +49,7 @@ def test_only_the_loopback_interface_is_bound() -> None:
 
 
 @pytest.mark.parametrize("steps", range(6))
-def test_a_server_that_is_cancelled_anywhere_leaves_no_socket(steps: int) -> None:
+def test_a_server_cancelled_at_any_step_leaves_no_open_socket(steps: int) -> None:
     async def visit() -> None:
         async with LoopbackAPI():
             pass
@@ -67,7 +67,7 @@ def test_a_server_that_is_cancelled_anywhere_leaves_no_socket(steps: int) -> Non
     assert psutil.Process().net_connections("inet") == before
 
 
-def test_signals_stay_with_the_program() -> None:
+def test_the_server_leaves_signal_handlers_to_the_program() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     async def main() -> list[Any]:
@@ -81,7 +81,7 @@ def test_signals_stay_with_the_program() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_taken_port_is_named() -> None:
+def test_the_error_for_a_taken_port_names_the_port() -> None:
     with LoopbackAPI().in_thread() as api:
         port = port_of(api.url)
         with (
@@ -99,7 +99,7 @@ def test_a_port_can_be_chosen_and_is_free_again_afterwards() -> None:
         assert ask(api).status == 200
 
 
-def test_an_api_serves_once() -> None:
+def test_an_api_object_can_be_started_only_once() -> None:
     api = LoopbackAPI()
     with pytest.raises(RuntimeError, match="not started"):
         _ = api.url
@@ -109,13 +109,13 @@ def test_an_api_serves_once() -> None:
         pass
 
 
-def test_env_points_a_client_here() -> None:
+def test_env_holds_the_url_and_key_for_a_client() -> None:
     with LoopbackAPI().in_thread() as api:
         assert api.env["ANTHROPIC_BASE_URL"] == api.url
         assert api.env["ANTHROPIC_API_KEY"]
 
 
-def test_tokens_are_counted_without_an_answer() -> None:
+def test_count_tokens_gives_the_input_tokens_of_a_message() -> None:
     with LoopbackAPI().in_thread() as api:
         counted = request(
             api, "POST", "/v1/messages/count_tokens", json.dumps(body_of("hello")).encode()
@@ -154,35 +154,37 @@ def test_a_request_is_recorded_with_its_headers_path_and_time() -> None:
     assert (seen.completed, seen.disconnected) == (True, False)
 
 
-def test_a_failure_is_recorded_and_not_billed() -> None:
-    with LoopbackAPI(lambda _: Failure(529)).in_thread() as api:
+def test_a_failure_is_recorded_but_not_billed() -> None:
+    with LoopbackAPI(lambda _: ErrorResponse(529)).in_thread() as api:
         ask(api)
         (seen,) = api.requests
-        assert (seen.usage, seen.completed, api.books.lines) == (None, True, [])
+        assert (seen.usage, seen.completed, api.usage.entries) == (None, True, [])
 
 
-def test_the_books_name_what_the_replies_said() -> None:
+def test_the_books_hold_the_usage_that_the_replies_reported() -> None:
     with LoopbackAPI().in_thread() as api:
-        said = [ask(api, "one", model=model).json["usage"] for model in ("a", "b", "b")]
-        assert [line.usage.as_json() for line in api.books.lines] == said
-        assert [seen.usage for seen in api.requests] == [line.usage for line in api.books.lines]
-        assert {model: sum.requests for model, sum in api.books.by_model.items()} == {
+        reported = [ask(api, "one", model=model).json["usage"] for model in ("a", "b", "b")]
+        assert [entry.usage.as_json() for entry in api.usage.entries] == reported
+        assert [seen.usage for seen in api.requests] == [entry.usage for entry in api.usage.entries]
+        assert {model: sum.requests for model, sum in api.usage.by_model.items()} == {
             "a": 1,
             "b": 2,
         }
-        assert api.books.total.usage.output_tokens == sum(each["output_tokens"] for each in said)
-        assert api.books.since(1).requests == 2
+        assert api.usage.total.usage.output_tokens == sum(
+            each["output_tokens"] for each in reported
+        )
+        assert api.usage.since(1).requests == 2
 
 
-def test_the_cache_is_read_by_requests_that_follow_a_reply() -> None:
+def test_only_requests_after_a_first_reply_read_the_cache() -> None:
     system = [{"type": "text", "text": "x" * 200, "cache_control": {"type": "ephemeral"}}]
 
     async def main() -> None:
         go = asyncio.Event()
 
-        async def script(request: Request) -> str | Failure:
+        async def script(request: ModelRequest) -> str | ErrorResponse:
             if request.last_user_text == "fail":
-                return Failure(500)
+                return ErrorResponse(500)
             if request.last_user_text == "hold":
                 await go.wait()
             return "fine"
@@ -204,29 +206,29 @@ def test_the_cache_is_read_by_requests_that_follow_a_reply() -> None:
     asyncio.run(main())
 
 
-def test_records_are_bounded_and_totals_are_not() -> None:
+def test_the_number_of_records_is_bounded_but_totals_are_complete() -> None:
     with LoopbackAPI(keep_requests=3).in_thread() as api:
         for number in range(5):
             ask(api, str(number))
             request(api, "GET", f"/{number}")
         assert [seen.last_user_text for seen in api.requests] == ["2", "3", "4"]
         assert [other.path for other in api.other_requests] == ["/2", "/3", "/4"]
-        assert [line.index for line in api.books.lines] == [2, 3, 4]
-        assert api.books.total.requests == 5
+        assert [entry.index for entry in api.usage.entries] == [2, 3, 4]
+        assert api.usage.total.requests == 5
 
 
-def test_an_answer_can_be_held_back_until_the_test_says_so() -> None:
+def test_a_script_can_hold_its_answer_until_an_event() -> None:
     async def main() -> None:
         go = asyncio.Event()
 
-        async def script(_: Request) -> str:
+        async def script(_: ModelRequest) -> str:
             await go.wait()
             return "gone"
 
         async with LoopbackAPI(script) as api:
             asking = asyncio.create_task(asyncio.to_thread(ask, api))
             await api.wait_until(lambda: len(api.requests) == 1)
-            assert (api.requests[0].completed, api.books.lines) == (False, [])
+            assert (api.requests[0].completed, api.usage.entries) == (False, [])
             go.set()
             assert (await asking).text == "gone"
             assert api.requests[0].completed
@@ -235,11 +237,11 @@ def test_an_answer_can_be_held_back_until_the_test_says_so() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_is_noticed_and_its_script_ended(stream: bool) -> None:
+def test_a_client_disconnect_is_noticed_and_cancels_its_script(stream: bool) -> None:
     async def main() -> None:
         ended = asyncio.Event()
 
-        async def script(_: Request) -> str:
+        async def script(_: ModelRequest) -> str:
             try:
                 await asyncio.Event().wait()
             finally:
@@ -260,7 +262,7 @@ def test_a_client_that_leaves_is_noticed_and_its_script_ended(stream: bool) -> N
     asyncio.run(main())
 
 
-def test_a_client_that_leaves_before_its_request_is_whole_harms_nothing(
+def test_a_disconnect_within_a_request_does_not_harm_the_server(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with LoopbackAPI().in_thread() as api:
@@ -274,9 +276,9 @@ def test_a_client_that_leaves_before_its_request_is_whole_harms_nothing(
     assert caplog.records == []
 
 
-def test_ending_does_not_wait_for_requests_that_are_held() -> None:
+def test_closing_the_server_does_not_wait_for_held_requests() -> None:
     async def main() -> None:
-        async def script(_: Request) -> str:
+        async def script(_: ModelRequest) -> str:
             await asyncio.Event().wait()
             return "never"
 
@@ -290,8 +292,8 @@ def test_ending_does_not_wait_for_requests_that_are_held() -> None:
     asyncio.run(asyncio.wait_for(main(), TIMEOUT))
 
 
-def test_an_error_in_the_script_comes_out_at_the_end() -> None:
-    def script(request: Request) -> str:
+def test_an_error_in_the_script_is_raised_at_the_end() -> None:
+    def script(request: ModelRequest) -> str:
         assert request.last_user_text == "expected", "not the expected task"
         return "fine"
 
@@ -308,8 +310,8 @@ def test_an_error_in_the_script_comes_out_at_the_end() -> None:
     assert answered.text == "fine"
 
 
-def test_an_error_in_the_script_does_not_hide_the_tests_own() -> None:
-    def script(_: Request) -> str:
+def test_a_script_error_becomes_a_note_of_the_test_error() -> None:
+    def script(_: ModelRequest) -> str:
         raise LookupError("in the script")
 
     def serve() -> None:
@@ -322,12 +324,12 @@ def test_an_error_in_the_script_does_not_hide_the_tests_own() -> None:
     assert "LookupError('in the script')" in caught.value.__notes__[0]
 
 
-def test_an_answer_that_cannot_be_sent_drops_the_client_and_comes_out(
+def test_an_unsendable_answer_drops_the_client_and_is_raised(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def serve() -> None:
         unsendable: Any = object()
-        with LoopbackAPI(lambda _: Reply("x", stop_reason=unsendable)).in_thread() as api:
+        with LoopbackAPI(lambda _: ModelReply("x", stop_reason=unsendable)).in_thread() as api:
             with pytest.raises(OSError):  # noqa: PT011 - reset or closed, as the system has it
                 ask(api)
             assert not api.requests[0].completed
@@ -344,7 +346,7 @@ def test_the_script_can_be_replaced_while_serving() -> None:
         assert ask(api, "a").text == "other"
 
 
-def test_waiting_has_an_end_and_leaves_nothing_behind() -> None:
+def test_wait_until_stops_checking_its_condition_after_its_timeout() -> None:
     looks = []
 
     def never() -> bool:
@@ -362,14 +364,14 @@ def test_waiting_has_an_end_and_leaves_nothing_behind() -> None:
     asyncio.run(main())
 
 
-def test_an_error_in_a_condition_reaches_who_waits() -> None:
+def test_an_error_in_a_condition_reaches_the_waiting_caller() -> None:
     with LoopbackAPI().in_thread() as api, pytest.raises(IndexError):
         api.block_until(lambda: api.requests[0].completed)
 
 
-def test_many_clients_are_served_at_once() -> None:
+def test_many_clients_are_served_at_the_same_time() -> None:
     async def main() -> None:
-        async with LoopbackAPI(lambda request: Text(request.last_user_text)) as api:
+        async with LoopbackAPI(lambda request: TextBlock(request.last_user_text)) as api:
             asking = (asyncio.to_thread(ask, api, str(n), stream=True) for n in range(20))
             texts = [response.text for response in await asyncio.gather(*asking)]
             assert texts == [str(n) for n in range(20)]
@@ -378,8 +380,10 @@ def test_many_clients_are_served_at_once() -> None:
     asyncio.run(main())
 
 
-def test_a_cut_spares_the_other_connections() -> None:
-    with LoopbackAPI(lambda request: Cut() if request.stream else "fine").in_thread() as api:
+def test_a_cut_does_not_close_the_other_connections() -> None:
+    with LoopbackAPI(
+        lambda request: DroppedConnection() if request.stream else "fine"
+    ).in_thread() as api:
         kept = connect(api.url)
         for _ in range(2):
             kept.request("POST", "/v1/messages", json.dumps(body_of()))
@@ -390,7 +394,7 @@ def test_a_cut_spares_the_other_connections() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_module_serves_until_a_signal(number: signal.Signals) -> None:
+def test_the_module_serves_requests_until_it_gets_a_signal(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "agent_pool.loopback"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -405,7 +409,7 @@ def test_the_module_serves_until_a_signal(number: signal.Signals) -> None:
     assert (process.returncode, out, err) == (0, b"", b"")
 
 
-def test_the_module_says_when_its_port_is_taken() -> None:
+def test_the_module_reports_a_taken_port_with_exit_code_2() -> None:
     with LoopbackAPI().in_thread() as api:
         port = str(port_of(api.url))
         command = [sys.executable, "-m", "agent_pool.loopback", "--port", port]

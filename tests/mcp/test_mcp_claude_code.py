@@ -8,26 +8,28 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from agent_pool.loopback import LoopbackAPI, Request, ToolUse, echo, text_of
-from mcp_world import Lifeline, Meeting, World
-from support import real_cli, run
+from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, echo, get_result_text
+from support.environment import real_cli
+from support.mcp_server import LivenessSocket, ServerProject
+from support.model_scripts import TaskBarrier
+from support.waiting import run
 
 TOOL = "mcp__agent-pool__invoke"
-A_CALL = ToolUse(TOOL, {"agent": "reviewer", "task": "look at x.py"})
+A_CALL = ToolUseBlock(TOOL, {"agent": "reviewer", "task": "look at x.py"})
 
 
-class Cast:
-    """The model of both: the caller delegates and reports, the agent behind does as told."""
+class DelegationModel:
+    """The model of both: the caller delegates and reports; `agent` answers for the agent."""
 
-    def __init__(self, agent: Any, call: ToolUse = A_CALL) -> None:
+    def __init__(self, agent: Any, call: ToolUseBlock = A_CALL) -> None:
         self.agent = agent
         self.call = call
         self.caller_saw: list[dict[str, Any]] = []
 
-    async def __call__(self, request: Request) -> Any:
+    async def __call__(self, request: ModelRequest) -> Any:
         if "You are the reviewer." in request.system_text:
-            said = self.agent(request)
-            return await said if inspect.isawaitable(said) else said
+            reply = self.agent(request)
+            return await reply if inspect.isawaitable(reply) else reply
         if request.is_side:
             return "a title"
         if not request.tool_results:
@@ -37,10 +39,10 @@ class Cast:
         return "reported"
 
 
-def claude_code(world: World) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
-    program, *arguments = world.command
+def claude_code(project: ServerProject) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    program, *arguments = project.command
     server = {"command": program, "args": arguments}
-    return world.start(
+    return project.start(
         str(real_cli()),
         "-p",
         "delegate it",
@@ -52,40 +54,40 @@ def claude_code(world: World) -> AbstractAsyncContextManager[asyncio.subprocess.
 
 
 def test_claude_code_delegates_a_task_and_sees_the_whole_answer(tmp_path: Path) -> None:
-    long = "x.py is fine. " * 10_000  # more than Claude Code shows of an undeclared tool
+    long = "x.py is fine. " * 10_000  # more than Claude Code passes on without maxResultSizeChars
 
     async def main() -> None:
-        cast = Cast(lambda request: f"{request.last_user_text.strip()}: {long}")
-        async with LoopbackAPI(cast) as api:
-            world = World(tmp_path, api)
-            async with claude_code(world) as caller:
-                said, _ = await caller.communicate()
-                assert (said, caller.returncode) == (b"reported\n", 0)
-                (result,) = cast.caller_saw
+        model = DelegationModel(lambda request: f"{request.last_user_text.strip()}: {long}")
+        async with LoopbackAPI(model) as api:
+            project = ServerProject(tmp_path, api)
+            async with claude_code(project) as caller:
+                stdout, _ = await caller.communicate()
+                assert (stdout, caller.returncode) == (b"reported\n", 0)
+                (result,) = model.caller_saw
                 assert not result.get("is_error")
-                assert text_of(result) == f"look at x.py: {long}"
-                await world.until_gone([])
+                assert get_result_text(result) == f"look at x.py: {long}"
+                await project.wait_until_gone([], within=10)
 
     run(main())
 
 
-def test_claude_code_gives_out_many_tasks_in_one_call(tmp_path: Path) -> None:
+def test_claude_code_runs_many_tasks_together_in_one_call(tmp_path: Path) -> None:
     async def main() -> None:
-        meeting = Meeting(3)
+        barrier = TaskBarrier(3)
 
-        async def review(request: Request) -> str:
+        async def review(request: ModelRequest) -> str:
             task = request.last_user_text.strip()
-            await meeting.join(task)
+            await barrier.join(task)
             return f"{task}: fine"
 
         tasks = [{"agent": "reviewer", "task": f"look at {name}.py"} for name in "xyz"]
-        cast = Cast(review, ToolUse(f"{TOOL}_many", {"tasks": tasks}))
-        async with LoopbackAPI(cast) as api, claude_code(World(tmp_path, api)) as caller:
-            said, _ = await caller.communicate()
-            assert (said, caller.returncode) == (b"reported\n", 0)
-        (result,) = cast.caller_saw
+        model = DelegationModel(review, ToolUseBlock(f"{TOOL}_many", {"tasks": tasks}))
+        async with LoopbackAPI(model) as api, claude_code(ServerProject(tmp_path, api)) as caller:
+            stdout, _ = await caller.communicate()
+            assert (stdout, caller.returncode) == (b"reported\n", 0)
+        (result,) = model.caller_saw
         assert not result.get("is_error")
-        shown = text_of(result)
+        shown = get_result_text(result)
         assert shown.startswith("3 tasks: 3 done, 0 failed.\n\n## 1. reviewer (")
         places = [shown.index(f"look at {name}.py: fine") for name in "xyz"]
         assert places == sorted(places)
@@ -93,42 +95,42 @@ def test_claude_code_gives_out_many_tasks_in_one_call(tmp_path: Path) -> None:
     run(main())
 
 
-def test_where_nobody_can_be_asked_the_agent_is_denied_and_the_caller_told(
+def test_permission_is_denied_and_reported_if_claude_code_cannot_ask(
     tmp_path: Path,
 ) -> None:
     async def main() -> None:
-        write = ToolUse("Bash", {"command": "tee made.txt <<< hello"})
-        cast = Cast(lambda request: echo(request) if request.tool_results else write)
-        async with LoopbackAPI(cast) as api:
-            world = World(tmp_path, api)
-            world.agent("reviewer", "You are the reviewer.", permissionMode="default")
-            async with claude_code(world) as caller:
-                said, _ = await caller.communicate()
-                assert (said, caller.returncode) == (b"reported\n", 0)
-        (result,) = cast.caller_saw
-        shown = text_of(result)
+        write = ToolUseBlock("Bash", {"command": "tee made.txt <<< hello"})
+        model = DelegationModel(lambda request: echo(request) if request.tool_results else write)
+        async with LoopbackAPI(model) as api:
+            project = ServerProject(tmp_path, api)
+            project.agent("reviewer", "You are the reviewer.", permissionMode="default")
+            async with claude_code(project) as caller:
+                stdout, _ = await caller.communicate()
+                assert (stdout, caller.returncode) == (b"reported\n", 0)
+        (result,) = model.caller_saw
+        shown = get_result_text(result)
         assert "has not permitted this" in shown
         assert "Bash: the question was closed without an answer" in shown
         assert "permissionMode" in shown
-        assert not (world.root / "made.txt").exists()
+        assert not (project.root / "made.txt").exists()
 
     run(main())
 
 
-def test_when_claude_code_is_stopped_nothing_is_left(tmp_path: Path) -> None:
+def test_all_processes_end_when_claude_code_is_stopped(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Lifeline().open() as line:
-            hold = ToolUse("Bash", {"command": f"bash -c '{line.hold}'"})
-            cast = Cast(lambda request: echo(request) if request.tool_results else hold)
-            async with LoopbackAPI(cast) as api:
-                world = World(tmp_path, api)
-                async with claude_code(world) as caller:
+        async with LivenessSocket().open() as line:
+            hold = ToolUseBlock("Bash", {"command": f"bash -c '{line.hold}'"})
+            model = DelegationModel(lambda request: echo(request) if request.tool_results else hold)
+            async with LoopbackAPI(model) as api:
+                project = ServerProject(tmp_path, api)
+                async with claude_code(project) as caller:
                     assert caller.stdin is not None
                     caller.stdin.close()
                     held = await line.taken()
-                    alive = world.processes()
+                    alive = project.processes()
                     caller.send_signal(signal.SIGTERM)
                     assert await held.read() == b""
-                    await world.until_gone(alive)
+                    await project.wait_until_gone(alive, within=10)
 
     run(main())

@@ -1,4 +1,4 @@
-"""However the server ends, no process that it started outlives it."""
+"""The end of the server: it ends all processes that it started, whatever ends the server itself."""
 
 import json
 import os
@@ -6,20 +6,22 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent_pool.loopback import LoopbackAPI, ToolUse, calling
-from mcp_tasks import EXTENSION
-from mcp_world import Lifeline, RawServer, World, modern, opening
-from support import run
+from agent_pool.loopback import LoopbackAPI, ToolUseBlock, call_tools
+from support.mcp_client import legacy_call, modern_request
+from support.mcp_server import LivenessSocket, ServerProcess, ServerProject
+from support.mcp_task_client import EXTENSION
+from support.waiting import run
 
 
-def sending(number: signal.Signals) -> Callable[[RawServer], None]:
+def sending(number: signal.Signals) -> Callable[[ServerProcess], None]:
     return lambda server: server.process.send_signal(number)
 
 
-def close_stdin(server: RawServer) -> None:
+def close_stdin(server: ServerProcess) -> None:
     assert server.process.stdin is not None
     server.process.stdin.close()
 
@@ -33,76 +35,80 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_running_task_ends_with_its_daemons(tmp_path: Path, ending: str) -> None:
+def test_running_task_and_its_child_processes_end_with_the_server(
+    tmp_path: Path, ending: str
+) -> None:
     end, status = ENDINGS[ending]
 
     async def main() -> None:
-        async with Lifeline().open() as line:
-            script = calling(ToolUse("Bash", {"command": f"bash -c '{line.hold}'"}))
+        async with LivenessSocket().open() as line:
+            script = call_tools(ToolUseBlock("Bash", {"command": f"bash -c '{line.hold}'"}))
             async with LoopbackAPI(script) as api:
-                world = World(tmp_path, api)
-                world.env["AGENT_POOL_SPARES"] = "1"
-                async with world.server() as server:
+                project = ServerProject(tmp_path, api)
+                project.env["AGENT_POOL_SPARES"] = "1"
+                async with project.server() as server:
                     server.call("invoke", agent="reviewer", task="hold the line")
                     held = await line.taken()
-                    alive = world.processes()
+                    alive = project.processes()
                     assert len(alive) >= 4  # the server, the worker and what its task started
-                    server.kill_watcher()
+                    server.kill_watchdog()
                     end(server)
                     assert await server.process.wait() == status
                     assert await held.read() == b""
-                    await world.until_gone(alive)
+                    await project.wait_until_gone(alive, within=10)
 
     run(main())
 
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "stdin is closed"])
-def test_tasks_that_run_for_a_client_end_with_the_server(tmp_path: Path, ending: str) -> None:
+def test_tasks_of_the_tasks_extension_end_with_the_server(tmp_path: Path, ending: str) -> None:
     end, status = ENDINGS[ending]
-    able = {"extensions": {EXTENSION: {}}}
+    able: dict[str, Any] = {"extensions": {EXTENSION: {}}}
 
     async def main() -> None:
-        async with Lifeline().open() as line:
-            script = calling(ToolUse("Bash", {"command": f"bash -c '{line.hold}'"}))
+        async with LivenessSocket().open() as line:
+            script = call_tools(ToolUseBlock("Bash", {"command": f"bash -c '{line.hold}'"}))
             async with LoopbackAPI(script) as api:
-                world = World(tmp_path, api)
-                async with world.server() as server:
+                project = ServerProject(tmp_path, api)
+                async with project.server() as server:
                     given = {"agent": "reviewer", "task": "hold the line"}
                     for number in (1, 2):
                         server.send(
-                            modern(number, "tools/call", able, name="invoke", arguments=given)
+                            modern_request(
+                                number, "tools/call", able, name="invoke", arguments=given
+                            )
                         )
                         created = (await server.answer(number))["result"]
                         assert (created["resultType"], created["status"]) == ("task", "working")
                     held = [await line.taken() for _ in range(2)]
-                    alive = world.processes()
-                    server.kill_watcher()
+                    alive = project.processes()
+                    server.kill_watchdog()
                     end(server)
                     assert await server.process.wait() == status
                     assert [await one.read() for one in held] == [b"", b""]
-                    await world.until_gone(alive)
+                    await project.wait_until_gone(alive, within=10)
 
     run(main())
 
 
-def test_a_worker_that_is_just_starting_ends_too(tmp_path: Path) -> None:
+def test_worker_that_is_still_starting_ends_with_the_server(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Lifeline().open() as line, LoopbackAPI() as api:
-            world = World(tmp_path, api)
+        async with LivenessSocket().open() as line, LoopbackAPI() as api:
+            project = ServerProject(tmp_path, api)
             slow = tmp_path / "claude"
             slow.write_text(
                 "#!/bin/bash\n"
                 'if [ "$1" = --version ]; then echo "2.1.330 (Claude Code)"; exit; fi\n' + line.hold
             )
             slow.chmod(0o755)
-            world.env["CLAUDE_CLI"] = str(slow)
-            async with world.server() as server:
+            project.env["CLAUDE_CLI"] = str(slow)
+            async with project.server() as server:
                 server.call("warmup", agent="reviewer")
                 held = await line.taken()
                 server.process.send_signal(signal.SIGTERM)
                 assert await server.process.wait() == 143
                 assert await held.read() == b""
-                await world.until_gone([])
+                await project.wait_until_gone([], within=10)
 
     run(main())
 
@@ -117,31 +123,31 @@ for _ in server.stdout:
 """
 
 
-def test_a_client_that_is_killed_takes_everything_with_it(tmp_path: Path) -> None:
+def test_all_processes_end_when_the_client_is_killed(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Lifeline().open() as line:
-            script = calling(ToolUse("Bash", {"command": f"bash -c '{line.hold}'"}))
+        async with LivenessSocket().open() as line:
+            script = call_tools(ToolUseBlock("Bash", {"command": f"bash -c '{line.hold}'"}))
             async with LoopbackAPI(script) as api:
-                world = World(tmp_path, api)
-                call = opening("invoke", agent="reviewer", task="hold the line")
+                project = ServerProject(tmp_path, api)
+                call = legacy_call("invoke", agent="reviewer", task="hold the line")
                 lines = "".join(json.dumps({"jsonrpc": "2.0", **one}) + "\n" for one in call)
-                command = sys.executable, "-c", CLIENT, json.dumps(world.command), lines
-                async with world.start(*command) as client:
+                command = sys.executable, "-c", CLIENT, json.dumps(project.command), lines
+                async with project.start(*command) as client:
                     held = await line.taken()
-                    alive = world.processes()
+                    alive = project.processes()
                     client.kill()
                     assert await client.wait() == -signal.SIGKILL
                     assert await held.read() == b""
-                    await world.until_gone(alive)
+                    await project.wait_until_gone(alive, within=10)
 
     run(main())
 
 
-def test_answers_under_way_are_written_before_the_end(tmp_path: Path) -> None:
+def test_call_is_answered_before_the_server_exits_with_zero(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
-            world = World(tmp_path, api)
-            async with world.server() as server:
+            project = ServerProject(tmp_path, api)
+            async with project.server() as server:
                 server.call("list")
                 answer = await server.answer(2)
                 assert answer["result"]["content"] == [{"type": "text", "text": "[]"}]
@@ -151,10 +157,10 @@ def test_answers_under_way_are_written_before_the_end(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_client_that_reads_nothing_more_cannot_hold_the_end_up(tmp_path: Path) -> None:
+def test_server_exits_even_if_the_client_reads_no_output(tmp_path: Path) -> None:
     async def main() -> None:
         unread, stdout = os.pipe()
-        async with LoopbackAPI() as api, World(tmp_path, api).server(stdout) as server:
+        async with LoopbackAPI() as api, ServerProject(tmp_path, api).server(stdout) as server:
             server.call("list")
             server.send(*({"id": n, "method": "tools/list"} for n in range(3, 100)))
             close_stdin(server)
@@ -164,10 +170,10 @@ def test_a_client_that_reads_nothing_more_cannot_hold_the_end_up(tmp_path: Path)
     run(main())
 
 
-def test_a_client_that_closes_its_end_of_stdout_ends_the_server(tmp_path: Path) -> None:
+def test_server_exits_when_the_client_closes_the_output_pipe(tmp_path: Path) -> None:
     async def main() -> None:
         unread, stdout = os.pipe()
-        async with LoopbackAPI() as api, World(tmp_path, api).server(stdout) as server:
+        async with LoopbackAPI() as api, ServerProject(tmp_path, api).server(stdout) as server:
             os.close(unread)
             server.call("list")
             assert await server.process.wait() == 0

@@ -21,22 +21,29 @@ from mcp_types import (
 )
 
 from agent_pool import Denied, PermissionRequest
-from agent_pool.loopback import LoopbackAPI, Request, ToolUse, echo
-from agent_pool.mcp.answers import said
-from agent_pool.mcp.clients import can_be_asked
-from agent_pool.mcp.interfaces import Caller
-from agent_pool.mcp.permissions import SHOWN, Permissions, Verdict, form, verdict_of
-from agent_pool.mcp.rounds import Rounds
+from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, echo
+from agent_pool.mcp.calls import Caller
+from agent_pool.mcp.capabilities import can_elicit
+from agent_pool.mcp.elicitation import ElicitationRounds
+from agent_pool.mcp.permissions import (
+    MAX_INPUT_SHOWN,
+    Decision,
+    TaskPermissions,
+    decision_of,
+    permission_form,
+)
+from agent_pool.mcp.results import text_result
 from agent_pool.mcp.server import build_server
-from mcp_fakes import ERAS, FakePool, connected, text_of
-from mcp_world import World
-from support import run
+from support.fake_pool import FakePool
+from support.mcp_client import ERAS, connected, ignore_progress, text_of
+from support.mcp_server import ServerProject
+from support.waiting import run
 
 A_CALL = {"agent": "reviewer", "task": "look"}
 
 
-class Person:
-    """Decides one thing after another, and remembers what was asked."""
+class ElicitedAnswers:
+    """Answers elicitations with one decision after the other, and keeps their messages."""
 
     def __init__(self, *decisions: str) -> None:
         self.decisions = list(decisions)
@@ -46,11 +53,11 @@ class Person:
         self.asked.append(params.message)
         decision = self.decisions.pop(0)
         if decision in ("decline", "cancel"):
-            return ElicitResult(action=decision)  # type: ignore[arg-type]
+            return ElicitResult(action=decision)
         return ElicitResult(action="accept", content={"decision": decision})
 
 
-def invoked(era: str, person: Person | None, asks: Sequence[str]) -> CallToolResult:
+def invoked(era: str, person: ElicitedAnswers | None, asks: Sequence[str]) -> CallToolResult:
     async def main() -> CallToolResult:
         pool = FakePool()
         pool.asks = tuple(asks)
@@ -62,8 +69,8 @@ def invoked(era: str, person: Person | None, asks: Sequence[str]) -> CallToolRes
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_a_person_decides_each_request(era: str) -> None:
-    person = Person("allow once", "deny", "decline", "decline")
+def test_person_decides_each_permission_request_separately(era: str) -> None:
+    person = ElicitedAnswers("allow once", "deny", "decline", "decline")
     answer = invoked(era, person, ["Bash", "Write", "Edit", "Read"])
     assert text_of(answer) == "reviewer did look, permitted ['Bash']"
     assert person.asked[0] == (
@@ -75,14 +82,14 @@ def test_a_person_decides_each_request(era: str) -> None:
 
 @pytest.mark.parametrize("era", ERAS)
 def test_a_person_can_permit_the_rest_of_a_task(era: str) -> None:
-    person = Person("deny", "allow everything in this task")
+    person = ElicitedAnswers("deny", "allow everything in this task")
     answer = invoked(era, person, ["Bash", "Write", "Edit", "Read"])
     assert text_of(answer) == "reviewer did look, permitted ['Write', 'Edit', 'Read']"
     assert len(person.asked) == 2
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_a_client_that_cannot_ask_is_told_how_to_permit(era: str) -> None:
+def test_answer_explains_how_to_permit_if_the_client_cannot_ask(era: str) -> None:
     answer = invoked(era, None, ["Bash", "Bash"])
     assert not answer.is_error
     assert text_of(answer) == (
@@ -93,11 +100,11 @@ def test_a_client_that_cannot_ask_is_told_how_to_permit(era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_each_task_of_many_asks_for_itself(era: str) -> None:
+def test_each_of_many_tasks_asks_for_its_own_permission(era: str) -> None:
     async def main() -> None:
         pool = FakePool()
         pool.asks = ("Bash", "Write")
-        person = Person(*["allow once"] * 4)
+        person = ElicitedAnswers(*["allow once"] * 4)
         async with connected(build_server(pool), era, elicitation_callback=person) as client:
             answer = await client.call_tool(
                 "invoke_many", {"tasks": [A_CALL, {"agent": "writer", "task": "write"}]}
@@ -110,62 +117,60 @@ def test_each_task_of_many_asks_for_itself(era: str) -> None:
     run(main())
 
 
-def test_a_call_with_many_questions_ends_well_before_the_client_gives_up() -> None:
-    answer = invoked("2026-07-28", Person(*["allow once"] * 20), ["Bash"] * 12)
+def test_call_denies_permission_requests_after_the_eighth_elicitation() -> None:
+    answer = invoked("2026-07-28", ElicitedAnswers(*["allow once"] * 20), ["Bash"] * 12)
     assert text_of(answer).startswith(f"reviewer did look, permitted {['Bash'] * 8}\n\n")
     assert "Bash: asked too often" in text_of(answer)
 
 
-# Calls of several requests
-
-
-async def unheard(number: int, line: str) -> None:
-    pass
+# Calls that need several requests
 
 
 async def asks_once(caller: Caller) -> CallToolResult:
     assert caller.ask is not None
-    return said(await caller.ask(PermissionRequest("reviewer", "Bash", {})))
+    return text_result(await caller.ask(PermissionRequest("reviewer", "Bash", {})))
 
 
-def repeated(state: str | None, *, task: str = "look", **replies: Any) -> CallToolRequestParams:
+def repeated(
+    state: str | None, replies: Any = None, *, task: str = "look"
+) -> CallToolRequestParams:
     return CallToolRequestParams(
         name="invoke",
         arguments=A_CALL | {"task": task},
         request_state=state,
-        input_responses=replies or None,
+        input_responses=replies,
     )
 
 
 YES = ElicitResult(action="accept", content={"decision": "allow once"})
 
 
-def test_a_repeated_call_goes_on_where_it_was_and_only_once() -> None:
+def test_repeated_request_continues_the_call_but_only_once() -> None:
     async def main() -> None:
-        rounds = Rounds()
-        first = await rounds.call(repeated(None), asks_once, unheard)
+        rounds = ElicitationRounds()
+        first = await rounds.call(repeated(None), asks_once, ignore_progress)
         assert isinstance(first, InputRequiredResult)
         assert list(first.input_requests or {}) == ["permission-1"]
-        again = repeated(first.request_state, **{"permission-1": YES})
-        second = await rounds.call(again, asks_once, unheard)
+        again = repeated(first.request_state, {"permission-1": YES})
+        second = await rounds.call(again, asks_once, ignore_progress)
         assert isinstance(second, CallToolResult)
         assert text_of(second) == "allowed once"
-        third = await rounds.call(again, asks_once, unheard)
+        third = await rounds.call(again, asks_once, ignore_progress)
         assert isinstance(third, CallToolResult)
         assert third.is_error
-        assert "not waiting for an answer" in text_of(third)
+        assert "does not wait for an answer" in text_of(third)
 
     run(main())
 
 
-def test_the_state_of_a_call_serves_no_other_call() -> None:
+def test_request_state_of_a_call_is_refused_for_another_call() -> None:
     async def main() -> None:
-        rounds = Rounds()
-        first = await rounds.call(repeated(None), asks_once, unheard)
+        rounds = ElicitationRounds()
+        first = await rounds.call(repeated(None), asks_once, ignore_progress)
         assert isinstance(first, InputRequiredResult)
-        other = repeated(first.request_state, task="else", **{"permission-1": YES})
-        for wrong in (other, repeated("made up", **{"permission-1": YES})):
-            answer = await rounds.call(wrong, asks_once, unheard)
+        other = repeated(first.request_state, {"permission-1": YES}, task="else")
+        for wrong in (other, repeated("made up", {"permission-1": YES})):
+            answer = await rounds.call(wrong, asks_once, ignore_progress)
             assert isinstance(answer, CallToolResult)
             assert answer.is_error
         rounds.cancel_all()
@@ -173,12 +178,12 @@ def test_the_state_of_a_call_serves_no_other_call() -> None:
     run(main())
 
 
-def test_without_the_answer_the_question_is_put_again() -> None:
+def test_repeated_request_without_an_answer_gets_the_same_elicitation() -> None:
     async def main() -> None:
-        rounds = Rounds()
-        first = await rounds.call(repeated(None), asks_once, unheard)
+        rounds = ElicitationRounds()
+        first = await rounds.call(repeated(None), asks_once, ignore_progress)
         assert isinstance(first, InputRequiredResult)
-        second = await rounds.call(repeated(first.request_state), asks_once, unheard)
+        second = await rounds.call(repeated(first.request_state), asks_once, ignore_progress)
         assert isinstance(second, InputRequiredResult)
         assert second.input_requests == first.input_requests
         rounds.cancel_all()
@@ -186,7 +191,7 @@ def test_without_the_answer_the_question_is_put_again() -> None:
     run(main())
 
 
-def test_an_agent_whose_client_does_not_come_back_is_interrupted() -> None:
+def test_agent_is_interrupted_if_its_client_does_not_return() -> None:
     async def main() -> None:
         interrupted = asyncio.Event()
 
@@ -195,26 +200,26 @@ def test_an_agent_whose_client_does_not_come_back_is_interrupted() -> None:
                 async with asyncio.timeout(0.001):  # as the pool does
                     await asks_once(caller)
             try:
-                return await asyncio.get_running_loop().create_future()
+                return await asyncio.Future[CallToolResult]()
             finally:
                 interrupted.set()
 
-        first = await Rounds(absence=0.001).call(repeated(None), waits, unheard)
+        first = await ElicitationRounds(absence=0.001).call(repeated(None), waits, ignore_progress)
         assert isinstance(first, InputRequiredResult)
         await interrupted.wait()
 
     run(main())
 
 
-def test_a_client_may_be_away_for_as_long_as_its_person_may_think() -> None:
+def test_client_can_stay_away_while_its_person_decides() -> None:
     async def main() -> None:
-        rounds = Rounds(absence=0)
-        first = await rounds.call(repeated(None), asks_once, unheard)
+        rounds = ElicitationRounds(absence=0)
+        first = await rounds.call(repeated(None), asks_once, ignore_progress)
         assert isinstance(first, InputRequiredResult)
         for _ in range(10):
             await asyncio.sleep(0)
-        again = repeated(first.request_state, **{"permission-1": YES})
-        second = await rounds.call(again, asks_once, unheard)
+        again = repeated(first.request_state, {"permission-1": YES})
+        second = await rounds.call(again, asks_once, ignore_progress)
         assert isinstance(second, CallToolResult)
         assert text_of(second) == "allowed once"
 
@@ -228,12 +233,14 @@ def test_a_cancelled_call_interrupts_its_agent() -> None:
         async def endless(caller: Caller) -> CallToolResult:
             began.set()
             try:
-                return await asyncio.get_running_loop().create_future()
+                return await asyncio.Future[CallToolResult]()
             except asyncio.CancelledError:
                 interrupted.set()
                 raise
 
-        call = asyncio.create_task(Rounds().call(repeated(None), endless, unheard))
+        call = asyncio.create_task(
+            ElicitationRounds().call(repeated(None), endless, ignore_progress)
+        )
         await began.wait()
         call.cancel()
         await interrupted.wait()
@@ -241,11 +248,11 @@ def test_a_cancelled_call_interrupts_its_agent() -> None:
     run(main())
 
 
-def test_so_many_calls_wait_for_a_person_at_the_most() -> None:
+def test_calls_that_wait_for_a_person_are_limited() -> None:
     async def main() -> None:
-        rounds = Rounds(most=1)
-        await rounds.call(repeated(None), asks_once, unheard)
-        answer = await rounds.call(repeated(None), asks_once, unheard)
+        rounds = ElicitationRounds(most=1)
+        await rounds.call(repeated(None), asks_once, ignore_progress)
+        answer = await rounds.call(repeated(None), asks_once, ignore_progress)
         assert isinstance(answer, CallToolResult)
         assert "1 calls wait for a person" in text_of(answer)
         rounds.cancel_all()
@@ -253,7 +260,7 @@ def test_so_many_calls_wait_for_a_person_at_the_most() -> None:
     run(main())
 
 
-# Who can be asked
+# Clients that can be asked
 
 
 @pytest.mark.parametrize(
@@ -265,24 +272,30 @@ def test_so_many_calls_wait_for_a_person_at_the_most() -> None:
         (ElicitationCapability(url=UrlElicitationCapability()), False),
     ],
 )
-def test_a_client_is_asked_only_by_forms(offered: ElicitationCapability | None, can: bool) -> None:
+def test_client_can_be_asked_only_if_it_supports_forms(
+    offered: ElicitationCapability | None, can: bool
+) -> None:
     session = SimpleNamespace(client_capabilities=ClientCapabilities(elicitation=offered))
-    assert can_be_asked(SimpleNamespace(session=session)) is can  # type: ignore[arg-type]
+    assert can_elicit(SimpleNamespace(session=session)) is can  # type: ignore[arg-type]
 
 
-# The question and the answer
+# Elicitations and their answers
 
 
 @given(st.dictionaries(st.text(), st.text()), st.text())
-def test_a_question_is_short_and_clean_whatever_is_asked(given: dict[str, str], tool: str) -> None:
-    message = form(PermissionRequest("reviewer", tool, given, tool)).message
-    assert len(message) < SHOWN + 500
+def test_elicitation_message_is_short_and_has_at_most_two_lines(
+    given: dict[str, str], tool: str
+) -> None:
+    message = permission_form(PermissionRequest("reviewer", tool, given, tool)).message
+    assert len(message) < MAX_INPUT_SHOWN + 500
     assert len(message.splitlines()) <= 2
     message.encode()
 
 
-def test_what_is_not_shown_is_counted() -> None:
-    message = form(PermissionRequest("reviewer", "Bash", {"command": "x" * 5000})).message
+def test_elicitation_message_counts_the_characters_that_are_not_shown() -> None:
+    message = permission_form(
+        PermissionRequest("reviewer", "Bash", {"command": "x" * 5000})
+    ).message
     assert message.endswith("… and 1015 characters that are not shown")
 
 
@@ -296,61 +309,63 @@ def test_what_is_not_shown_is_counted() -> None:
         ElicitResult(action="decline", content={"decision": "allow once"}),
     ],
 )
-def test_anything_but_a_clear_permission_is_a_denial(answer: ElicitResult) -> None:
-    assert verdict_of(answer) is Verdict.DENIED
+def test_every_answer_except_a_clear_permission_is_a_denial(answer: ElicitResult) -> None:
+    assert decision_of(answer) is Decision.DENIED
 
 
-def test_a_closed_question_is_told_from_a_denial() -> None:
-    assert verdict_of(ElicitResult(action="cancel")) is Verdict.CLOSED
+def test_cancelled_elicitation_counts_as_closed_and_not_as_denied() -> None:
+    assert decision_of(ElicitResult(action="cancel")) is Decision.CLOSED
 
 
 A_REQUEST = PermissionRequest("a", "Bash", {})
 
 
 @pytest.mark.parametrize(
-    ("verdict", "read"),
+    ("decision", "read"),
     [
-        (None, "nobody can be asked, as the client cannot ask"),
-        (Verdict.DENIED, ""),  # the usual words
-        (Verdict.CLOSED, "the question was closed without an answer"),
-        (Verdict.TOO_OFTEN, "you have asked too often"),
-        (Verdict.CANNOT_ASK, "nobody can be asked, as the client cannot ask"),
+        (None, "no person can be asked, as the client cannot ask"),
+        (Decision.DENIED, ""),  # the agent reads the pool's usual text
+        (Decision.CLOSED, "the question was closed without an answer"),
+        (Decision.TOO_OFTEN, "you have asked too often"),
+        (Decision.CANNOT_ASK, "no person can be asked, as the client cannot ask"),
     ],
 )
-def test_the_agent_reads_why_it_may_not(verdict: Verdict | None, read: str) -> None:
-    async def ask(request: PermissionRequest) -> Verdict:
-        assert verdict is not None
-        return verdict
+def test_agent_gets_the_reason_for_a_denied_permission(
+    decision: Decision | None, read: str
+) -> None:
+    async def ask(request: PermissionRequest) -> Decision:
+        assert decision is not None
+        return decision
 
     async def main() -> None:
-        permissions = Permissions(ask if verdict else None)
-        answer = await permissions.permit(A_REQUEST)
+        permissions = TaskPermissions(ask if decision else None)
+        answer = await permissions.decide(A_REQUEST)
         assert isinstance(answer, Denied)
         assert read in answer.reason
         assert bool(answer.reason) is bool(read)
-        assert permissions.refused == [("Bash", verdict or Verdict.CANNOT_ASK)]
+        assert permissions.refused == [("Bash", decision or Decision.CANNOT_ASK)]
 
     run(main())
 
 
-def test_a_question_that_the_pool_gives_up_was_not_answered_in_time() -> None:
-    async def never(request: PermissionRequest) -> Verdict:
-        return await asyncio.get_running_loop().create_future()
+def test_cancelled_permission_request_is_recorded_as_not_answered() -> None:
+    async def never(request: PermissionRequest) -> Decision:
+        return await asyncio.Future[Decision]()
 
     async def main() -> None:
-        permissions = Permissions(never)
-        asking = asyncio.ensure_future(permissions.permit(A_REQUEST))
+        permissions = TaskPermissions(never)
+        asking = asyncio.ensure_future(permissions.decide(A_REQUEST))
         await asyncio.sleep(0)
         asking.cancel()
         await asyncio.wait([asking])
         assert asking.cancelled()
-        assert permissions.refused == [("Bash", Verdict.UNANSWERED)]
+        assert permissions.refused == [("Bash", Decision.UNANSWERED)]
 
     run(main())
 
 
 @pytest.mark.parametrize("era", ERAS)
-def test_a_person_that_does_not_answer_in_time_denies(tmp_path: Path, era: str) -> None:
+def test_permission_is_denied_if_the_person_answers_too_late(tmp_path: Path, era: str) -> None:
     async def main() -> None:
         answer = asyncio.Event()
 
@@ -358,21 +373,21 @@ def test_a_person_that_does_not_answer_in_time_denies(tmp_path: Path, era: str) 
             await answer.wait()
             return YES
 
-        write = ToolUse("Bash", {"command": "tee made.txt <<< hello"})
+        write = ToolUseBlock("Bash", {"command": "tee made.txt <<< hello"})
 
-        def script(request: Request) -> Any:
+        def script(request: ModelRequest) -> Any:
             if request.tool_results:
                 answer.set()
             return echo(request) if request.tool_results else write
 
         async with LoopbackAPI(script) as api:
-            world = World(tmp_path, api)
-            world.env["AGENT_POOL_PERMISSION_TIMEOUT"] = "200ms"
-            world.agent("asker", "You ask.", permissionMode="default")
-            async with world.client(era, elicitation_callback=slow) as client:
-                said = text_of(await client.call_tool("invoke", {"agent": "asker", "task": "x"}))
-            assert "nobody answered within 0.2 s (setting permission_timeout)" in said
-            assert "(asker was not permitted to use Bash: nobody answered in time." in said
-            assert not (world.root / "made.txt").exists()
+            project = ServerProject(tmp_path, api)
+            project.env["AGENT_POOL_PERMISSION_TIMEOUT"] = "200ms"
+            project.agent("asker", "You ask.", permissionMode="default")
+            async with project.client(era, elicitation_callback=slow) as client:
+                text = text_of(await client.call_tool("invoke", {"agent": "asker", "task": "x"}))
+            assert "there was no answer within 0.2 s (setting permission_timeout)" in text
+            assert "(asker was not permitted to use Bash: no answer came in time." in text
+            assert not (project.root / "made.txt").exists()
 
     run(main())

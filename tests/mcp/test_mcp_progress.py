@@ -5,18 +5,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool import Queued, Retry, Started, TaskEvent, Text, ToolOutput, ToolUse
-from agent_pool.mcp.progress import WIDTH, Progress, narrate
-from mcp_fakes import a_result
-from support import run
+from agent_pool import (
+    Ended,
+    Queued,
+    Retry,
+    Started,
+    Submitted,
+    TaskEvent,
+    TaskRequest,
+    Text,
+    ToolOutput,
+    ToolUse,
+)
+from agent_pool.mcp.progress import WIDTH, Progress, progress_line
+from support.fake_pool import make_result
+from support.waiting import run
 
 
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (Queued("reviewer", 3), "reviewer waits for a worker, place 3 in the queue"),
-        (Queued("reviewer", 1, paused=29.6), "reviewer waits 30 s: the API has refused work"),
-        (Started("reviewer", "worker-1", 4711, 0.0), "reviewer has begun, on worker-1"),
+        (Queued(3, agent="reviewer"), "reviewer waits for a worker, place 3 in the queue"),
+        (Queued(1, paused=29.6, agent="reviewer"), "reviewer waits 30 s: the API has refused work"),
+        (Started("worker-1", 4711, 0.0, agent="reviewer"), "reviewer has started on worker-1"),
         (Retry(529, "overloaded", 2, 4.2), "the API refused (HTTP 529); trying again in 4 s"),
         (Text("I will look\n\nat it."), "I will look at it."),
         (ToolUse("1", "Bash", {"command": "npm test", "description": "Run"}), "Bash: npm test"),
@@ -26,22 +37,25 @@ from support import run
         (ToolUse("1", "Odd", {"command": ["a"], "path": " "}), "Odd"),
         (Text(" \n "), None),
         (ToolOutput("1", "output", False), None),
-        (a_result(), None),
+        (Submitted(TaskRequest("reviewer", "look")), None),
+        (Ended(result=make_result()), None),
     ],
 )
-def test_each_event_is_one_line_or_no_news(event: TaskEvent, line: str | None) -> None:
-    assert narrate(event) == line
+def test_each_event_becomes_one_progress_line_or_no_line(
+    event: TaskEvent, line: str | None
+) -> None:
+    assert progress_line(event) == line
 
 
 @given(st.text(), st.text())
-def test_a_line_is_short_whatever_the_agent_does(name: str, value: str) -> None:
-    for event in (Text(value), ToolUse("1", name, {"command": value}), Queued(name, 1)):
-        line = narrate(event)
+def test_progress_line_stays_short_for_any_event_text(name: str, value: str) -> None:
+    for event in (Text(value), ToolUse("1", name, {"command": value}), Queued(1, agent=name)):
+        line = progress_line(event)
         assert line is None or (len(line) <= WIDTH and "\n" not in line)
 
 
 class Listener:
-    """Takes what is sent, and lets a test wait for it."""
+    """Keeps the lines that are sent, and lets a test wait for them."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, str]] = []
@@ -68,31 +82,31 @@ def listening(test: Callable[[Progress, Listener], object], *, gap: float, beat:
     run(main())
 
 
-def test_of_many_lines_at_once_the_latest_is_sent() -> None:
+def test_only_the_latest_of_many_progress_lines_is_sent() -> None:
     async def test(progress: Progress, listener: Listener) -> None:
         for n in range(1000):
-            progress.say(f"line {n}")
+            progress.update(f"line {n}")
         await listener.until(lambda: len(listener.sent) == 1)
         assert listener.sent == [(1, "line 999")]
 
     listening(test, gap=0, beat=60)
 
 
-def test_between_two_lines_there_is_a_gap() -> None:
+def test_there_is_a_gap_between_two_progress_lines() -> None:
     async def test(progress: Progress, listener: Listener) -> None:
-        progress.say("first")
+        progress.update("first")
         await listener.until(lambda: len(listener.sent) == 1)
         for n in range(50):
-            progress.say(f"line {n}")
+            progress.update(f"line {n}")
             await asyncio.sleep(0)
         assert len(listener.sent) == 1
 
     listening(test, gap=60, beat=60)
 
 
-def test_silence_is_broken_by_the_last_line_with_its_age() -> None:
+def test_last_progress_line_is_repeated_with_its_age_during_silence() -> None:
     async def test(progress: Progress, listener: Listener) -> None:
-        progress.say("Bash: make")
+        progress.update("Bash: make")
         await listener.until(lambda: len(listener.sent) == 3)
         assert listener.sent == [
             (1, "Bash: make"),
@@ -103,10 +117,10 @@ def test_silence_is_broken_by_the_last_line_with_its_age() -> None:
     listening(test, gap=0, beat=0.001)
 
 
-def test_numbers_grow_with_every_line() -> None:
+def test_progress_numbers_grow_with_every_line() -> None:
     async def test(progress: Progress, listener: Listener) -> None:
         for n in range(1, 20):
-            progress.say(f"line {n}")
+            progress.update(f"line {n}")
             await listener.until(lambda n=n: len(listener.sent) == n)  # type: ignore[misc]
         assert listener.sent == [(n, f"line {n}") for n in range(1, 20)]
 

@@ -1,29 +1,25 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from mcp import Client, MCPError
+from mcp import MCPError
 
 from agent_pool import AgentNotFound, ConfigError, TaskResult, ToolUse, WorkerDied
-from agent_pool.mcp.server import build_server, package_version
-from agent_pool.mcp.unusable import UnusablePool
-from mcp_fakes import (
-    ERAS,
+from agent_pool.api import OnEvent
+from agent_pool.mcp.greeting import package_version
+from agent_pool.mcp.server import build_server
+from agent_pool.mcp.unusable_pool import UnusablePool
+from support.fake_pool import (
     FakePool,
-    OnEvent,
-    a_broken,
-    a_result,
-    a_worker,
-    an_agent,
-    connected,
-    some_stats,
-    text_of,
-    tool,
+    make_agent,
+    make_broken,
+    make_result,
+    make_stats,
+    make_worker,
 )
-from support import run
+from support.mcp_client import ERAS, connected, find_tool, listening, text_of
+from support.waiting import run
 
 TOOLS = ["invoke", "invoke_many", "warmup", "list", "stats", "reset"]
 
@@ -48,9 +44,9 @@ def test_the_tools_are_declared_without_structured_output(era: str) -> None:
     run(main())
 
 
-def test_the_server_introduces_itself(era: str) -> None:
+def test_server_reports_its_name_version_instructions_and_capabilities(era: str) -> None:
     async def main() -> None:
-        mode = "legacy" if era == "legacy" else "auto"  # which asks a modern server who it is
+        mode = "legacy" if era == "legacy" else "auto"  # auto asks a modern server for its name
         async with connected(build_server(FakePool()), mode) as client:
             assert client.protocol_version == ("2025-11-25" if era == "legacy" else era)
             assert client.server_info is not None
@@ -64,31 +60,31 @@ def test_the_server_introduces_itself(era: str) -> None:
     run(main())
 
 
-def test_the_agents_stand_in_the_description_of_invoke(era: str) -> None:
+def test_agent_list_is_part_of_the_invoke_description(era: str) -> None:
     async def main() -> None:
         pool = FakePool()
-        pool.catalog.found = [an_agent("writer", "Writes."), a_broken("bad")]
+        pool.definitions.found = [make_agent("writer", "Writes."), make_broken("bad")]
         async with connected(build_server(pool), era) as client:
-            description = (await tool(client, "invoke")).description or ""
+            description = (await find_tool(client, "invoke")).description or ""
             assert "\n- writer: Writes.\n" in description
             assert description.endswith(": bad")
 
     run(main())
 
 
-def test_many_agents_never_make_the_description_longer_than_clients_show(era: str) -> None:
+def test_invoke_description_stays_within_the_limit_for_many_agents(era: str) -> None:
     async def main() -> None:
         pool = FakePool()
-        pool.catalog.found = [an_agent(f"agent-{n}", "word " * 100) for n in range(40)]
+        pool.definitions.found = [make_agent(f"agent-{n}", "word " * 100) for n in range(40)]
         async with connected(build_server(pool), era) as client:
-            description = (await tool(client, "invoke")).description or ""
+            description = (await find_tool(client, "invoke")).description or ""
             assert len(description) <= 2048
             assert all(f"- agent-{n}" in description for n in range(40))
 
     run(main())
 
 
-def test_invoke_answers_with_the_agents_text_and_the_figures_in_meta(era: str) -> None:
+def test_invoke_answers_with_text_and_puts_figures_in_meta(era: str) -> None:
     async def main() -> None:
         pool = FakePool()
         async with connected(build_server(pool), era) as client:
@@ -102,15 +98,15 @@ def test_invoke_answers_with_the_agents_text_and_the_figures_in_meta(era: str) -
     run(main())
 
 
-def test_the_other_tools_answer_in_a_sentence(era: str) -> None:
+def test_warmup_and_reset_answer_in_sentences_and_list_in_json(era: str) -> None:
     async def main() -> None:
         pool = FakePool()
         async with connected(build_server(pool), era) as client:
             warm = await client.call_tool("warmup", {"agent": "writer"})
             assert text_of(warm) == ("writer is warm: worker writer-1, pid 4711, idle, 181.2 MiB.")
-            for count, said in ((0, "had no worker"), (1, "Stopped 1 worker "), (2, "2 workers")):
-                pool.workers = [a_worker()] * count
-                assert said in text_of(await client.call_tool("reset", {"agent": "writer"}))
+            for count, part in ((0, "had no worker"), (1, "Stopped 1 worker "), (2, "2 workers")):
+                pool.worker_infos = [make_worker()] * count
+                assert part in text_of(await client.call_tool("reset", {"agent": "writer"}))
             rows = json.loads(text_of(await client.call_tool("list", {})))
             assert [row["worker"] for row in rows] == ["reviewer-1", "reviewer-1"]
 
@@ -118,15 +114,15 @@ def test_the_other_tools_answer_in_a_sentence(era: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "expected"),
     [
         (AgentNotFound("no agent 'x'; the closest is 'y'"), "the closest is 'y'"),
         (WorkerDied("killed by signal 9", worker="w-1"), "killed by signal 9"),
         (ZeroDivisionError("oops"), "A bug in agent-pool stopped this call"),
     ],
 )
-def test_a_failed_call_is_a_tool_error_and_the_server_goes_on(
-    era: str, error: Exception, said: str
+def test_failed_call_is_a_tool_error_and_the_server_continues(
+    era: str, error: Exception, expected: str
 ) -> None:
     async def main() -> None:
         pool = FakePool()
@@ -143,47 +139,47 @@ def test_a_failed_call_is_a_tool_error_and_the_server_goes_on(
                 pool.error = error
                 answer = await client.call_tool(name, arguments)
                 assert answer.is_error
-                assert said in text_of(answer)
+                assert expected in text_of(answer)
             pool.error = None
             assert not (await client.call_tool("list", {})).is_error
 
     run(main())
 
 
-def test_wrong_arguments_are_a_tool_error_and_never_reach_the_pool(era: str) -> None:
+def test_wrong_arguments_are_a_tool_error_without_a_pool_call(era: str) -> None:
     async def main() -> None:
         pool = FakePool()
         async with connected(build_server(pool), era) as client:
             answer = await client.call_tool("invoke", {"agent": 3, "tusk": "x"})
             assert answer.is_error
-            for part in ("'agent' must be a string", "'task' is missing", "did you mean 'task'?"):
+            for part in ("'agent' must be a string", "'task' is missing", "did you mean task?"):
                 assert part in text_of(answer)
         assert pool.calls == []
 
     run(main())
 
 
-def test_an_unknown_tool_is_a_protocol_error_with_the_closest_name(era: str) -> None:
+def test_unknown_tool_is_a_protocol_error_with_the_closest_name(era: str) -> None:
     async def main() -> None:
         async with connected(build_server(FakePool()), era) as client:
-            with pytest.raises(MCPError, match="Unknown tool: invoice; there is invoke"):
+            with pytest.raises(MCPError, match=r"Unknown tool: invoice \(did you mean invoke\?\)"):
                 await client.call_tool("invoice", {})
 
     run(main())
 
 
-def test_the_accounts_are_a_json_object(era: str) -> None:
+def test_stats_tool_answers_with_the_figures_as_json(era: str) -> None:
     async def main() -> None:
         async with connected(build_server(FakePool()), era) as client:
             figures = json.loads(text_of(await client.call_tool("stats", {})))
-            assert figures == some_stats().as_json()
+            assert figures == make_stats().as_json()
 
     run(main())
 
 
-def test_an_agents_failure_is_a_tool_error(era: str) -> None:
+def test_error_result_of_an_agent_is_a_tool_error(era: str) -> None:
     async def failing(agent: str, task: str, on_event: OnEvent) -> TaskResult:
-        return a_result("API Error: 500", is_error=True, subtype="error_during_execution")
+        return make_result("API Error: 500", is_error=True, subtype="error_during_execution")
 
     async def main() -> None:
         async with connected(build_server(FakePool(failing)), era) as client:
@@ -194,20 +190,20 @@ def test_an_agents_failure_is_a_tool_error(era: str) -> None:
     run(main())
 
 
-def test_the_client_hears_what_the_agent_does_while_it_does_it(era: str) -> None:
+def test_client_gets_progress_while_the_agent_is_working(era: str) -> None:
     async def main() -> None:
-        heard = asyncio.Event()
+        received = asyncio.Event()
         lines: list[tuple[float, str | None]] = []
 
         async def working(agent: str, task: str, on_event: OnEvent) -> TaskResult:
             on_event(ToolUse("1", "Bash", {"command": "npm test"}))
-            await heard.wait()
-            return a_result()
+            await received.wait()
+            return make_result()
 
-        async def on_progress(number: float, total: float | None, line: str | None) -> None:
-            lines.append((number, line))
-            if line == "Bash: npm test":
-                heard.set()
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            lines.append((progress, message))
+            if message == "Bash: npm test":
+                received.set()
 
         async with connected(build_server(FakePool(working)), era) as client:
             await client.call_tool(
@@ -219,7 +215,7 @@ def test_the_client_hears_what_the_agent_does_while_it_does_it(era: str) -> None
     run(main())
 
 
-def test_a_cancelled_call_cancels_the_task_and_the_server_goes_on(era: str) -> None:
+def test_cancelled_call_cancels_its_task_and_the_server_continues(era: str) -> None:
     async def main() -> None:
         started, cancelled = asyncio.Event(), asyncio.Event()
 
@@ -242,29 +238,19 @@ def test_a_cancelled_call_cancels_the_task_and_the_server_goes_on(era: str) -> N
     run(main())
 
 
-def test_calls_run_side_by_side(era: str) -> None:
+def test_calls_of_one_client_run_at_the_same_time(era: str) -> None:
     async def main() -> None:
         together = asyncio.Barrier(3)
 
         async def meeting(agent: str, task: str, on_event: OnEvent) -> TaskResult:
             await together.wait()
-            return a_result(task)
+            return make_result(task)
 
         async with connected(build_server(FakePool(meeting)), era) as client:
             calls = [client.call_tool("invoke", {"agent": "x", "task": str(n)}) for n in range(3)]
             assert [text_of(answer) for answer in await asyncio.gather(*calls)] == ["0", "1", "2"]
 
     run(main())
-
-
-@asynccontextmanager
-async def listening(client: Client, era: str) -> AsyncIterator[None]:
-    """Clients of the newer protocol ask for news; the older ones get them unasked."""
-    if era == "legacy":
-        yield
-    else:
-        async with client.listen(tools_list_changed=True):
-            yield
 
 
 def test_each_change_of_the_agent_files_is_announced_once(era: str) -> None:
@@ -282,34 +268,34 @@ def test_each_change_of_the_agent_files_is_announced_once(era: str) -> None:
         ):
             await client.list_tools()
             for name in ("writer", "reader"):
-                pool.catalog.change(an_agent(name))
+                pool.definitions.change(make_agent(name))
                 assert await news.get() == "notifications/tools/list_changed"
-                await pool.catalog.looked_at(3)
-                assert f"- {name}" in ((await tool(client, "invoke")).description or "")
+                await pool.definitions.wait_for_checks(3)
+                assert f"- {name}" in ((await find_tool(client, "invoke")).description or "")
             assert news.empty()
 
     run(main())
 
 
-def test_agents_that_cannot_be_listed_are_explained_and_found_again_later(era: str) -> None:
+def test_unreadable_agent_list_is_explained_and_read_again_later(era: str) -> None:
     async def main() -> None:
         pool = FakePool()
         async with connected(build_server(pool), era) as client:
             for error in (ConfigError("/x is not a folder"), OSError("/x is not a folder")):
-                pool.catalog.error = error
-                description = (await tool(client, "invoke")).description or ""
-                assert description.endswith("No agent can be called now: /x is not a folder")
-            pool.catalog.error = None
-            assert "- reviewer" in ((await tool(client, "invoke")).description or "")
+                pool.definitions.error = error
+                description = (await find_tool(client, "invoke")).description or ""
+                assert description.endswith("The agents cannot be listed now: /x is not a folder")
+            pool.definitions.error = None
+            assert "- reviewer" in ((await find_tool(client, "invoke")).description or "")
 
     run(main())
 
 
-def test_with_wrong_settings_every_tool_says_what_is_wrong(era: str) -> None:
+def test_every_tool_explains_the_error_in_wrong_settings(era: str) -> None:
     async def main() -> None:
         pool = UnusablePool(ConfigError("AGENT_POOL_MAX_SIZE: max_size: expected a number"))
         async with connected(build_server(pool), era) as client:
-            assert "max_size" in ((await tool(client, "invoke")).description or "")
+            assert "max_size" in ((await find_tool(client, "invoke")).description or "")
             for name, arguments in (
                 ("invoke", {"agent": "x", "task": "y"}),
                 ("warmup", {"agent": "x"}),

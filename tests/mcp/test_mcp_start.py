@@ -1,4 +1,4 @@
-"""The start of the server: greetings are answered while it is being loaded, and nothing is lost."""
+"""The start of the server: it answers greetings while it is loaded, and loses no message."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import (
     ErrorData,
     JSONRPCError,
+    JSONRPCMessage,
     JSONRPCRequest,
     JSONRPCResponse,
     jsonrpc_message_adapter,
@@ -31,12 +32,14 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS, SUPPORTED_PROTOCOL_VERSIONS
 
 from agent_pool.loopback import LoopbackAPI
-from agent_pool.mcp.greeting import LONGEST, MOST, NEWEST, VERSIONS, Greeter
+from agent_pool.mcp.greeting import MAX_GREETING, MAX_GREETINGS, NEWEST, VERSIONS, Greeter
 from agent_pool.mcp.server import build_server, initialization_options
-from agent_pool.mcp.stdio import Unsaid
-from mcp_fakes import FakePool
-from mcp_world import World, modern
-from support import BOUND, run
+from agent_pool.mcp.stdio import UnansweredOnly
+from support.fake_pool import FakePool
+from support.json_lines import as_lines
+from support.mcp_client import modern_request
+from support.mcp_server import ServerProject
+from support.waiting import TEST_TIMEOUT, run
 
 CLAUDE_CODE = {
     "name": "claude-code",
@@ -67,17 +70,13 @@ def discover(number: int | str = 1, **changes: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": number, "method": "server/discover", "params": params}
 
 
-def as_lines(*messages: Any) -> bytes:
-    return b"".join(json.dumps(message).encode() + b"\n" for message in messages)
+def greeter_answers(*messages: Any) -> list[Any]:
+    """Return the greeter's answers to messages that come all at once."""
+    return [json.loads(line) for line in Greeter().receive(as_lines(*messages)).splitlines()]
 
 
-def said_to(*messages: Any) -> list[Any]:
-    """What the greeter says to messages that come all at once."""
-    return [json.loads(line) for line in Greeter().hear(as_lines(*messages)).splitlines()]
-
-
-async def answered_by_the_server(line: bytes) -> Any:
-    """What the server itself says to the first line of a connection."""
+async def server_answer(line: bytes) -> Any:
+    """Return the server's own answer to the first line of a connection."""
     server = build_server(FakePool())
     async with (
         create_client_server_memory_streams() as ((answers, requests), server_side),
@@ -91,7 +90,7 @@ async def answered_by_the_server(line: bytes) -> Any:
     return json.loads(answer.message.model_dump_json(by_alias=True, exclude_unset=True))
 
 
-# The words
+# The greeter
 
 
 @pytest.mark.parametrize(
@@ -99,11 +98,11 @@ async def answered_by_the_server(line: bytes) -> Any:
     [*(initialize(protocolVersion=version) for version in VERSIONS), discover("probe-1")],
     ids=[*VERSIONS, NEWEST],
 )
-def test_a_greeting_is_answered_in_the_server_s_own_words(message: dict[str, Any]) -> None:
-    assert said_to(message) == [run(answered_by_the_server(as_lines(message)))]
+def test_greeter_answers_each_protocol_version_as_the_server_does(message: dict[str, Any]) -> None:
+    assert greeter_answers(message) == [run(server_answer(as_lines(message)))]
 
 
-def test_all_protocols_of_the_sdk_are_greeted() -> None:
+def test_greeter_knows_all_protocol_versions_of_the_sdk() -> None:
     assert set(SUPPORTED_PROTOCOL_VERSIONS) | set(MODERN_PROTOCOL_VERSIONS) == {*VERSIONS, NEWEST}
 
 
@@ -125,7 +124,7 @@ def objects_in(value: Any) -> Iterator[dict[str, Any]]:
 
 @st.composite
 def changed(draw: st.DrawFn) -> Any:
-    """A greeting in which something, somewhere, is not as usual."""
+    """Build a greeting with one change at any place."""
     message = copy.deepcopy(draw(st.sampled_from(WHOLE)))
     place = draw(st.sampled_from(list(objects_in(message))))
     key = draw(st.sampled_from([*place, "more"]))
@@ -138,12 +137,12 @@ def changed(draw: st.DrawFn) -> Any:
 
 @given(changed(), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_whatever_is_answered_early_the_server_would_answer_the_same(
+def test_early_answer_to_an_unusual_greeting_matches_the_server_answer(
     message: Any, in_ascii: bool
 ) -> None:
     line = json.dumps(message, ensure_ascii=in_ascii).encode() + b"\n"
-    if said := Greeter().hear(line):
-        assert json.loads(said) == run(answered_by_the_server(line))
+    if answer := Greeter().receive(line):
+        assert json.loads(answer) == run(server_answer(line))
 
 
 @pytest.mark.parametrize(
@@ -168,67 +167,68 @@ def test_whatever_is_answered_early_the_server_would_answer_the_same(
         None,
     ],
 )
-def test_what_is_no_plain_greeting_is_left_to_the_server_with_all_after_it(message: Any) -> None:
+def test_greeter_stops_at_a_message_that_is_no_plain_greeting(message: Any) -> None:
     greeter = Greeter()
-    assert greeter.hear(as_lines(message, discover(), initialize())) == b""
+    assert greeter.receive(as_lines(message, discover(), initialize())) == b""
     assert greeter.has_ended
 
 
-CR = json.dumps(discover()).encode().replace(b" ", b"\r")  # which ends a line for the SDK
+# For the SDK a carriage return ends a line.
+CR = json.dumps(discover()).encode().replace(b" ", b"\r")
 
 
 @pytest.mark.parametrize("line", [b"\n", b"{", b"\xff", b"[" * 10_000, b"1" * 5000, b"NaN", CR])
-def test_what_is_no_message_is_left_to_the_server(line: bytes) -> None:
+def test_greeter_stops_at_a_line_that_is_no_message(line: bytes) -> None:
     greeter = Greeter()
-    assert greeter.hear(line + b"\n" + as_lines(initialize())) == b""
+    assert greeter.receive(line + b"\n" + as_lines(initialize())) == b""
     assert greeter.has_ended
 
 
-def test_after_initialize_nothing_more_is_answered() -> None:
-    assert [answer["id"] for answer in said_to(initialize(1), discover(2))] == [1]
+def test_greeter_answers_no_message_after_initialize() -> None:
+    assert [answer["id"] for answer in greeter_answers(initialize(1), discover(2))] == [1]
 
 
-def test_discoveries_are_answered_up_to_the_first_other_message() -> None:
-    other = modern(3, "tools/list", {})
-    told = said_to(discover(1), discover("2"), other, discover(4))
-    assert [answer["id"] for answer in told] == [1, "2"]
-    assert [answer["id"] for answer in said_to(discover(1), initialize(2))] == [1]
-    assert [answer["id"] for answer in said_to(discover(1), discover(1))] == [1]
+def test_greeter_answers_discover_requests_until_the_first_other_message() -> None:
+    other = modern_request(3, "tools/list", {})
+    answers = greeter_answers(discover(1), discover("2"), other, discover(4))
+    assert [answer["id"] for answer in answers] == [1, "2"]
+    assert [answer["id"] for answer in greeter_answers(discover(1), initialize(2))] == [1]
+    assert [answer["id"] for answer in greeter_answers(discover(1), discover(1))] == [1]
 
 
-def test_only_so_much_is_answered_as_fits_into_a_pipe_that_nobody_reads() -> None:
-    said = Greeter().hear(as_lines(*map(discover, range(100))))
-    assert said.count(b"\n") == MOST
-    assert len(said) < 16 * 1024
+def test_greeter_limits_its_answers_to_fit_into_an_unread_pipe() -> None:
+    answers = Greeter().receive(as_lines(*map(discover, range(100))))
+    assert answers.count(b"\n") == MAX_GREETINGS
+    assert len(answers) < 16 * 1024
 
 
-def test_the_longest_greetings_are_answered_within_what_any_pipe_takes_unread() -> None:
-    ids = [f"{number}{'x' * LONGEST}" for number in range(MOST)]
-    room = LONGEST - len(json.dumps(discover("")))
-    said = Greeter().hear(as_lines(*(discover(number[:room]) for number in ids)))
-    assert said.count(b"\n") == MOST
-    assert len(said) < 64 * 1024
+def test_answers_to_the_longest_greetings_fit_into_an_unread_pipe() -> None:
+    ids = [f"{number}{'x' * MAX_GREETING}" for number in range(MAX_GREETINGS)]
+    room = MAX_GREETING - len(json.dumps(discover("")))
+    answers = Greeter().receive(as_lines(*(discover(number[:room]) for number in ids)))
+    assert answers.count(b"\n") == MAX_GREETINGS
+    assert len(answers) < 64 * 1024
 
 
-def test_a_line_that_never_ends_is_left_to_the_server() -> None:
+def test_greeter_stops_at_a_line_that_is_too_long() -> None:
     greeter = Greeter()
-    assert greeter.hear(b" " * LONGEST) == b""
+    assert greeter.receive(b" " * MAX_GREETING) == b""
     assert not greeter.has_ended
-    assert greeter.hear(b" ") == b""
+    assert greeter.receive(b" ") == b""
     assert greeter.has_ended
 
 
 @given(st.data())
-def test_the_pieces_that_bytes_come_in_make_no_difference(data: st.DataObject) -> None:
-    messages = [discover(1), discover(2), modern(3, "tools/list", {}), discover(4)]
+def test_greeter_gives_the_same_answer_for_any_split_of_bytes(data: st.DataObject) -> None:
+    messages = [discover(1), discover(2), modern_request(3, "tools/list", {}), discover(4)]
     whole = as_lines(*messages[data.draw(st.integers(0, 3)) :])
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
     at_once, in_pieces = Greeter(), Greeter()
-    said = at_once.hear(whole)
+    answers = at_once.receive(whole)
     edges = zip([0, *cuts], [*cuts, len(whole)], strict=True)
-    assert b"".join(in_pieces.hear(whole[begin:end]) for begin, end in edges) == said
+    assert b"".join(in_pieces.receive(whole[begin:end]) for begin, end in edges) == answers
     assert in_pieces.answered == at_once.answered
-    assert in_pieces.heard == at_once.heard == whole
+    assert in_pieces.received == at_once.received == whole
 
 
 # The process
@@ -243,17 +243,17 @@ import anyio
 """
 
 
-class Gated:
-    """A server that is not loaded before its gate is opened."""
+class LoadingGate:
+    """A server that cannot load before its gate is opened."""
 
-    def __init__(self, world: World, tmp_path: Path) -> None:
+    def __init__(self, project: ServerProject, tmp_path: Path) -> None:
         stand_in = tmp_path / "first" / "anyio.py"
         stand_in.parent.mkdir()
         stand_in.write_text(GATED)
         path = tmp_path / "gate"
         os.mkfifo(path)
-        self._gate = os.open(path, os.O_RDWR)  # for both, so that nobody waits to open it
-        world.env |= {"GATE": str(path), "PYTHONPATH": str(stand_in.parent)}
+        self._gate = os.open(path, os.O_RDWR)  # read and write, so that no side waits to open it
+        project.env |= {"GATE": str(path), "PYTHONPATH": str(stand_in.parent)}
 
     def open(self) -> None:
         os.write(self._gate, b"open\n")
@@ -263,22 +263,22 @@ class Gated:
 
 
 @contextmanager
-def gated(tmp_path: Path, api: LoopbackAPI) -> Iterator[tuple[World, Gated]]:
-    world = World(tmp_path, api)
-    gate = Gated(world, tmp_path)
+def gated(tmp_path: Path, api: LoopbackAPI) -> Iterator[tuple[ServerProject, LoadingGate]]:
+    project = ServerProject(tmp_path, api)
+    gate = LoadingGate(project, tmp_path)
     try:
-        yield world, gate
+        yield project, gate
     finally:
         gate.close()
 
 
-async def lines_of(process: asyncio.subprocess.Process, count: int) -> list[dict[str, Any]]:
+async def read_lines(process: asyncio.subprocess.Process, count: int) -> list[dict[str, Any]]:
     assert process.stdout is not None
     return [json.loads(await process.stdout.readline()) for _ in range(count)]
 
 
-async def rest_of(process: asyncio.subprocess.Process) -> list[dict[str, Any]]:
-    """What else it says once its client has left."""
+async def close_and_read(process: asyncio.subprocess.Process) -> list[dict[str, Any]]:
+    """Close stdin; return everything that the server writes after that."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
@@ -294,7 +294,7 @@ LEGACY = [
 MODERN = [
     discover("probe"),
     discover(1),
-    *({"jsonrpc": "2.0", **modern(number, "tools/list", {})} for number in (2, 3)),
+    *({"jsonrpc": "2.0", **modern_request(number, "tools/list", {})} for number in (2, 3)),
     discover(4),
 ]
 ERAS = pytest.mark.parametrize(
@@ -303,100 +303,100 @@ ERAS = pytest.mark.parametrize(
 
 
 @ERAS
-def test_greetings_are_answered_before_the_server_is_loaded_and_all_else_after_it(
+def test_greetings_are_answered_before_loading_and_other_requests_after_it(
     tmp_path: Path, messages: list[Any], early: list[Any]
 ) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
-            with gated(tmp_path, api) as (world, gate):
-                async with world.server() as server:
+            with gated(tmp_path, api) as (project, gate):
+                async with project.server() as server:
                     assert server.process.stdin is not None
                     server.process.stdin.write(as_lines(*messages))
-                    greeted = await lines_of(server.process, len(early))
+                    greeted = await read_lines(server.process, len(early))
                     assert [answer["id"] for answer in greeted] == early
                     gate.open()
                     wanted = [one["id"] for one in messages if "id" in one][len(early) :]
-                    answers = await lines_of(server.process, len(wanted))
+                    answers = await read_lines(server.process, len(wanted))
                     assert sorted(answer["id"] for answer in answers) == wanted
                     assert all("result" in answer for answer in [*greeted, *answers])
-                    assert await rest_of(server.process) == []
+                    assert await close_and_read(server.process) == []
                     assert await server.process.wait() == 0
 
     run(main())
 
 
 @ERAS
-def test_a_message_of_which_a_part_has_come_when_the_server_takes_over_is_read_whole(
+def test_message_split_across_the_handover_is_read_completely(
     tmp_path: Path, messages: list[Any], early: list[Any]
 ) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
-            with gated(tmp_path, api) as (world, gate):
-                async with world.server() as server:
+            with gated(tmp_path, api) as (project, gate):
+                async with project.server() as server:
                     assert server.process.stdin is not None
                     *first, last = messages
                     piece = as_lines(last)
                     server.process.stdin.write(as_lines(*first) + piece[:10])
-                    await lines_of(server.process, len(early))
+                    await read_lines(server.process, len(early))
                     gate.open()
                     wanted = [one["id"] for one in first if "id" in one][len(early) :]
-                    await lines_of(server.process, len(wanted))
+                    await read_lines(server.process, len(wanted))
                     server.process.stdin.write(piece[10:])
-                    (answer,) = await lines_of(server.process, 1)
+                    (answer,) = await read_lines(server.process, 1)
                     assert answer["id"] == last["id"]
                     assert "result" in answer
 
     run(main())
 
 
-def test_a_greeting_in_pieces_is_answered_by_whoever_reads_its_end(tmp_path: Path) -> None:
+def test_greeting_split_across_the_handover_is_answered_once(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
-            with gated(tmp_path, api) as (world, gate):
-                async with world.server() as server:
+            with gated(tmp_path, api) as (project, gate):
+                async with project.server() as server:
                     assert server.process.stdin is not None
                     first, second = as_lines(discover(1)), as_lines(discover(2))
                     server.process.stdin.write(first + second[:30])
-                    assert [one["id"] for one in await lines_of(server.process, 1)] == [1]
+                    assert [one["id"] for one in await read_lines(server.process, 1)] == [1]
                     gate.open()
                     server.process.stdin.write(second[30:])
-                    assert [one["id"] for one in await lines_of(server.process, 1)] == [2]
-                    assert await rest_of(server.process) == []
+                    assert [one["id"] for one in await read_lines(server.process, 1)] == [2]
+                    assert await close_and_read(server.process) == []
 
     run(main())
 
 
-def test_a_client_that_left_before_the_server_was_loaded_ends_it(tmp_path: Path) -> None:
+def test_server_exits_if_the_client_leaves_before_it_is_loaded(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
-            with gated(tmp_path, api) as (world, gate):
-                async with world.server() as server:
+            with gated(tmp_path, api) as (project, gate):
+                async with project.server() as server:
                     assert server.process.stdin is not None
                     server.process.stdin.write(as_lines(discover(1)))
                     server.process.stdin.close()
                     gate.open()
-                    assert [one["id"] for one in await rest_of(server.process)] == [1]
+                    assert [one["id"] for one in await close_and_read(server.process)] == [1]
                     assert await server.process.wait() == 0
 
     run(main())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_while_it_is_being_loaded(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_ends_the_server_while_it_is_loading(tmp_path: Path, number: signal.Signals) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
-            with gated(tmp_path, api) as (world, _):
-                async with world.server() as server:
+            with gated(tmp_path, api) as (project, _):
+                async with project.server() as server:
                     assert server.process.stdin is not None
                     server.process.stdin.write(as_lines(discover(1)))
-                    await lines_of(server.process, 1)
+                    await read_lines(server.process, 1)
                     server.process.send_signal(number)
                     assert await server.process.wait() == -number
 
     run(main())
 
 
-def test_what_it_starts_cannot_read_what_its_client_sends() -> None:
+def test_child_processes_cannot_read_the_input_of_the_server() -> None:
     code = (
         "import os, subprocess, sys\n"
         "from agent_pool.mcp.opening import Opening\n"
@@ -407,10 +407,10 @@ def test_what_it_starts_cannot_read_what_its_client_sends() -> None:
         "print(stdin.read(), answered)\n"
     )
     words = "some words, more than are read at once\n" * 10_000
-    assert python(code, words) == f"{words} []\n"
+    assert run_python(code, words) == f"{words} []\n"
 
 
-def test_the_server_takes_over_from_a_client_that_says_nothing() -> None:
+def test_server_takes_over_even_if_the_client_sends_no_message() -> None:
     code = (
         "from agent_pool.mcp.opening import Opening\n"
         "stdin, answered = Opening().hand_over()\n"
@@ -423,26 +423,26 @@ def test_the_server_takes_over_from_a_client_that_says_nothing() -> None:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
-            ready, _, _ = select.select([server.stdout], [], [], BOUND)
+            ready, _, _ = select.select([server.stdout], [], [], TEST_TIMEOUT)
             assert ready
             assert server.stdout.readline() == b"taken over\n"
-            said, _ = server.communicate(b"at last\n", timeout=BOUND)
-            assert said == b"at last\n"
+            rest, _ = server.communicate(b"at last\n", timeout=TEST_TIMEOUT)
+            assert rest == b"at last\n"
         finally:
             server.kill()
 
 
-def test_only_the_first_answer_to_what_was_answered_is_kept_back() -> None:
+def test_only_the_first_server_answer_to_a_greeting_is_dropped() -> None:
     async def main() -> None:
         send, receive = anyio.create_memory_object_stream[SessionMessage](9)
-        messages = [
+        messages: list[JSONRPCMessage] = [
             JSONRPCRequest(jsonrpc="2.0", id=1, method="elicitation/create"),
             JSONRPCResponse(jsonrpc="2.0", id=2, result={}),
             JSONRPCResponse(jsonrpc="2.0", id=1, result={}),
             JSONRPCError(jsonrpc="2.0", id="a", error=ErrorData(code=1, message="no")),
             JSONRPCResponse(jsonrpc="2.0", id=1, result={"again": True}),
         ]
-        async with Unsaid(send, [1, "a"]) as stream:
+        async with UnansweredOnly(send, [1, "a"]) as stream:
             for message in messages:
                 await stream.send(SessionMessage(message))
         async with receive:
@@ -452,18 +452,18 @@ def test_only_the_first_answer_to_what_was_answered_is_kept_back() -> None:
     run(main())
 
 
-def test_it_greets_without_the_sdk_and_without_the_command_line() -> None:
+def test_greeter_imports_neither_the_sdk_nor_the_command_line() -> None:
     code = (
         "import sys\n"
         "import agent_pool.mcp.opening\n"
         "print(sorted({'mcp', 'mcp_types', 'pydantic', 'click', 'asyncio'} & sys.modules.keys()))"
     )
-    assert python(code) == "[]\n"
-    modules = imported_by("-m", "agent_pool", "serve")
+    assert run_python(code) == "[]\n"
+    modules = imported_modules("-m", "agent_pool", "serve")
     assert "click" not in modules[: modules.index("agent_pool.mcp.opening")]
 
 
-def test_it_loads_only_what_it_needs_of_the_sdk_and_the_rest_when_that_is_wanted() -> None:
+def test_optional_parts_of_the_sdk_are_loaded_only_on_demand() -> None:
     code = (
         "import sys\n"
         "from agent_pool.mcp.loading import load_server\n"
@@ -474,24 +474,28 @@ def test_it_loads_only_what_it_needs_of_the_sdk_and_the_rest_when_that_is_wanted
         "import mcp.server.lowlevel, mcp\n"
         "print(Client.__name__, mcp.Client is Client, mcp.server.MCPServer is MCPServer)\n"
     )
-    assert python(code) == "set()\nClient True True\n"
+    assert run_python(code) == "set()\nClient True True\n"
 
 
-def python(code: str, given: str = "") -> str:
+def run_python(code: str, given: str = "") -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], input=given, capture_output=True, text=True, timeout=BOUND
+        [sys.executable, "-c", code],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=TEST_TIMEOUT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def imported_by(*arguments: str) -> list[str]:
-    """The modules in the order in which a program imports them."""
+def imported_modules(*arguments: str) -> list[str]:
+    """Return the modules in the order in which a program imports them."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=BOUND,
+        timeout=TEST_TIMEOUT,
     )
     return [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]

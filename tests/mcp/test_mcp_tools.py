@@ -3,28 +3,26 @@ import asyncio
 import pytest
 
 from agent_pool import TaskResult
-from agent_pool.mcp.interfaces import Caller
+from agent_pool.api import OnEvent
+from agent_pool.mcp.calls import Caller
 from agent_pool.mcp.tools import call_tool
-from mcp_fakes import FakePool, OnEvent, a_result, text_of
-from support import run
-
-
-async def unheard(number: int, line: str) -> None:
-    pass
+from support.fake_pool import FakePool, make_result
+from support.mcp_client import ignore_progress, text_of
+from support.waiting import run
 
 
 @pytest.mark.parametrize("name", ["invoke", "list"])
-def test_a_call_leaves_no_task_behind(name: str) -> None:
+def test_tool_call_leaves_no_asyncio_task_running(name: str) -> None:
     async def main() -> None:
         arguments = {"agent": "x", "task": "y"} if name == "invoke" else {}
-        await call_tool(FakePool(), name, arguments, Caller(unheard))
-        await asyncio.sleep(0)  # for what was cancelled to end
+        await call_tool(FakePool(), name, arguments, Caller(ignore_progress))
+        await asyncio.sleep(0)  # the cancelled task ends
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(main())
 
 
-def test_a_client_that_does_not_read_its_progress_holds_nothing_up() -> None:
+def test_client_that_ignores_progress_does_not_block_its_call() -> None:
     async def main() -> None:
         stuck = asyncio.Event()
 
@@ -34,7 +32,7 @@ def test_a_client_that_does_not_read_its_progress_holds_nothing_up() -> None:
 
         async def working(agent: str, task: str, on_event: OnEvent) -> TaskResult:
             await stuck.wait()
-            return a_result()
+            return make_result()
 
         arguments = {"agent": "x", "task": "y"}
         answer = await call_tool(FakePool(working), "invoke", arguments, Caller(never_read))

@@ -1,4 +1,4 @@
-"""The server's way to its client."""
+"""The output of the server to its client."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import subprocess
 import sys
 
 MESSAGE = "é" * 300_000 + "\n"
-"""More than any pipe takes unread."""
+"""A text that is larger than any pipe."""
 WRITER = """
 import asyncio, sys
 from agent_pool.mcp.wire import Wire
 
 async def main():
     wire = Wire()
-    print("printed by somebody", flush=True)
+    print("printed text", flush=True)
     writing = asyncio.create_task(wire.write("é" * 300_000 + "\\n"))
     while not writing.done():
         await asyncio.sleep(0)
@@ -26,7 +26,7 @@ asyncio.run(main())
 """
 
 
-def test_a_client_that_does_not_read_holds_nothing_up_and_gets_every_byte_later() -> None:
+def test_slow_client_does_not_block_the_loop_or_lose_bytes() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WRITER],
         stdout=subprocess.PIPE,
@@ -35,8 +35,8 @@ def test_a_client_that_does_not_read_holds_nothing_up_and_gets_every_byte_later(
     ) as writer:
         assert writer.stdout is not None
         assert writer.stderr is not None
-        assert writer.stderr.readline() == "printed by somebody\n"
+        assert writer.stderr.readline() == "printed text\n"
         assert writer.stderr.readline() == "the loop goes on\n"
-        said, _ = writer.communicate(timeout=60)
-    assert said == MESSAGE + "after it\n"
+        stdout, _ = writer.communicate(timeout=60)
+    assert stdout == MESSAGE + "after it\n"
     assert writer.returncode == 0

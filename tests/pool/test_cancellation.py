@@ -1,8 +1,8 @@
-"""A caller may be cancelled at every await, and the pool goes on as if it had never come.
+"""A call can be cancelled at every await, and the pool goes on as if it had never been made.
 
-`CancelledAt` drives a call step by step: it counts the awaits at which the call really waits, and
-cancels it at the n-th, either while it waits or at the moment when what it waits for is there but
-the call has not gone on yet. The tests count n up until the call ends by itself.
+`CancelledAt` drives a coroutine step by step: it counts the awaits at which it really waits, and
+cancels it at the n-th: while it waits, at the moment when it can go on but has not yet, or by its
+caller. The tests count n up until the call ends by itself.
 """
 
 from __future__ import annotations
@@ -13,26 +13,42 @@ from typing import Any
 
 import pytest
 
-from agent_pool import AgentPool, TaskResult
-from pool_world import PoolWorld, say_task, until_idle
-from support import run
+from agent_pool import AgentPool, TaskCancelled, TaskResult
+from agent_pool.pool.task_runner import RunningTask
+from support.model_scripts import echo_task
+from support.pools import PoolProject, wait_until_idle
+from support.waiting import run
 
-MOST_STEPS = 60
+MAX_STEPS = 60
 WAYS = ["while it waits", "when it may go on"]
+BY_CALLER = "by its caller"
 
 
 class CancelledAt:
-    """Runs a coroutine and cancels the current task at its n-th await, counted from 0.
+    """Run a coroutine, and cancel a task at its n-th await, counted from 0.
+
+    Args:
+        call: the coroutine.
+        number: n.
+        way: one of `WAYS`, which cancel the task that runs the coroutine, or `BY_CALLER`.
+        caller: the task that is cancelled by `BY_CALLER`.
 
     Attributes:
-        reached: whether there was an n-th await.
+        reached: there was an n-th await.
     """
 
-    def __init__(self, call: Coroutine[Any, Any, Any], number: int, way: str) -> None:
+    def __init__(
+        self,
+        call: Coroutine[Any, Any, Any],
+        number: int,
+        way: str,
+        caller: asyncio.Task[Any] | None = None,
+    ) -> None:
         self.reached = False
         self._call = call
         self._number = number
-        self._waits = way == WAYS[0]
+        self._waits = way != WAYS[1]
+        self._caller = caller if way == BY_CALLER else None
 
     def __await__(self) -> Generator[Any, Any, Any]:
         steps = self._call.__await__()
@@ -54,7 +70,7 @@ class CancelledAt:
                 given = error
 
     def _cancel_at(self, awaited: Any) -> None:
-        task = asyncio.current_task()
+        task = self._caller or asyncio.current_task()
         assert task is not None
         if self._waits or awaited is None:
             task.cancel()
@@ -67,8 +83,8 @@ async def cancel_everywhere(
     way: str,
     afterwards: Callable[[], Coroutine[Any, Any, None]],
 ) -> int:
-    """Cancel `call` at each of its awaits in turn; returns how many there are."""
-    for number in range(MOST_STEPS):
+    """Cancel `call` at each of its awaits in turn; return how many there are."""
+    for number in range(MAX_STEPS):
         attempt = CancelledAt(call(), number, way)
 
         async def attempted(attempt: CancelledAt = attempt) -> Any:
@@ -81,27 +97,71 @@ async def cancel_everywhere(
             return number
         assert caller.cancelled(), f"not cancelled at await {number}: {caller!r}"
         await afterwards()
-    raise AssertionError(f"more than {MOST_STEPS} awaits")
+    raise AssertionError(f"more than {MAX_STEPS} awaits")
+
+
+async def cancel_task_everywhere(
+    pool: AgentPool,
+    call: Callable[[], Coroutine[Any, Any, Any]],
+    way: str,
+    afterwards: Callable[[], Coroutine[Any, Any, None]],
+) -> int:
+    """Cancel the task "medlar", which `call` gives the pool, at each of its awaits in turn.
+
+    Returns:
+        How many awaits the task has.
+    """
+    for number in range(MAX_STEPS):
+        attempt, calling = await _cancel_task_at(pool, call, number, way)
+        if not attempt.reached:
+            calling.result()
+            return number
+        if way == BY_CALLER:
+            assert calling.cancelled(), f"not cancelled at await {number}: {calling!r}"
+        else:
+            assert isinstance(calling.exception(), TaskCancelled)
+        await afterwards()
+    raise AssertionError(f"more than {MAX_STEPS} awaits")
+
+
+async def _cancel_task_at(
+    pool: AgentPool, call: Callable[[], Coroutine[Any, Any, Any]], number: int, way: str
+) -> tuple[CancelledAt, asyncio.Task[Any]]:
+    run_task = pool._runner.run
+    attempts: list[CancelledAt] = []
+
+    async def run_and_cancel(task: RunningTask) -> TaskResult:
+        if task.request.task != "medlar":
+            return await run_task(task)
+        attempts.append(CancelledAt(run_task(task), number, way, calling))
+        result: TaskResult = await attempts[0]
+        return result
+
+    pool._runner.run = run_and_cancel  # type: ignore[method-assign]
+    calling = asyncio.create_task(call())
+    await asyncio.wait([calling])
+    pool._runner.run = run_task  # type: ignore[method-assign]
+    return attempts[0], calling
 
 
 async def still_serves(pool: AgentPool, task: str = "quince") -> None:
-    """The pool answers, has kept to its one worker, and comes to rest."""
+    """Check that the pool answers with its one worker, and wait until it is idle."""
     result = await pool.invoke("tester", task)
     assert result.text == f"echo: {task}"
-    await until_idle(pool)
-    assert len(await pool.list()) == 1
+    await wait_until_idle(pool)
+    assert len(await pool.workers()) == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_caller_cancelled_on_a_warm_worker_frees_it(world: PoolWorld, way: str) -> None:
+@pytest.mark.parametrize("way", [*WAYS, BY_CALLER])
+def test_a_caller_cancelled_on_a_warm_worker_frees_it(pool_project: PoolProject, way: str) -> None:
     async def main() -> None:
-        async with world.real(say_task, max_size=1) as (pool, api):
+        async with pool_project.real(echo_task, max_size=1) as (pool, api):
             await still_serves(pool)
-            steps = await cancel_everywhere(
-                lambda: pool.invoke("tester", "medlar"), way, lambda: still_serves(pool)
+            steps = await cancel_task_everywhere(
+                pool, lambda: pool.invoke("tester", "medlar"), way, lambda: still_serves(pool)
             )
             assert steps >= 1
-            await until_idle(pool)
+            await wait_until_idle(pool)
             for request in api.requests:
                 told = str(request.messages)
                 assert not ("medlar" in told and "quince" in told)
@@ -109,30 +169,32 @@ def test_a_caller_cancelled_on_a_warm_worker_frees_it(world: PoolWorld, way: str
     run(main())
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_caller_cancelled_while_its_worker_is_spawned_leaves_it_to_the_next(
-    world: PoolWorld, way: str
+@pytest.mark.parametrize("way", [*WAYS, BY_CALLER])
+def test_a_worker_starting_for_a_cancelled_caller_serves_the_next(
+    pool_project: PoolProject, way: str
 ) -> None:
     async def main() -> None:
-        async with world.faulty(max_size=1) as pool:
-            await pool.launch("tester")  # so that no await of that is among those counted
+        async with pool_project.faulty(max_size=1) as pool:
+            await pool.launch_spec("tester")  # so that no await of that is among those counted
 
             async def afresh() -> None:
                 await still_serves(pool)
                 await pool.reset("tester")
 
-            steps = await cancel_everywhere(lambda: pool.invoke("tester", "medlar"), way, afresh)
+            steps = await cancel_task_everywhere(
+                pool, lambda: pool.invoke("tester", "medlar"), way, afresh
+            )
             assert steps >= 2
 
     run(main())
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_caller_cancelled_while_another_has_the_worker_leaves_the_queue(
-    world: PoolWorld, way: str
+@pytest.mark.parametrize("way", [*WAYS, BY_CALLER])
+def test_a_caller_cancelled_while_waiting_leaves_the_queue(
+    pool_project: PoolProject, way: str
 ) -> None:
     async def main() -> None:
-        async with world.faulty(max_size=1) as pool:
+        async with pool_project.faulty(max_size=1) as pool:
             others: list[asyncio.Task[TaskResult]] = []
 
             async def second() -> TaskResult:
@@ -148,19 +210,19 @@ def test_a_caller_cancelled_while_another_has_the_worker_leaves_the_queue(
                 await still_serves(pool)
 
             await still_serves(pool)
-            steps = await cancel_everywhere(second, way, all_served)
-            assert steps >= 3
+            steps = await cancel_task_everywhere(pool, second, way, all_served)
+            assert steps >= 2
             await asyncio.gather(*others)
 
     run(main())
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_caller_cancelled_during_the_reset_before_its_task_waits_no_longer(
-    world: PoolWorld, way: str
+@pytest.mark.parametrize("way", [*WAYS, BY_CALLER])
+def test_a_caller_cancelled_during_a_reset_leaves_the_worker_usable(
+    pool_project: PoolProject, way: str
 ) -> None:
     async def main() -> None:
-        async with world.faulty(max_size=1) as pool:
+        async with pool_project.faulty(max_size=1) as pool:
 
             async def after_a_task() -> TaskResult:
                 return await pool.invoke("tester", "medlar")
@@ -169,7 +231,7 @@ def test_a_caller_cancelled_during_the_reset_before_its_task_waits_no_longer(
                 assert (await pool.invoke("tester", "quince")).text == "echo: quince"
 
             await used()  # and its reset is under way now
-            steps = await cancel_everywhere(after_a_task, way, used)
+            steps = await cancel_task_everywhere(pool, after_a_task, way, used)
             assert steps >= 2
             await still_serves(pool)
 
@@ -177,10 +239,12 @@ def test_a_caller_cancelled_during_the_reset_before_its_task_waits_no_longer(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_warmup_cancelled_anywhere_leaves_a_pool_that_serves(world: PoolWorld, way: str) -> None:
+def test_a_warmup_cancelled_at_any_await_leaves_a_working_pool(
+    pool_project: PoolProject, way: str
+) -> None:
     async def main() -> None:
-        async with world.faulty(max_size=1) as pool:
-            await pool.launch("tester")  # so that no await of that is among those counted
+        async with pool_project.faulty(max_size=1) as pool:
+            await pool.launch_spec("tester")  # so that no await of that is among those counted
 
             async def afresh() -> None:
                 await still_serves(pool)
@@ -192,17 +256,19 @@ def test_a_warmup_cancelled_anywhere_leaves_a_pool_that_serves(world: PoolWorld,
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_reset_cancelled_anywhere_is_carried_out_all_the_same(world: PoolWorld, way: str) -> None:
+def test_a_reset_cancelled_at_any_await_is_still_carried_out(
+    pool_project: PoolProject, way: str
+) -> None:
     async def main() -> None:
-        async with world.faulty(max_size=1) as pool:
+        async with pool_project.faulty(max_size=1) as pool:
             old = await pool.warmup("tester")
 
             async def replaced() -> None:
                 nonlocal old
                 result = await pool.invoke("tester", "quince")
                 assert result.pid != old.pid
-                await until_idle(pool)
-                (old,) = await pool.list()
+                await wait_until_idle(pool)
+                (old,) = await pool.workers()
 
             assert await cancel_everywhere(lambda: pool.reset("tester"), way, replaced) >= 1
 
@@ -210,17 +276,19 @@ def test_a_reset_cancelled_anywhere_is_carried_out_all_the_same(world: PoolWorld
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_map_cancelled_anywhere_frees_all_its_workers(world: PoolWorld, way: str) -> None:
+def test_a_map_cancelled_at_any_await_frees_all_its_workers(
+    pool_project: PoolProject, way: str
+) -> None:
     async def main() -> None:
-        async with world.faulty(max_size=2) as pool:
-            await pool.launch("tester")
+        async with pool_project.faulty(max_size=2) as pool:
+            await pool.launch_spec("tester")
 
             async def serves_all() -> None:
                 results = await pool.map([("tester", str(number)) for number in range(4)])
                 told = [result.text for result in results if isinstance(result, TaskResult)]
                 assert told == [f"echo: {number}" for number in range(4)]
-                await until_idle(pool)
-                assert len(await pool.list()) <= 2
+                await wait_until_idle(pool)
+                assert len(await pool.workers()) <= 2
 
             calls = [("tester", "a"), ("tester", "b"), ("tester", "c")]
             assert await cancel_everywhere(lambda: pool.map(calls), way, serves_all) >= 1
@@ -229,9 +297,11 @@ def test_a_map_cancelled_anywhere_frees_all_its_workers(world: PoolWorld, way: s
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_stream_cancelled_anywhere_frees_its_worker(world: PoolWorld, way: str) -> None:
+def test_a_stream_cancelled_at_any_await_frees_its_worker(
+    pool_project: PoolProject, way: str
+) -> None:
     async def main() -> None:
-        async with world.faulty(max_size=1) as pool:
+        async with pool_project.faulty(max_size=1) as pool:
 
             async def consume() -> None:
                 stream = pool.stream("tester", "medlar")
@@ -239,7 +309,7 @@ def test_a_stream_cancelled_anywhere_frees_its_worker(world: PoolWorld, way: str
                     async for _ in stream:
                         pass
                 finally:
-                    await stream.aclose()  # type: ignore[attr-defined]
+                    await stream.aclose()
 
             await still_serves(pool)
             steps = await cancel_everywhere(consume, way, lambda: still_serves(pool))
@@ -248,24 +318,23 @@ def test_a_stream_cancelled_anywhere_frees_its_worker(world: PoolWorld, way: str
     run(main())
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_very_first_caller_of_a_pool_cancelled_anywhere_leaves_nothing(
-    world: PoolWorld, way: str
+@pytest.mark.parametrize("way", [*WAYS, BY_CALLER])
+def test_the_first_caller_cancelled_at_any_await_leaves_no_process(
+    pool_project: PoolProject, way: str
 ) -> None:
     async def main(number: int) -> bool:
-        async with world.faulty() as pool:
-            attempt = CancelledAt(pool.invoke("tester", "medlar"), number, way)
-
-            async def attempted() -> Any:
-                return await attempt
-
-            caller = asyncio.create_task(attempted())
-            await asyncio.wait([caller])
-            assert caller.cancelled() == attempt.reached
-        assert world.fakes() == []
+        async with pool_project.faulty() as pool:
+            attempt, calling = await _cancel_task_at(
+                pool, lambda: pool.invoke("tester", "medlar"), number, way
+            )
+            if way == BY_CALLER:
+                assert calling.cancelled() == attempt.reached
+            else:
+                assert isinstance(calling.exception(), TaskCancelled) == attempt.reached
+        assert pool_project.fakes() == []
         return attempt.reached
 
-    for number in range(MOST_STEPS):
+    for number in range(MAX_STEPS):
         if not run(main(number)):  # each in a loop of its own, which ends at once
             break
     assert number >= 3

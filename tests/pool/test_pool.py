@@ -11,30 +11,27 @@ import pytest
 from agent_pool import (
     AgentNotFound,
     ConfigError,
+    Ended,
     PoolClosed,
     Started,
+    Submitted,
+    TaskRequest,
     TaskResult,
     Text,
     ToolOutput,
     ToolUse,
     Usage,
 )
-from agent_pool.loopback import Request
-from pool_world import (
-    Held,
-    PoolWorld,
-    bash,
-    is_alive,
-    say_task,
-    until,
-    until_idle,
-)
-from support import run
+from agent_pool.loopback import ModelRequest
+from support.model_scripts import HeldAnswers, bash, echo_task
+from support.pools import PoolProject, wait_until_idle
+from support.process_checks import is_alive
+from support.waiting import run, wait_until
 
 
-def test_an_answer_comes_back_with_what_it_took(world: PoolWorld) -> None:
+def test_a_result_carries_the_answer_usage_and_cost(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.real(say_task) as (pool, api):
+        async with pool_project.real(echo_task) as (pool, api):
             result = await pool.invoke("tester", "one")
             (request,) = api.requests
             billed = request.usage
@@ -57,17 +54,21 @@ def test_an_answer_comes_back_with_what_it_took(world: PoolWorld) -> None:
                 session_id=request.session_id,
                 worker="worker-1",
                 pid=result.pid,
+                task_id=result.task_id,
             )
+            assert result.task_id
             assert result.cost_usd > 0
             assert result.duration > 0
-            assert psutil.Process(result.pid).environ()["TEST_MARK"] == world.mark
+            assert psutil.Process(result.pid).environ()["TEST_MARK"] == pool_project.mark
 
     run(main())
 
 
-def test_one_process_serves_task_after_task_and_each_conversation_is_new(world: PoolWorld) -> None:
+def test_one_worker_serves_each_task_in_a_new_session(
+    pool_project: PoolProject,
+) -> None:
     async def main() -> None:
-        async with world.real(say_task) as (pool, api):
+        async with pool_project.real(echo_task) as (pool, api):
             results = [await pool.invoke("tester", f"task-{number}") for number in range(3)]
             assert [result.text for result in results] == [f"echo: task-{n}" for n in range(3)]
             assert len({result.pid for result in results}) == 1
@@ -78,22 +79,24 @@ def test_one_process_serves_task_after_task_and_each_conversation_is_new(world: 
                 assert request.usage is not None
                 assert result.usage.output_tokens == request.usage.output_tokens
                 assert result.usage.cache_read_tokens == request.usage.cache_read_input_tokens
-            (worker,) = await pool.list()
+            (worker,) = await pool.workers()
             assert worker.usage == results[0].usage + results[1].usage + results[2].usage
             assert worker.cost_usd == pytest.approx(sum(result.cost_usd for result in results))
 
     run(main())
 
 
-def test_map_returns_results_and_errors_in_the_order_of_its_calls(world: PoolWorld) -> None:
+def test_map_returns_results_and_errors_in_call_order(
+    pool_project: PoolProject,
+) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script, max_size=2) as (pool, _):
+        script = HeldAnswers()
+        async with pool_project.real(script, max_size=2) as (pool, _):
             calls = [("tester", "a"), ("nobody", "b"), ("tester", "c"), ("tester", " ")]
             mapped = asyncio.create_task(pool.map(calls))
-            await until(lambda: len(script.began) == 2)
-            script.let_go("c")
-            script.let_go("a")
+            await wait_until(lambda: len(script.began) == 2)
+            script.release("c")
+            script.release("a")
             first, second, third, fourth = await mapped
             assert isinstance(first, TaskResult)
             assert first.text == "echo: a"
@@ -105,9 +108,9 @@ def test_map_returns_results_and_errors_in_the_order_of_its_calls(world: PoolWor
     run(main())
 
 
-def test_map_tells_events_with_the_place_of_their_call(world: PoolWorld) -> None:
+def test_map_reports_each_event_with_its_call_index(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty(max_size=1) as pool:
+        async with pool_project.faulty(max_size=1) as pool:
             told: list[tuple[int, str]] = []
             await pool.map(
                 [("tester", "a"), ("tester", "b")],
@@ -120,62 +123,74 @@ def test_map_tells_events_with_the_place_of_their_call(world: PoolWorld) -> None
     run(main())
 
 
-def test_a_stream_yields_what_happens_and_ends_with_the_result(world: PoolWorld) -> None:
-    def script(request: Request) -> object:
-        return say_task(request) if request.tool_results else bash("printf seen")
+def test_a_stream_yields_events_and_ends_with_the_result(pool_project: PoolProject) -> None:
+    def script(request: ModelRequest) -> object:
+        return echo_task(request) if request.tool_results else bash("printf seen")
 
     async def main() -> None:
-        async with world.real(script) as (pool, _):
+        async with pool_project.real(script) as (pool, _):
             await pool.warmup("tester")
             events = [event async for event in pool.stream("tester", "look")]
-            started, use, output, text, result = events
-            assert isinstance(result, TaskResult)
-            assert started == Started("tester", result.worker, result.pid, result.waited)
+            submitted, started, use, output, text, ended = events
+            assert isinstance(submitted, Submitted)
+            assert submitted.request == TaskRequest("tester", "look")
+            assert isinstance(ended, Ended)
+            result = ended.result
+            assert result is not None
+            assert isinstance(started, Started)
+            assert (started.worker, started.pid) == (result.worker, result.pid)
+            assert started.waited == result.waited
             assert isinstance(use, ToolUse)
             assert use.name == "Bash"
             assert use.input["command"] == "printf seen"
-            assert output == ToolOutput(use.id, "seen", is_error=False)
-            assert text == Text("tool: seen")
+            assert isinstance(output, ToolOutput)
+            assert (output.id, output.text, output.is_error) == (use.id, "seen", False)
+            assert isinstance(text, Text)
+            assert text.text == "tool: seen"
+            numbers = [event.number for event in events]
+            assert numbers == sorted(set(numbers))
+            assert {event.task_id for event in events} == {result.task_id}
             assert result.text == "tool: seen"
             assert result.turns == 2
 
     run(main())
 
 
-def test_leaving_a_stream_ends_its_task_and_frees_the_worker(world: PoolWorld) -> None:
+def test_leaving_a_stream_ends_its_task_and_frees_the_worker(pool_project: PoolProject) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script, max_size=1) as (pool, api):
+        script = HeldAnswers()
+        async with pool_project.real(script, max_size=1) as (pool, api):
             stream = pool.stream("tester", "left")
             async for event in stream:
                 if isinstance(event, Started):
-                    await until(lambda: script.began == ["left"])
+                    await wait_until(lambda: script.began == ["left"])
                     break
             await stream.aclose()
             await api.wait_until(lambda: api.requests[0].disconnected)
-            script.let_go()
+            script.release()
             assert (await pool.invoke("tester", "next")).text == "echo: next"
 
     run(main())
 
 
-def test_the_error_of_a_stream_that_was_left_is_not_lost_loudly(world: PoolWorld) -> None:
+def test_an_error_of_an_abandoned_stream_is_not_logged(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty({"at": "prompt", "do": "die", "match": "bad"}) as pool:
+        async with pool_project.faulty({"at": "prompt", "do": "die", "match": "bad"}) as pool:
             stream = pool.stream("tester", "bad")
             async for event in stream:
                 if isinstance(event, Started):
+                    started = event
                     break
-            await until(lambda: not is_alive(event.pid))
-            await until_idle(pool)
+            await wait_until(lambda: not is_alive(started.pid))
+            await wait_until_idle(pool)
             await stream.aclose()
 
     run(main())
 
 
-def test_warmup_starts_a_worker_which_the_next_task_gets(world: PoolWorld) -> None:
+def test_warmup_starts_a_worker_which_the_next_task_gets(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.real(say_task) as (pool, _):
+        async with pool_project.real(echo_task) as (pool, _):
             warmed = await pool.warmup("tester")
             assert (warmed.agent, warmed.description) == ("tester", "Tests.")
             assert (warmed.state, warmed.tasks) == ("idle", 0)
@@ -185,12 +200,12 @@ def test_warmup_starts_a_worker_which_the_next_task_gets(world: PoolWorld) -> No
     run(main())
 
 
-def test_warmup_gives_no_worker_that_is_being_stopped(world: PoolWorld) -> None:
+def test_warmup_never_returns_a_worker_that_is_stopping(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty({"at": "eof", "do": "deaf"}) as pool:
+        async with pool_project.faulty({"at": "eof", "do": "deaf"}) as pool:
             doomed = await pool.warmup("tester")
             stopping = asyncio.create_task(pool.reset("tester"))
-            await until(lambda: "eof" in world.journal())
+            await wait_until(lambda: "eof" in pool_project.journal())
             fresh = await pool.warmup("tester")
             assert fresh.pid != doomed.pid
             assert fresh.state == "idle"
@@ -199,9 +214,9 @@ def test_warmup_gives_no_worker_that_is_being_stopped(world: PoolWorld) -> None:
     run(main())
 
 
-def test_warmup_during_a_reset_never_fails(world: PoolWorld) -> None:
+def test_warmup_during_a_reset_never_fails(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             for _ in range(10):
                 await pool.warmup("tester")
                 warmed, stopped = await asyncio.gather(pool.warmup("tester"), pool.reset("tester"))
@@ -210,20 +225,20 @@ def test_warmup_during_a_reset_never_fails(world: PoolWorld) -> None:
     run(main())
 
 
-def test_list_shows_the_workers_as_they_are(world: PoolWorld) -> None:
+def test_list_shows_the_current_state_of_each_worker(pool_project: PoolProject) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script) as (pool, _):
-            assert await pool.list() == []
+        script = HeldAnswers()
+        async with pool_project.real(script) as (pool, _):
+            assert await pool.workers() == []
             running = asyncio.create_task(pool.invoke("tester", "one"))
-            await until(lambda: script.began == ["one"])
-            (busy,) = await pool.list()
+            await wait_until(lambda: script.began == ["one"])
+            (busy,) = await pool.workers()
             assert (busy.worker, busy.agent, busy.state) == ("worker-1", "tester", "leased")
             assert busy.tasks == 0
-            script.let_go()
+            script.release()
             result = await running
-            await until_idle(pool)
-            (idle,) = await pool.list()
+            await wait_until_idle(pool)
+            (idle,) = await pool.workers()
             assert (idle.pid, idle.tasks, idle.usage) == (result.pid, 1, result.usage)
             assert idle.rss >= psutil.Process(result.pid).memory_info().rss // 2
             assert idle.uptime > busy.uptime
@@ -231,18 +246,18 @@ def test_list_shows_the_workers_as_they_are(world: PoolWorld) -> None:
     run(main())
 
 
-def test_reset_stops_the_workers_of_one_agent_and_the_next_task_gets_a_new_one(
-    world: PoolWorld,
+def test_reset_replaces_the_workers_of_one_agent_only(
+    pool_project: PoolProject,
 ) -> None:
-    world.agent("other")
+    pool_project.agent("other")
 
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             old = await pool.invoke("tester", "one")
             other = await pool.invoke("other", "one")
             assert await pool.reset("tester") == 1
             assert not is_alive(old.pid)
-            assert [worker.pid for worker in await pool.list()] == [other.pid]
+            assert [worker.pid for worker in await pool.workers()] == [other.pid]
             assert await pool.reset("tester") == 0
             assert (await pool.invoke("tester", "two")).pid != old.pid
             with pytest.raises(AgentNotFound):
@@ -251,29 +266,31 @@ def test_reset_stops_the_workers_of_one_agent_and_the_next_task_gets_a_new_one(
     run(main())
 
 
-def test_an_agent_can_be_reset_by_the_name_of_its_file_too(world: PoolWorld) -> None:
-    world.agent("tester").rename(world.root / ".claude" / "agents" / "by-file.md")
+def test_an_agent_can_be_reset_by_its_file_name(pool_project: PoolProject) -> None:
+    pool_project.agent("tester").rename(pool_project.root / ".claude" / "agents" / "by-file.md")
 
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             assert (await pool.invoke("by-file", "one")).text == "echo: one"
             assert await pool.reset("by-file") == 1
 
     run(main())
 
 
-def test_a_worker_is_not_harmed_by_one_whose_name_its_own_begins_with(world: PoolWorld) -> None:
-    world.agent("other")
+def test_cleaning_up_worker_1_does_not_harm_worker_10(
+    pool_project: PoolProject,
+) -> None:
+    pool_project.agent("other")
 
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             first = await pool.invoke("tester", "one")
             bystander = await pool.warmup("other")
             while bystander.worker != f"{first.worker}0":
                 await pool.reset("other")
                 bystander = await pool.warmup("other")
             assert (await pool.invoke("tester", "two")).pid == first.pid
-            await until_idle(pool)
+            await wait_until_idle(pool)
             assert await pool.reset("tester") == 1
             assert bystander.pid is not None
             assert is_alive(bystander.pid)
@@ -282,78 +299,82 @@ def test_a_worker_is_not_harmed_by_one_whose_name_its_own_begins_with(world: Poo
     run(main())
 
 
-def test_an_edited_agent_takes_effect_at_its_next_task(world: PoolWorld) -> None:
-    world.agent("tester", "You are the first.")
+def test_an_edited_definition_takes_effect_at_the_next_task(pool_project: PoolProject) -> None:
+    pool_project.agent("tester", "You are the first.")
 
     async def main() -> None:
-        async with world.real(say_task) as (pool, api):
+        async with pool_project.real(echo_task) as (pool, api):
             old = await pool.invoke("tester", "one")
-            world.agent("tester", "You are the second.")
+            pool_project.agent("tester", "You are the second.")
             new = await pool.invoke("tester", "two")
             first, second = (request.system_text for request in api.requests)
             assert "You are the first." in first
             assert "You are the second." in second
             assert "You are the first." not in second
             assert new.pid != old.pid
-            await until(lambda: not is_alive(old.pid))
+            await wait_until(lambda: not is_alive(old.pid))
 
     run(main())
 
 
-def test_an_agent_edited_during_its_task_finishes_it_and_serves_no_other(world: PoolWorld) -> None:
+def test_an_agent_edited_during_a_task_gets_a_new_worker(
+    pool_project: PoolProject,
+) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script) as (pool, api):
+        script = HeldAnswers()
+        async with pool_project.real(script) as (pool, api):
             running = asyncio.create_task(pool.invoke("tester", "one"))
-            await until(lambda: script.began == ["one"])
-            world.agent("tester", "You were edited.")
-            script.let_go("two")
+            await wait_until(lambda: script.began == ["one"])
+            pool_project.agent("tester", "You were edited.")
+            script.release("two")
             new = await pool.invoke("tester", "two")
-            script.let_go("one")
+            script.release("one")
             old = await running
             assert (old.text, new.text) == ("echo: one", "echo: two")
-            await until(lambda: not is_alive(old.pid))
+            await wait_until(lambda: not is_alive(old.pid))
             assert "You were edited." in api.requests[-1].system_text
 
     run(main())
 
 
-def test_an_unknown_agent_is_refused_with_the_closest_name_and_nothing_is_started(
-    world: PoolWorld,
+def test_an_unknown_agent_is_refused_with_the_closest_name(
+    pool_project: PoolProject,
 ) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             for call in (pool.invoke("testre", "one"), pool.warmup("testre")):
                 with pytest.raises(AgentNotFound, match="did you mean tester"):
                     await call
-            assert await pool.list() == []
-            assert world.journal() == []
+            assert await pool.workers() == []
+            assert pool_project.journal() == []
 
     run(main())
 
 
-def test_a_listener_that_fails_is_reported_and_harms_no_task(
-    world: PoolWorld, caplog: pytest.LogCaptureFixture
+def test_a_failing_listener_is_logged_and_harms_no_task(
+    pool_project: PoolProject, caplog: pytest.LogCaptureFixture
 ) -> None:
     def listener(event: object) -> None:
         raise ValueError(f"no {type(event).__name__}, please")
 
     async def main() -> None:
-        async with world.real(say_task, max_size=1) as (pool, _):
+        async with pool_project.real(echo_task, max_size=1) as (pool, _):
             result = await pool.invoke("tester", "one", on_event=listener)
             assert result.text == "echo: one"
             assert (await pool.invoke("tester", "two")).pid == result.pid
         failures = [record for record in caplog.records if record.levelno == logging.ERROR]
         told = {str(record.exc_info[1]) for record in failures if record.exc_info}
-        assert told == {f"no {name}, please" for name in ("Queued", "Started", "Text")}
+        assert told == {
+            f"no {name}, please" for name in ("Submitted", "Queued", "Started", "Text", "Ended")
+        }
         caplog.clear()
 
     run(main())
 
 
-def test_a_pool_serves_only_while_it_is_open(world: PoolWorld) -> None:
+def test_a_pool_serves_only_while_it_is_open(pool_project: PoolProject) -> None:
     async def main() -> None:
-        pool = world.faulty()
+        pool = pool_project.faulty()
         with pytest.raises(PoolClosed, match="not open"):
             await pool.invoke("tester", "one")
         async with pool:
@@ -361,14 +382,14 @@ def test_a_pool_serves_only_while_it_is_open(world: PoolWorld) -> None:
         for call in (pool.invoke("tester", "two"), pool.warmup("tester"), pool.open()):
             with pytest.raises(PoolClosed, match="closed"):
                 await call
-        assert await pool.list() == []
+        assert await pool.workers() == []
 
     run(main())
 
 
-def test_a_pool_with_its_default_settings_reuses_the_real_cli(world: PoolWorld) -> None:
+def test_a_pool_with_its_default_settings_reuses_the_real_cli(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.real(say_task, reset="auto", spares=1) as (pool, _):
+        async with pool_project.real(echo_task, reset="auto", spares=1) as (pool, _):
             results = [await pool.invoke("tester", f"task {number}") for number in range(3)]
             assert [result.text for result in results] == [f"echo: task {n}" for n in range(3)]
             assert len({result.pid for result in results}) == 1

@@ -16,78 +16,73 @@ from agent_pool import (
     PoolClosed,
     WorkerDied,
 )
-from pool_world import (
-    BOUND,
-    MARK,
-    Held,
-    PoolWorld,
-    is_alive,
-    open_files,
-    pid_in,
-    scratch,
-    shell_first,
-    until,
-    until_gone,
-)
-from support import run
+from support.environment import UNREACHABLE_URL
+from support.model_scripts import HeldAnswers, shell_first
+from support.pools import PoolProject, wait_for_stats
+from support.process_checks import is_alive, open_files, read_pid, temporary_files, wait_until_gone
+from support.waiting import WAIT_TIMEOUT, run, wait_until
 
 
-def test_close_lets_a_running_task_finish_and_refuses_who_waits(world: PoolWorld) -> None:
+def test_close_lets_running_tasks_finish_and_refuses_waiting_callers(
+    pool_project: PoolProject,
+) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script, max_size=1) as (pool, _):
+        script = HeldAnswers()
+        async with pool_project.real(script, max_size=1) as (pool, _):
             running = asyncio.create_task(pool.invoke("tester", "running"))
-            await until(lambda: script.began == ["running"])
+            await wait_until(lambda: script.began == ["running"])
             waiting = asyncio.create_task(pool.invoke("tester", "waiting"))
             await asyncio.sleep(0)
             closing = asyncio.create_task(pool.close())
-            with pytest.raises(PoolClosed, match="closed while a task of 'tester' waited"):
+            with pytest.raises(PoolClosed, match="closed while a task of agent 'tester' waited"):
                 await waiting
             with pytest.raises(PoolClosed):
                 await pool.invoke("tester", "late")
             assert not closing.done()
-            script.let_go()
+            script.release()
             assert (await running).text == "echo: running"
             await closing
-            assert world.processes() == []
+            assert pool_project.processes() == []
 
     run(main())
 
 
-def test_close_gives_a_running_task_close_timeout_and_leaves_no_process(
-    world: PoolWorld, tmp_path: Path
+def test_close_kills_a_task_and_its_processes_after_close_timeout(
+    pool_project: PoolProject, tmp_path: Path
 ) -> None:
     path = tmp_path / "pid"
     daemon = "(setsid nohup sleep 1000 >/dev/null 2>&1 &); exec sleep 1000"
 
     async def main() -> None:
-        async with world.real(shell_first(path, daemon), close_timeout=0.1) as (pool, _):
+        async with pool_project.real(shell_first(path, daemon), close_timeout=0.1) as (pool, _):
             running = asyncio.create_task(pool.invoke("tester", "hang"))
-            await pid_in(path)
-            await until(lambda: len([p for p in world.processes() if p.name() == "sleep"]) == 2)
+            await read_pid(path)
+            await wait_until(
+                lambda: len([p for p in pool_project.processes() if p.name() == "sleep"]) == 2
+            )
             await pool.close()
-            assert world.processes() == []
+            assert pool_project.processes() == []
             with pytest.raises(WorkerDied, match=r"pool was closed .*close_timeout \(0\.1 s\)"):
                 await running
 
     run(main())
 
 
-def test_close_leaves_nothing_whatever_the_workers_do(world: PoolWorld) -> None:
-    world.agent("starting")
-    world.agent("idle")
+def test_close_leaves_no_process_in_any_worker_state(pool_project: PoolProject) -> None:
+    pool_project.agent("starting")
+    pool_project.agent("idle")
 
     async def main() -> None:
-        script = Held()
-        script.let_go("done")
-        async with world.real(script, spawn_concurrency=4, close_timeout=0.1) as (pool, _):
+        script = HeldAnswers()
+        script.release("done")
+        async with pool_project.real(script, spawn_concurrency=4, close_timeout=0.1) as (pool, _):
             await pool.warmup("idle")
             running = asyncio.create_task(pool.invoke("tester", "running"))
-            await until(lambda: "running" in script.began)
+            await wait_until(lambda: "running" in script.began)
             starting = asyncio.create_task(pool.warmup("starting"))
             assert (await pool.invoke("tester", "done")).text == "echo: done"  # is reset now
             await pool.close()
-            assert world.processes() == []
+            assert pool_project.processes() == []
             for caller, error in ((running, WorkerDied), (starting, PoolClosed)):
                 if not caller.done() or caller.exception():
                     with pytest.raises(error):
@@ -99,131 +94,133 @@ def test_close_leaves_nothing_whatever_the_workers_do(world: PoolWorld) -> None:
 
 
 @pytest.mark.parametrize("steps", range(6))
-def test_close_leaves_nothing_of_a_worker_that_was_just_being_started(
-    world: PoolWorld, steps: int
+def test_close_leaves_no_process_of_a_worker_being_started(
+    pool_project: PoolProject, steps: int
 ) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
-            await pool.launch("tester")
+        async with pool_project.faulty() as pool:
+            await pool.launch_spec("tester")
             starting = asyncio.create_task(pool.warmup("tester"))
             for _ in range(steps):
                 await asyncio.sleep(0)
             await pool.close()
-            assert world.processes() == []
+            assert pool_project.processes() == []
             with pytest.raises(PoolClosed):
                 await starting
-        assert world.fakes() == []
+        assert pool_project.fakes() == []
 
     run(main())
 
 
-def test_closing_twice_at_once_ends_both(world: PoolWorld) -> None:
+def test_two_close_calls_at_once_both_return(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             await pool.warmup("tester")
             await asyncio.gather(pool.close(), pool.close())
-            assert world.processes() == []
+            assert pool_project.processes() == []
             await pool.close()
 
     run(main())
 
 
-def test_close_of_a_pool_that_was_never_used_or_opened_is_nothing(world: PoolWorld) -> None:
+def test_close_works_on_a_pool_that_was_never_used(
+    pool_project: PoolProject,
+) -> None:
     async def main() -> None:
-        await world.faulty().close()
+        await pool_project.faulty().close()
 
     async def opened() -> None:
-        pool = world.pool("http://127.0.0.1:9")
+        pool = pool_project.pool("http://127.0.0.1:9")
         await pool.open()
         await pool.close()
 
     run(main())
     run(opened())
-    assert world.processes() == []
+    assert pool_project.processes() == []
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_close_that_is_cancelled_leaves_nothing_all_the_same(
-    world: PoolWorld, times: int
-) -> None:
+def test_a_cancelled_close_still_leaves_no_process(pool_project: PoolProject, times: int) -> None:
     stubborn = [{"at": "start", "do": "outlive_sigterm"}, {"at": "eof", "do": "deaf"}]
 
     async def main() -> None:
-        pool = world.faulty(*stubborn, close_timeout=60)
+        pool = pool_project.faulty(*stubborn, close_timeout=60)
         await pool.open()
         await pool.warmup("tester")
         closing = asyncio.create_task(pool.close())
-        await until(lambda: "eof" in world.journal())
+        await wait_until(lambda: "eof" in pool_project.journal())
         for _ in range(times):
             closing.cancel()
             for _ in range(3):
                 await asyncio.sleep(0)
-        await asyncio.wait([closing], timeout=BOUND)
+        await asyncio.wait([closing], timeout=WAIT_TIMEOUT)
         assert closing.cancelled()
-        assert world.processes() == []
+        assert pool_project.processes() == []
 
     run(main())
 
 
 def test_kill_leaves_no_process_and_fails_the_running_task(
-    world: PoolWorld, tmp_path: Path
+    pool_project: PoolProject, tmp_path: Path
 ) -> None:
     path = tmp_path / "pid"
     daemon = "(setsid nohup sleep 1000 >/dev/null 2>&1 &); exec sleep 1000"
 
     async def main() -> None:
-        async with world.real(shell_first(path, daemon), max_size=2) as (pool, _):
+        async with pool_project.real(shell_first(path, daemon), max_size=2) as (pool, _):
             running = asyncio.create_task(pool.invoke("tester", "hang"))
-            await pid_in(path)
-            await until(lambda: len([p for p in world.processes() if p.name() == "sleep"]) == 2)
-            killed = world.processes()
+            await read_pid(path)
+            await wait_until(
+                lambda: len([p for p in pool_project.processes() if p.name() == "sleep"]) == 2
+            )
+            killed = pool_project.processes()
             pool.kill()
-            await until_gone(killed)
+            await wait_until_gone(killed)
             with pytest.raises(WorkerDied):
                 await running
 
     run(main())
 
 
-def test_kill_is_not_undone_by_those_who_wait(world: PoolWorld) -> None:
+def test_kill_refuses_waiting_callers_and_starts_no_worker(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty({"at": "prompt", "do": "hang"}, max_size=1) as pool:
+        async with pool_project.faulty({"at": "prompt", "do": "hang"}, max_size=1) as pool:
             running = asyncio.create_task(pool.invoke("tester", "running"))
-            await until(lambda: world.journal("prompt"))
+            await wait_until(lambda: pool_project.journal("prompt"))
             waiting = asyncio.create_task(pool.invoke("tester", "waiting"))
-            await asyncio.sleep(0)
+            await wait_for_stats(pool, lambda stats: stats.waiting)
             pool.kill()
             with pytest.raises(WorkerDied):
                 await running
             with pytest.raises(PoolClosed):
                 await asyncio.wait_for(waiting, 5)
-            assert world.processes() == []
+            assert pool_project.processes() == []
 
     run(main())
 
 
-def test_kill_reaches_processes_that_are_just_being_started(world: PoolWorld) -> None:
+def test_kill_ends_processes_that_are_still_starting(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty({"at": "initialize", "do": "hang"}) as pool:
+        async with pool_project.faulty({"at": "initialize", "do": "hang"}) as pool:
             starting = asyncio.create_task(pool.warmup("tester"))
-            await until(lambda: world.journal("start"))
-            killed = world.processes()
+            await wait_until(lambda: pool_project.journal("start"))
+            killed = pool_project.processes()
             pool.kill()
-            await until_gone(killed)
+            await wait_until_gone(killed)
             starting.cancel()
 
     run(main())
 
 
-def test_kill_reaches_a_probe_too(world: PoolWorld) -> None:
+def test_kill_also_ends_the_process_of_a_probe(pool_project: PoolProject) -> None:
     async def main() -> None:
         hang = {"at": "clear", "do": "deaf"}
-        async with world.faulty(hang, reset="auto", reset_timeout=60) as pool:
+        async with pool_project.faulty(hang, reset="auto", reset_timeout=60) as pool:
             await pool.warmup("tester")
-            await until(lambda: "clear" in world.journal())
-            assert len(world.fakes()) == 2
+            await wait_until(lambda: "clear" in pool_project.journal())
+            assert len(pool_project.fakes()) == 2
             pool.kill()
-            await until(lambda: world.fakes() == [])
+            await wait_until(lambda: pool_project.fakes() == [])
 
     run(main())
 
@@ -236,14 +233,14 @@ def test_kill_reaches_a_probe_too(world: PoolWorld) -> None:
         ("cancel", asyncio.CancelledError),
     ],
 )
-def test_a_loop_that_ends_early_leaves_no_process(
-    world: PoolWorld, how: str, error: type[BaseException]
+def test_an_event_loop_that_ends_early_leaves_no_process(
+    pool_project: PoolProject, how: str, error: type[BaseException]
 ) -> None:
     async def main() -> None:
-        async with world.faulty({"at": "prompt", "do": "hang"}, close_timeout=0.1) as pool:
+        async with pool_project.faulty({"at": "prompt", "do": "hang"}, close_timeout=0.1) as pool:
             running = asyncio.create_task(pool.invoke("tester", "running"))
             running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            await until(lambda: world.journal("prompt"))
+            await wait_until(lambda: pool_project.journal("prompt"))
             if how == "error":
                 raise ZeroDivisionError
             if how == "cancel":
@@ -254,11 +251,11 @@ def test_a_loop_that_ends_early_leaves_no_process(
 
     with pytest.raises(error):
         asyncio.run(main())
-    assert world.fakes() == []
+    assert pool_project.fakes() == []
 
 
-def test_a_pool_that_nobody_closed_leaves_no_process_when_its_program_ends(
-    world: PoolWorld, tmp_path: Path
+def test_an_unclosed_pool_leaves_no_process_when_its_program_ends(
+    pool_project: PoolProject, tmp_path: Path
 ) -> None:
     code = """
 import asyncio, json, sys, warnings
@@ -270,7 +267,7 @@ async def main():
     print((await pool.warmup("tester")).pid)
 asyncio.run(main())
 """
-    environ = world.environment("http://127.0.0.1:9", **{MARK: world.mark})
+    environ = pool_project.environment(UNREACHABLE_URL)
     said = subprocess.run(
         [sys.executable, "-c", code, json.dumps(environ)],
         capture_output=True,
@@ -281,13 +278,13 @@ asyncio.run(main())
     )
     assert said.returncode == 0, said.stderr
     worker = int(said.stdout)
-    run(until(lambda: not is_alive(worker)))
-    assert world.processes() == []
+    run(wait_until(lambda: not is_alive(worker)))
+    assert pool_project.processes() == []
 
 
-def test_fifty_workers_leave_no_files_no_zombies_and_no_tasks(world: PoolWorld) -> None:
+def test_fifty_workers_leave_no_files_no_zombies_and_no_tasks(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             await pool.warmup("tester")
             await pool.reset("tester")
             files, tasks = open_files(), len(asyncio.all_tasks())
@@ -299,11 +296,11 @@ def test_fifty_workers_leave_no_files_no_zombies_and_no_tasks(world: PoolWorld) 
     run(main())
 
 
-def test_nothing_is_left_in_the_temporary_folder(world: PoolWorld) -> None:
+def test_close_leaves_no_file_in_the_temporary_folder(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty(version="2.0.77", reset="clear") as pool:
+        async with pool_project.faulty(version="2.0.77", reset="clear") as pool:
             await pool.warmup("tester")
-            assert len(scratch()) == 1
-        assert scratch() == []
+            assert len(temporary_files()) == 1
+        assert temporary_files() == []
 
     run(main())

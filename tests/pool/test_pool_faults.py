@@ -16,15 +16,10 @@ from agent_pool import (
     TaskTimeout,
     WorkerDied,
 )
-from pool_world import (
-    Act,
-    PoolWorld,
-    goes_on,
-    is_alive,
-    until,
-    until_idle,
-)
-from support import run
+from support.fake_cli import Act
+from support.pools import PoolProject, assert_serves, wait_until_idle
+from support.process_checks import is_alive
+from support.waiting import run, wait_until
 
 # Turns
 
@@ -35,23 +30,31 @@ from support import run
         ({"do": "exit", "code": 9, "stderr": "oh no"}, WorkerDied, "exit code 9 .*(?s:.*)oh no"),
         ({"do": "die"}, WorkerDied, "signal 9"),
         ({"do": "say", "text": '{"type": "result", \n'}, RemoteProtocolError, "broken JSON"),
-        ({"do": "line", "size": 100_000}, RemoteProtocolError, r"over 50,000 bytes .*max_line"),
-        ({"do": "stream", "size": 100_000}, RemoteProtocolError, r"over 50,000 bytes .*max_line"),
+        (
+            {"do": "line", "size": 100_000},
+            RemoteProtocolError,
+            r"50,000 bytes .*max_line",
+        ),
+        (
+            {"do": "stream", "size": 100_000},
+            RemoteProtocolError,
+            r"50,000 bytes .*max_line",
+        ),
     ],
     ids=["exit", "killed", "garbage", "long-line", "endless-line"],
 )
-def test_a_worker_that_fails_in_a_task_fails_it_and_is_replaced(
-    world: PoolWorld, act: Act, error: type[Exception], said: str
+def test_a_faulty_worker_fails_its_task_and_is_replaced(
+    pool_project: PoolProject, act: Act, error: type[Exception], said: str
 ) -> None:
     async def main() -> None:
         fault = {"at": "prompt", "match": "medlar", **act}
-        async with world.faulty(fault, max_line=50_000, max_size=1) as pool:
-            doomed = await goes_on(pool)
+        async with pool_project.faulty(fault, max_line=50_000, max_size=1) as pool:
+            doomed = await assert_serves(pool)
             with pytest.raises(error, match=said) as failure:
                 await pool.invoke("tester", "medlar")
             assert "worker-1" in str(failure.value)
             assert failure.value.retryable  # type: ignore[attr-defined]
-            await goes_on(pool, without=doomed)
+            await assert_serves(pool, without=doomed)
             assert not is_alive(doomed)
 
     run(main())
@@ -67,49 +70,49 @@ def test_a_worker_that_fails_in_a_task_fails_it_and_is_replaced(
     ],
     ids=["no-answer", "not-reading", "mute", "answer-to-another"],
 )
-def test_a_task_that_is_not_answered_is_stopped_and_the_next_one_is_served(
-    world: PoolWorld, act: Act
+def test_an_unanswered_task_times_out_and_the_next_is_served(
+    pool_project: PoolProject, act: Act
 ) -> None:
     async def main() -> None:
         fault = {"at": "prompt", "match": "medlar", **act}
-        async with world.faulty(fault, max_size=1) as pool:
-            doomed = await goes_on(pool)
+        async with pool_project.faulty(fault, max_size=1) as pool:
+            doomed = await assert_serves(pool)
             with pytest.raises(TaskTimeout, match=r"stopped after 0\.3 s"):
                 await pool.invoke("tester", "medlar", timeout=0.3)
             without = None if act["do"] == "hang" else doomed  # which ends when interrupted
-            await goes_on(pool, without)
+            await assert_serves(pool, without)
 
     run(main())
 
 
-def test_a_cli_that_stops_reading_in_the_middle_of_a_long_task_is_replaced(
-    world: PoolWorld,
+def test_a_cli_that_stops_reading_a_long_task_is_replaced(
+    pool_project: PoolProject,
 ) -> None:
     async def main() -> None:
         deaf = {"at": "clear", "do": "answer_and_read_no_more", "times": 1}
-        async with world.faulty(deaf, max_size=1) as pool:
-            doomed = await goes_on(pool)
+        async with pool_project.faulty(deaf, max_size=1) as pool:
+            doomed = await assert_serves(pool)
             with pytest.raises(TaskTimeout):
                 await pool.invoke("tester", "x" * 1_000_000, timeout=0.3)
-            await goes_on(pool, without=doomed)
+            await assert_serves(pool, without=doomed)
 
     run(main())
 
 
 @pytest.mark.parametrize("act", [{"do": "hang"}, {"do": "deaf"}, {"do": "exit"}, {"do": "die"}])
-def test_a_worker_that_does_not_end_its_turn_when_interrupted_is_replaced(
-    world: PoolWorld, act: Act
+def test_a_worker_that_fails_at_its_interrupt_is_replaced(
+    pool_project: PoolProject, act: Act
 ) -> None:
     async def main() -> None:
         faults: list[Act] = [
             {"at": "prompt", "do": "hang", "match": "medlar"},
             {"at": "interrupt", **act},
         ]
-        async with world.faulty(*faults, max_size=1) as pool:
-            doomed = await goes_on(pool)
+        async with pool_project.faulty(*faults, max_size=1) as pool:
+            doomed = await assert_serves(pool)
             with pytest.raises(TaskTimeout):
                 await pool.invoke("tester", "medlar", timeout=0.3)
-            await goes_on(pool, without=doomed)
+            await assert_serves(pool, without=doomed)
 
     run(main())
 
@@ -134,37 +137,41 @@ def test_a_worker_that_does_not_end_its_turn_when_interrupted_is_replaced(
         {"do": "reply", "session_id": None, "modelUsage": None, "total_cost_usd": None},
     ],
 )
-def test_what_a_worker_says_besides_its_answer_does_no_harm(world: PoolWorld, act: Act) -> None:
+def test_unexpected_output_of_a_worker_does_no_harm(pool_project: PoolProject, act: Act) -> None:
     async def main() -> None:
-        async with world.faulty({"at": "prompt", "match": "medlar", **act}, max_size=1) as pool:
+        async with pool_project.faulty(
+            {"at": "prompt", "match": "medlar", **act}, max_size=1
+        ) as pool:
             result = await pool.invoke("tester", "medlar", timeout=10)
             assert result.text == "echo: medlar"
-            await goes_on(pool)
+            await assert_serves(pool)
 
     run(main())
 
 
 @pytest.mark.parametrize("number", ["Infinity", "NaN", "1" + "0" * 400])
-def test_a_figure_that_is_no_figure_does_not_hide_the_answer(world: PoolWorld, number: str) -> None:
+def test_an_impossible_number_does_not_hide_the_answer(
+    pool_project: PoolProject, number: str
+) -> None:
     async def main() -> None:
         absurd = {"total_cost_usd": int(number) if number.isdigit() else float(number)}
         usage = {"modelUsage": {"m": {"inputTokens": absurd["total_cost_usd"]}}}
         fault = {"at": "prompt", "match": "medlar", "do": "reply", **absurd, **usage}
-        async with world.faulty(fault, max_size=1) as pool:
+        async with pool_project.faulty(fault, max_size=1) as pool:
             result = await pool.invoke("tester", "medlar", timeout=5)
             assert result.text == "echo: medlar"
-            await goes_on(pool)
+            await assert_serves(pool)
 
     run(main())
 
 
-def test_the_tail_of_a_flood_on_stderr_is_in_the_error(world: PoolWorld) -> None:
+def test_the_end_of_a_long_stderr_is_in_the_error(pool_project: PoolProject) -> None:
     async def main() -> None:
         faults: list[Act] = [
             {"at": "prompt", "do": "complain", "size": 5_000_000, "text": "the last words"},
             {"at": "prompt", "do": "exit"},
         ]
-        async with world.faulty(*faults) as pool:
+        async with pool_project.faulty(*faults) as pool:
             with pytest.raises(WorkerDied) as failure:
                 await pool.invoke("tester", "one")
             assert failure.value.stderr_tail.endswith("the last words")
@@ -173,8 +180,8 @@ def test_the_tail_of_a_flood_on_stderr_is_in_the_error(world: PoolWorld) -> None
     run(main())
 
 
-def test_a_child_that_holds_the_pipes_does_not_hide_the_death_of_its_parent(
-    world: PoolWorld, tmp_path: Path
+def test_the_death_of_a_worker_is_noticed_despite_open_pipes(
+    pool_project: PoolProject, tmp_path: Path
 ) -> None:
     path = tmp_path / "child"
 
@@ -183,35 +190,35 @@ def test_a_child_that_holds_the_pipes_does_not_hide_the_death_of_its_parent(
             {"at": "prompt", "do": "leave_child", "path": str(path), "match": "medlar"},
             {"at": "prompt", "do": "exit", "match": "medlar"},
         ]
-        async with world.faulty(*faults) as pool:
+        async with pool_project.faulty(*faults) as pool:
             with pytest.raises(WorkerDied):
                 await pool.invoke("tester", "medlar", timeout=10)
-            await until(lambda: not is_alive(int(path.read_text())))
-            await goes_on(pool)
+            await wait_until(lambda: not is_alive(int(path.read_text())))
+            await assert_serves(pool)
 
     run(main())
 
 
-def test_a_stubborn_child_of_a_task_is_gone_before_the_next_task(
-    world: PoolWorld, tmp_path: Path
+def test_a_stubborn_child_of_a_task_ends_before_the_next(
+    pool_project: PoolProject, tmp_path: Path
 ) -> None:
     path = tmp_path / "child"
 
     async def main() -> None:
         child = {"at": "prompt", "do": "leave_child", "path": str(path), "match": "medlar"}
-        async with world.faulty(child, max_size=1) as pool:
+        async with pool_project.faulty(child, max_size=1) as pool:
             await pool.invoke("tester", "medlar")
-            await goes_on(pool)
+            await assert_serves(pool)
             assert not is_alive(int(path.read_text()))
 
     run(main())
 
 
-def test_a_worker_that_ends_after_its_answer_is_replaced_without_anybody_noticing(
-    world: PoolWorld,
+def test_a_worker_that_ends_after_its_answer_fails_no_task(
+    pool_project: PoolProject,
 ) -> None:
     async def main() -> None:
-        async with world.faulty({"at": "prompt", "do": "answer_and_exit"}) as pool:
+        async with pool_project.faulty({"at": "prompt", "do": "answer_and_exit"}) as pool:
             for number in range(10):  # its end is noticed at different moments of its reset
                 result = await pool.invoke("tester", f"task {number}")
                 assert result.text == f"echo: task {number}"
@@ -233,17 +240,17 @@ def test_a_worker_that_ends_after_its_answer_is_replaced_without_anybody_noticin
     ids=["of-another", "unstamped", "empty", "of-a-background-task"],
 )
 @pytest.mark.parametrize("at", ["prompt", "clear"])
-def test_a_result_that_nobody_asked_for_reaches_nobody(
-    world: PoolWorld, at: str, fields: dict[str, Any]
+def test_an_unrequested_result_never_reaches_any_caller(
+    pool_project: PoolProject, at: str, fields: dict[str, Any]
 ) -> None:
     async def main() -> None:
         stray = {"type": "result", "subtype": "success", "is_error": False, "result": "STRAY"}
         late = {"at": at, "do": "add", **stray, **fields}
-        async with world.faulty(late, max_size=1) as pool:
+        async with pool_project.faulty(late, max_size=1) as pool:
             for number in range(6):
                 result = await pool.invoke("tester", f"task {number}")
                 assert result.text == f"echo: task {number}"
-            await until_idle(pool)
+            await wait_until_idle(pool)
 
     run(main())
 
@@ -268,18 +275,20 @@ def test_a_result_that_nobody_asked_for_reaches_nobody(
     ],
     ids=lambda act: f"{act['do']}-{next((k for k in act if k != 'do'), '')}".strip("-"),
 )
-def test_a_worker_that_does_not_reset_as_it_should_is_replaced(world: PoolWorld, act: Act) -> None:
+def test_a_worker_that_does_not_reset_correctly_is_replaced(
+    pool_project: PoolProject, act: Act
+) -> None:
     async def main() -> None:
         fault = {"at": "clear", "times": 1, **act}
-        async with world.faulty(fault, max_size=1, reset_timeout=1) as pool:
+        async with pool_project.faulty(fault, max_size=1, reset_timeout=1) as pool:
             doomed = await pool.invoke("tester", "medlar")
             assert doomed.text == "echo: medlar"
             try:
-                await goes_on(pool, without=doomed.pid)
+                await assert_serves(pool, without=doomed.pid)
             except WorkerDied:
                 assert act["do"] == "answer_and_exit"  # it was clean, and gone a moment later
-                await goes_on(pool, without=doomed.pid)
-            await until(lambda: not is_alive(doomed.pid))
+                await assert_serves(pool, without=doomed.pid)
+            await wait_until(lambda: not is_alive(doomed.pid))
 
     run(main())
 
@@ -295,33 +304,35 @@ def test_a_worker_that_does_not_reset_as_it_should_is_replaced(world: PoolWorld,
     ],
     ids=["ignores-eof", "ignores-sigterm"],
 )
-def test_an_idle_worker_that_will_not_stop_is_killed(world: PoolWorld, acts: list[Act]) -> None:
+def test_an_idle_worker_that_will_not_stop_is_killed(
+    pool_project: PoolProject, acts: list[Act]
+) -> None:
     async def main() -> None:
-        async with world.faulty(*acts) as pool:
-            pid = await goes_on(pool)
+        async with pool_project.faulty(*acts) as pool:
+            pid = await assert_serves(pool)
             assert await pool.reset("tester") == 1
             assert not is_alive(pid)
-            await goes_on(pool)
-        assert world.fakes() == []
+            await assert_serves(pool)
+        assert pool_project.fakes() == []
 
     run(main())
 
 
-def test_a_worker_that_will_not_stop_in_its_task_is_killed(world: PoolWorld) -> None:
+def test_a_busy_worker_that_will_not_stop_is_killed(pool_project: PoolProject) -> None:
     async def main() -> None:
         acts: list[Act] = [
             {"at": "start", "do": "outlive_sigterm"},
             {"at": "prompt", "do": "deaf", "match": "medlar"},
         ]
-        async with world.faulty(*acts) as pool:
-            pid = await goes_on(pool)
+        async with pool_project.faulty(*acts) as pool:
+            pid = await assert_serves(pool)
             running = asyncio.create_task(pool.invoke("tester", "medlar"))
-            await until(lambda: "prompt medlar" in world.journal())
+            await wait_until(lambda: "prompt medlar" in pool_project.journal())
             stopped = asyncio.create_task(pool.reset("tester"))
             with pytest.raises(WorkerDied, match="its agent was reset"):
                 await running
             assert await stopped == 1
             assert not is_alive(pid)
-            await goes_on(pool)
+            await assert_serves(pool)
 
     run(main())

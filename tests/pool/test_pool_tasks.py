@@ -11,51 +11,49 @@ from agent_pool import (
     ConfigError,
     TaskFailed,
 )
-from agent_pool.loopback import Failure, Request
-from pool_world import (
-    PoolWorld,
-    say_task,
-)
-from support import run
+from agent_pool.loopback import ErrorResponse, ModelRequest
+from support.model_scripts import echo_task
+from support.pools import PoolProject
+from support.waiting import run
 
 
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("", "the task is empty"),
-        (" \n\t", "the task is empty"),
+        ("", "task: it is empty"),
+        (" \n\t", "task: it is empty"),
         ("half \ud83d", "half a surrogate pair at character 5"),
-        (b"bytes", "a task is text, found bytes"),
+        (b"bytes", "task: expected text, found bytes"),
     ],
 )
-def test_what_is_no_task_is_refused_and_nothing_is_started(
-    world: PoolWorld, task: str, said: str
+def test_an_invalid_task_is_refused_before_any_start(
+    pool_project: PoolProject, task: str, said: str
 ) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             with pytest.raises(ConfigError, match=said):
                 await pool.invoke("tester", task)
-            assert await pool.list() == []
+            assert await pool.workers() == []
 
     run(main())
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 10**400, "5"])
-def test_what_is_no_time_is_refused_and_nothing_is_started(
-    world: PoolWorld, timeout: float
+def test_an_invalid_timeout_is_refused_before_any_start(
+    pool_project: PoolProject, timeout: float
 ) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             with pytest.raises(ConfigError, match="timeout"):
                 await pool.invoke("tester", "one", timeout=timeout)
-            assert world.journal("start") == []
+            assert pool_project.journal("start") == []
 
     run(main())
 
 
-def test_what_is_no_name_is_refused(world: PoolWorld) -> None:
+def test_an_invalid_agent_name_is_refused(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             for name in ("", "../tester", "a/b", "\0", None, 7):
                 with pytest.raises(AgentNotFound):
                     await pool.invoke(name, "one")  # type: ignore[arg-type]
@@ -64,24 +62,24 @@ def test_what_is_no_name_is_refused(world: PoolWorld) -> None:
 
 
 @pytest.mark.parametrize("calls", [[("tester",)], ["tester"], [("tester", "one", "two")], 7])
-def test_what_is_no_list_of_calls_is_refused_and_nothing_is_started(
-    world: PoolWorld, calls: Any
+def test_an_invalid_list_of_calls_is_refused_before_any_start(
+    pool_project: PoolProject, calls: Any
 ) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             with pytest.raises(ConfigError):
                 await pool.map(calls)
-            assert world.journal("start") == []
+            assert pool_project.journal("start") == []
 
     run(main())
 
 
-def test_any_text_reaches_the_model_as_it_is(world: PoolWorld) -> None:
+def test_any_task_text_reaches_the_model_unchanged(pool_project: PoolProject) -> None:
     odd = "a\u2028b\u0085c\x1bd\0e \U0001f600"
     tasks = ["/clear", "/cost now", "--help", "@README.md", odd, "x" * 1_000_000]
 
     async def main() -> None:
-        async with world.real(lambda request: "seen") as (pool, api):
+        async with pool_project.real(lambda request: "seen") as (pool, api):
             first = await pool.invoke("tester", "first")
             for task in tasks:
                 assert (await pool.invoke("tester", task)).text == "seen"
@@ -94,13 +92,15 @@ def test_any_text_reaches_the_model_as_it_is(world: PoolWorld) -> None:
     run(main())
 
 
-def test_an_api_error_is_a_result_that_says_so_and_the_worker_goes_on(world: PoolWorld) -> None:
-    def script(request: Request) -> object:
+def test_an_api_error_is_a_result_and_the_worker_stays(
+    pool_project: PoolProject,
+) -> None:
+    def script(request: ModelRequest) -> object:
         refused = "bad" in request.last_user_text
-        return Failure(400, message="refused by the test") if refused else say_task(request)
+        return ErrorResponse(400, message="refused by the test") if refused else echo_task(request)
 
     async def main() -> None:
-        async with world.real(script) as (pool, _):
+        async with pool_project.real(script) as (pool, _):
             bad = await pool.invoke("tester", "bad")
             assert bad.is_error
             assert "refused by the test" in bad.text

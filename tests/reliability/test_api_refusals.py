@@ -1,4 +1,4 @@
-"""What the API refuses costs the one who is refused, and burns nobody else's tries."""
+"""Requests that the API refuses fail or delay their own task, and use no tries of other tasks."""
 
 from __future__ import annotations
 
@@ -8,40 +8,48 @@ from typing import Any
 import pytest
 
 from agent_pool import AgentPool, PoolTimeout, Queued, Retry, TaskEvent, TaskFailed, TaskTimeout
-from agent_pool.loopback import Failure, LoopbackAPI, Request
-from pool_world import PoolWorld, say_task, until, until_idle
-from reliability.conftest import Clock
-from reliability.seen import told
-from support import run
+from agent_pool.loopback import ErrorResponse, LoopbackAPI, ModelRequest
+from support.model_scripts import echo_task
+from support.pool_observers import AdjustableClock, invoke_with_events
+from support.pools import PoolProject, wait_for_stats, wait_until_idle
+from support.waiting import run
 
 
 class Refusing:
-    """A script that refuses the first tries of the task `refused`."""
+    """A script that refuses the first tries of the task `refused`.
 
-    def __init__(self, failure: Failure, times: int) -> None:
+    Attributes:
+        failure: the refusal.
+        times: the refusals that are still to come.
+    """
+
+    def __init__(self, failure: ErrorResponse, times: int) -> None:
         self.failure = failure
         self.times = times
 
-    def __call__(self, request: Request) -> Any:
+    def __call__(self, request: ModelRequest) -> Any:
         if "refused" in request.last_user_text and self.times > 0:
             self.times -= 1
             return self.failure
-        return say_task(request)
+        return echo_task(request)
 
 
 @pytest.mark.parametrize(
     ("failure", "note"),
     [
-        (Failure(429, retry_after=1, delay=0.4), "the API answers 429 (rate_limit); try 2 in 1 s"),
-        (Failure(529, delay=0.4), "the API answers 529 (overloaded); try 2 in 1 s"),
+        (
+            ErrorResponse(429, retry_after=1, delay=0.4),
+            "the API answers 429 (rate_limit); try 2 in 1 s",
+        ),
+        (ErrorResponse(529, delay=0.4), "the API answers 529 (overloaded); try 2 in 1 s"),
     ],
     ids=["rate-limit", "overload"],
 )
-def test_while_the_api_refuses_work_nothing_new_is_begun_and_everybody_is_told(
-    world: PoolWorld, clock: Clock, failure: Failure, note: str
+def test_no_task_begins_while_the_api_refuses_work(
+    pool_project: PoolProject, clock: AdjustableClock, failure: ErrorResponse, note: str
 ) -> None:
     async def main() -> None:
-        async with world.real(Refusing(failure, times=2), max_size=3) as (pool, api):
+        async with pool_project.real(Refusing(failure, times=2), max_size=3) as (pool, api):
             await pool.warmup("tester")
             retried = asyncio.Event()
 
@@ -51,9 +59,11 @@ def test_while_the_api_refuses_work_nothing_new_is_begun_and_everybody_is_told(
 
             refused = asyncio.create_task(pool.invoke("tester", "refused", on_event=listen))
             await asyncio.wait_for(retried.wait(), 15)
-            assert [worker.note for worker in await pool.list()] == [note]
-            assert pool.stats().paused > 0
-            others = [asyncio.create_task(told(pool, task)) for task in ("one", "two")]
+            assert [worker.note for worker in await pool.workers()] == [note]
+            assert (await pool.stats()).paused > 0
+            others = [
+                asyncio.create_task(invoke_with_events(pool, task)) for task in ("one", "two")
+            ]
             answers = [await other for other in others]
             assert (await refused).text == "echo: refused"
             assert [result.text for result, _ in answers] == ["echo: one", "echo: two"]
@@ -63,38 +73,39 @@ def test_while_the_api_refuses_work_nothing_new_is_begun_and_everybody_is_told(
             for _, events in answers:
                 queued = [event for event in events if isinstance(event, Queued)]
                 assert queued[0].paused > 0
-            await until_idle(pool)
-            assert {worker.note for worker in await pool.list()} == {""}
+            await wait_until_idle(pool)
+            assert {worker.note for worker in await pool.workers()} == {""}
 
     run(main())
 
 
-def test_a_task_that_is_refused_again_and_again_leaves_no_note_behind(
-    world: PoolWorld, clock: Clock
+def test_a_task_that_is_always_refused_leaves_no_note(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        refusing = Refusing(Failure(429, retry_after=60), times=100)
-        async with world.real(refusing, max_size=1) as (pool, api):
+        refusing = Refusing(ErrorResponse(429, retry_after=60), times=100)
+        async with pool_project.real(refusing, max_size=1) as (pool, api):
             warmed = await pool.warmup("tester")
             with pytest.raises(TaskTimeout):
                 await pool.invoke("tester", "refused", timeout=3)
-            await until_idle(pool)
-            (worker,) = await pool.list()
+            await wait_until_idle(pool)
+            (worker,) = await pool.workers()
             assert (worker.pid, worker.note) == (warmed.pid, "")
             assert len(api.requests) == 1
 
     run(main())
 
 
-def test_who_waits_for_the_api_in_vain_is_told_that_it_is_the_api(
-    world: PoolWorld, clock: Clock
+def test_a_timeout_during_an_api_pause_names_the_api(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        refusing = Refusing(Failure(429, retry_after=60), times=100)
-        async with world.real(refusing, acquire_timeout=3) as (pool, _):
+        refusing = Refusing(ErrorResponse(429, retry_after=60), times=100)
+        async with pool_project.real(refusing, acquire_timeout=3) as (pool, _):
             refused = asyncio.create_task(pool.invoke("tester", "refused"))
-            await until(lambda: pool.stats().paused)
-            with pytest.raises(PoolTimeout, match=r"the API refuses work .* for another \d+ s"):
+            await wait_for_stats(pool, lambda stats: stats.paused)
+            said = r"the API refuses work, so the pool sends it none for another \d+ s"
+            with pytest.raises(PoolTimeout, match=said):
                 await pool.invoke("tester", "next")
             refused.cancel()
             clock.skip(100)
@@ -103,25 +114,31 @@ def test_who_waits_for_the_api_in_vain_is_told_that_it_is_the_api(
     run(main())
 
 
-def test_a_sign_in_that_the_api_refuses_fails_at_the_second_try_and_says_what_to_do(
-    world: PoolWorld, clock: Clock
+def test_a_refused_sign_in_fails_within_two_tries_with_advice(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        async with world.real(Refusing(Failure(401), times=100), max_size=1) as (pool, api):
+        async with pool_project.real(Refusing(ErrorResponse(401), times=100), max_size=1) as (
+            pool,
+            api,
+        ):
             with pytest.raises(TaskFailed, match=r"with 401 .* sign in again with `claude`, or"):
                 await pool.invoke("tester", "refused")
             assert len(api.requests) <= 2
-            assert pool.stats().paused == 0
+            assert (await pool.stats()).paused == 0
             assert (await pool.invoke("tester", "next")).text == "echo: next"
 
     run(main())
 
 
-def test_a_permission_that_the_api_refuses_is_an_error_at_the_first_try(
-    world: PoolWorld, clock: Clock
+def test_a_refused_permission_is_an_error_at_the_first_try(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        async with world.real(Refusing(Failure(403), times=100), max_size=1) as (pool, api):
+        async with pool_project.real(Refusing(ErrorResponse(403), times=100), max_size=1) as (
+            pool,
+            api,
+        ):
             result = await pool.invoke("tester", "refused")
             assert result.is_error
             assert "403" in result.text
@@ -130,12 +147,12 @@ def test_a_permission_that_the_api_refuses_is_an_error_at_the_first_try(
     run(main())
 
 
-def test_a_cli_that_is_not_signed_in_says_so_without_asking_the_api(
-    world: PoolWorld, clock: Clock, monkeypatch: pytest.MonkeyPatch
+def test_a_signed_out_cli_fails_without_asking_the_api(
+    pool_project: PoolProject, clock: AdjustableClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         without = {"env_block": ("ANTHROPIC_API_KEY",), "max_size": 1}
-        async with world.real(say_task, **without) as (pool, api):
+        async with pool_project.real(echo_task, **without) as (pool, api):
             result = await pool.invoke("tester", "task")
             assert result.is_error
             assert "Not logged in" in result.text
@@ -151,19 +168,19 @@ def test_a_cli_that_is_not_signed_in_says_so_without_asking_the_api(
     [("http://127.0.0.1:9", "the API cannot be reached"), (None, "the API answers 500")],
     ids=["unreachable", "broken"],
 )
-def test_an_api_that_fails_is_named_in_the_list_and_when_the_time_is_up(
-    world: PoolWorld, clock: Clock, url: str | None, note: str
+def test_a_failing_api_is_named_in_list_and_timeout_error(
+    pool_project: PoolProject, clock: AdjustableClock, url: str | None, note: str
 ) -> None:
     async def main(pool: AgentPool) -> None:
         async with pool:
             running = asyncio.create_task(pool.invoke("tester", "refused", timeout=3))
             notes = {""}
             while not running.done():
-                notes |= {worker.note for worker in await pool.list()}
+                notes |= {worker.note for worker in await pool.workers()}
             assert any(said.startswith(note) for said in notes)
             with pytest.raises(TaskTimeout, match=rf"stopped after 3 s .*; {note} .* try \d"):
                 await running
-            assert pool.stats().paused == 0
+            assert (await pool.stats()).paused == 0
 
-    with LoopbackAPI(Refusing(Failure(500), times=100)).in_thread() as api:
-        run(main(world.pool(url or api.url)))
+    with LoopbackAPI(Refusing(ErrorResponse(500), times=100)).in_thread() as api:
+        run(main(pool_project.pool(url or api.url)))

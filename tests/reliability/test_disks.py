@@ -1,4 +1,4 @@
-"""Full and missing disks: what can still be done is done, the rest is said."""
+"""Full and missing disks: agents work as far as possible, and errors name the cause."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent_pool import AgentPool, ConfigError, PoolClosed, SpawnError
-from agent_pool.loopback import LoopbackAPI, Request
-from pool_world import MARK, PLAIN, PoolWorld, bash, goes_on, say_task, scratch, until_idle
-from support import real_cli, run
+from agent_pool.loopback import LoopbackAPI, ModelRequest
+from support.environment import real_cli
+from support.model_scripts import bash, echo_task
+from support.pools import PLAIN, PoolProject, assert_serves, wait_until_idle
+from support.process_checks import temporary_files
+from support.waiting import run
 
 
-def test_without_a_place_for_temporary_files_the_pool_does_not_open_and_says_why(
-    world: PoolWorld, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_missing_temporary_folder_stops_the_pool_from_opening(
+    pool_project: PoolProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        pool = world.faulty()
+        pool = pool_project.faulty()
         with monkeypatch.context() as patched:
             patched.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
             with pytest.raises(ConfigError, match=r"no temporary folder .* correct TMPDIR"):
@@ -28,28 +32,32 @@ def test_without_a_place_for_temporary_files_the_pool_does_not_open_and_says_why
         with pytest.raises(PoolClosed, match="not open"):
             await pool.invoke("tester", "one")
         async with pool:
-            await goes_on(pool)
+            await assert_serves(pool)
 
     run(main())
 
 
-def test_a_file_that_a_worker_needs_and_that_cannot_be_written_is_named(world: PoolWorld) -> None:
+def test_the_error_names_a_file_that_cannot_be_written(
+    pool_project: PoolProject,
+) -> None:
     async def main() -> None:
-        async with world.faulty(version="2.0.77") as pool:  # which gets its prompt from a file
-            (folder,) = scratch()
+        async with pool_project.faulty(
+            version="2.0.77"
+        ) as pool:  # which gets its prompt from a file
+            (folder,) = temporary_files()
             shutil.rmtree(folder)
             folder.write_text("in the way")
-            said = r"worker-\d+\.prompt\.md cannot be written: (File exists|Not a directory); make"
+            said = r"worker-\d+\.prompt\.md cannot be written: (File exists|Not a directory); free"
             with pytest.raises(SpawnError, match=said):
                 await pool.invoke("tester", "one")
             folder.unlink()
-            await goes_on(pool)
+            await assert_serves(pool)
 
     run(main())
 
 
-def test_a_cli_that_may_write_no_file_is_given_up_with_the_reason_of_its_end(
-    world: PoolWorld, tmp_path: Path
+def test_a_cli_that_cannot_write_files_fails_with_its_signal(
+    pool_project: PoolProject, tmp_path: Path
 ) -> None:
     launcher = tmp_path / "claude"
     limited = 'case "$*" in *--version*) ;; *) ulimit -f 0;; esac'
@@ -57,20 +65,20 @@ def test_a_cli_that_may_write_no_file_is_given_up_with_the_reason_of_its_end(
     launcher.chmod(0o755)
 
     async def main() -> None:
-        async with world.real(say_task, claude_cli=str(launcher)) as (pool, api):
+        async with pool_project.real(echo_task, claude_cli=str(launcher)) as (pool, api):
             with pytest.raises(SpawnError, match=r"signal \d+ \(File ?size .*before it was ready"):
                 await pool.invoke("tester", "one")
             assert api.requests == []
-            assert pool.stats().spawned == 3  # no other try is under way
+            assert (await pool.stats()).spawned == 3  # no other try is under way
             launcher.write_text(launcher.read_text().replace("ulimit -f 0", "true"))
-            await goes_on(pool)
+            await assert_serves(pool)
 
     run(main())
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one full page."""
+    """Mount a disk of one full page; return its folder."""
     disk = tmp_path / "tiny"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)]
@@ -82,21 +90,21 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 
 
 def enlarge(disk: Path) -> None:
-    """Make room."""
+    """Make room on the disk."""
     subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
 
 
-def test_on_a_full_disk_agents_answer_their_commands_say_so_and_all_is_well_when_there_is_room(
-    world: PoolWorld, tiny: Path
+def test_agents_answer_on_a_full_disk_and_recover_with_room(
+    pool_project: PoolProject, tiny: Path
 ) -> None:
-    def script(request: Request) -> object:
+    def script(request: ModelRequest) -> Any:
         wanted = "shell" in request.last_user_text and not request.tool_results
-        return bash("echo it works") if wanted else say_task(request)
+        return bash("echo it works") if wanted else echo_task(request)
 
     async def main() -> None:
         async with LoopbackAPI(script) as api:
             places = {"HOME": str(tiny), "TMPDIR": str(tiny), "CLAUDE_CODE_TMPDIR": str(tiny)}
-            environ = {**world.environment(api.url), **places, MARK: world.mark}
+            environ = {**pool_project.environment(api.url), **places}
             environ["CLAUDE_CONFIG_DIR"] = str(tiny / ".claude")
             async with AgentPool(environ=environ, **PLAIN, max_size=1) as pool:
                 first = await pool.invoke("tester", "one")
@@ -105,19 +113,19 @@ def test_on_a_full_disk_agents_answer_their_commands_say_so_and_all_is_well_when
                 enlarge(tiny)
                 result = await pool.invoke("tester", "shell")
                 assert (result.text, result.pid) == ("tool: it works", first.pid)
-                await until_idle(pool)
+                await wait_until_idle(pool)
 
     run(main())
 
 
-def test_the_files_of_a_worker_go_with_it(world: PoolWorld) -> None:
+def test_the_files_of_a_worker_are_deleted_with_it(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with world.faulty(version="2.0.77", reset="respawn", max_size=1) as pool:
-            (folder,) = scratch()
+        async with pool_project.faulty(version="2.0.77", reset="respawn", max_size=1) as pool:
+            (folder,) = temporary_files()
             for _ in range(3):
-                await goes_on(pool)
-            await until_idle(pool)
-            (worker,) = await pool.list()
+                await assert_serves(pool)
+            await wait_until_idle(pool)
+            (worker,) = await pool.workers()
             assert [file.name for file in folder.iterdir()] == [f"{worker.worker}.prompt.md"]
 
     run(main())

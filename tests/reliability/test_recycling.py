@@ -1,58 +1,61 @@
-"""Workers are replaced by age, by tasks and by idleness, and no caller waits for it."""
+"""Workers are replaced after max_tasks, max_lifetime and max_idle, and no caller waits for it."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from agent_pool import Queued, Started, TaskEvent
-from agent_pool.pool.actions import AgentRef
-from agent_pool.pool.core import PoolCore
-from agent_pool.pool.policy import Limits
-from pool_world import Held, PoolWorld, say_task, until, until_idle
-from reliability.conftest import Clock
-from reliability.seen import Stops, ticks, told
-from support import run
+from agent_pool import Queued, Started, Submitted, TaskEvent
+from agent_pool.models import AgentKey
+from agent_pool.pool.scheduler import AgentSpec, Limits, Scheduler
+from support.model_scripts import HeldAnswers, echo_task
+from support.pool_observers import AdjustableClock, StopRecorder, invoke_with_events, wait_for_ticks
+from support.pools import PoolProject, wait_for_stats, wait_until_idle
+from support.waiting import run, wait_until
 
-WARM_BESIDE_IT = {"idle": 1, "stopping": 1}
-"""The workers at the moment when one is stopped: its replacement is ready."""
+REPLACEMENT_IS_READY = {"idle": 1, "stopping": 1}
+"""The states of the workers at the moment when one is retired and its replacement is ready."""
 
 
-def test_a_worker_goes_after_max_tasks_when_its_replacement_is_warm(
-    world: PoolWorld, clock: Clock
+def test_a_worker_at_max_tasks_stops_after_its_replacement_starts(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
         limits = {"max_size": 1, "max_tasks": 2, "max_tasks_jitter": 0}
-        async with world.real(say_task, **limits) as (pool, _):
+        async with pool_project.real(echo_task, **limits) as (pool, _):
             await pool.warmup("tester")
             pids = []
-            with Stops(pool) as stops:
+            with StopRecorder(pool) as stops:
                 for number in range(6):
-                    result, events = await told(pool, f"task {number}")
-                    assert isinstance(events[0], Started)  # nobody has queued
+                    result, events = await invoke_with_events(pool, f"task {number}")
+                    assert [type(event) for event in events[:2]] == [
+                        Submitted,
+                        Started,
+                    ]  # no Queued
                     pids.append(result.pid)
-                    await until_idle(pool)
+                    await wait_until_idle(pool)
             assert [pids.index(pid) for pid in pids] == [0, 0, 2, 2, 4, 4]
-            assert stops.seen == [("max_tasks", WARM_BESIDE_IT)] * 3
+            assert stops.seen == [("max_tasks", REPLACEMENT_IS_READY)] * 3
 
     run(main())
 
 
-def test_callers_without_a_pause_between_them_wait_for_resets_and_never_for_a_start(
-    world: PoolWorld, clock: Clock
+def test_steady_callers_wait_for_resets_but_never_for_a_start(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        limits = {"max_size": 1, "max_tasks": 1, "max_tasks_jitter": 0}
-        async with world.real(say_task, **limits) as (pool, _):
+        limits: dict[str, Any] = {"max_size": 1, "max_tasks": 1, "max_tasks_jitter": 0}
+        async with pool_project.real(echo_task, **limits) as (pool, _):
             await pool.warmup("tester")
             waits = []
 
             def listen(event: TaskEvent) -> None:
                 if isinstance(event, Queued):
-                    waits.append("resetting" in pool.stats().workers)
+                    waits.append("resetting" in pool._supervisor.worker_states())
 
-            pids = set()
+            pids: set[int] = set()
             while len(pids) < 3:
                 result = await pool.invoke("tester", "task", on_event=listen)
                 assert result.text == "echo: task"
@@ -62,120 +65,122 @@ def test_callers_without_a_pause_between_them_wait_for_resets_and_never_for_a_st
     run(main())
 
 
-def test_a_task_outlives_max_lifetime_and_the_next_one_is_served_by_the_warm_replacement(
-    world: PoolWorld, clock: Clock
+def test_a_task_outlives_max_lifetime_before_its_worker_is_replaced(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        script = Held()
-        async with world.real(script, max_size=1) as (pool, _):
+        script = HeldAnswers()
+        async with pool_project.real(script, max_size=1) as (pool, _):
             old = await pool.warmup("tester")
             running = asyncio.create_task(pool.invoke("tester", "long"))
-            await until(lambda: script.began == ["long"])
-            with Stops(pool) as stops:
+            await wait_until(lambda: script.began == ["long"])
+            with StopRecorder(pool) as stops:
                 clock.skip(3600)
-                script.let_go()
+                script.release()
                 assert (await running).pid == old.pid
-                await until(lambda: stops.seen)
-                await until_idle(pool)
-                result, events = await told(pool, "next")
-            assert stops.seen == [("max_lifetime", WARM_BESIDE_IT)]
+                await wait_until(lambda: stops.seen)
+                await wait_until_idle(pool)
+                result, events = await invoke_with_events(pool, "next")
+            assert stops.seen == [("max_lifetime", REPLACEMENT_IS_READY)]
             assert result.pid != old.pid
             assert [event for event in events if isinstance(event, Queued)] == []
 
     run(main())
 
 
-def test_a_worker_that_is_kept_warm_is_replaced_at_max_lifetime_too(
-    world: PoolWorld, clock: Clock
+def test_a_worker_kept_warm_is_replaced_at_max_lifetime_too(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        async with world.faulty(prewarm=("tester",)) as pool:
+        async with pool_project.faulty(prewarm=("tester",)) as pool:
             old = await pool.warmup("tester")
-            with Stops(pool) as stops:
+            with StopRecorder(pool) as stops:
                 clock.skip(3600)
-                await until(lambda: stops.seen)
-            assert stops.seen == [("max_lifetime", WARM_BESIDE_IT)]
-            await until_idle(pool)
-            (new,) = await pool.list()
+                await wait_until(lambda: stops.seen)
+            assert stops.seen == [("max_lifetime", REPLACEMENT_IS_READY)]
+            await wait_until_idle(pool)
+            (new,) = await pool.workers()
             assert new.pid != old.pid
 
     run(main())
 
 
-def test_a_burst_shrinks_to_nothing_after_max_idle(world: PoolWorld, clock: Clock) -> None:
+def test_all_workers_of_a_burst_stop_after_max_idle(
+    pool_project: PoolProject, clock: AdjustableClock
+) -> None:
     async def main() -> None:
-        async with world.real(say_task, max_size=3, spawn_concurrency=3) as (pool, _):
+        async with pool_project.real(echo_task, max_size=3, spawn_concurrency=3) as (pool, _):
             await pool.map([("tester", str(number)) for number in range(3)])
-            await until_idle(pool)
-            assert pool.stats().workers == {"idle": 3}
-            with Stops(pool) as stops:
+            await wait_until_idle(pool)
+            assert (await pool.stats()).workers == {"idle": 3}
+            with StopRecorder(pool) as stops:
                 clock.skip(400)
-                await ticks(pool, 3)
+                await wait_for_ticks(pool, 3)
                 assert stops.seen == []
                 clock.skip(200)
-                await until(lambda: not pool.stats().workers)
+                await wait_for_stats(pool, lambda stats: not stats.workers)
             assert [reason for reason, _ in stops.seen] == ["max_idle"] * 3
-            assert world.processes() == []
+            assert pool_project.processes() == []
             assert (await pool.invoke("tester", "again")).text == "echo: again"
 
     run(main())
 
 
-def test_a_burst_shrinks_to_min_size_of_an_agent_that_is_kept_warm(
-    world: PoolWorld, clock: Clock
+def test_a_burst_shrinks_to_min_size_after_max_idle(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        warm = {"prewarm": ("tester",), "min_size": 2}
-        async with world.faulty({"at": "prompt", "do": "hang"}, max_size=4, **warm) as pool:
+        warm: dict[str, Any] = {"prewarm": ("tester",), "min_size": 2}
+        async with pool_project.faulty({"at": "prompt", "do": "hang"}, max_size=4, **warm) as pool:
             burst = [asyncio.create_task(pool.invoke("tester", "task")) for _ in range(4)]
-            await until(lambda: len(world.journal("prompt")) == 4)
+            await wait_until(lambda: len(pool_project.journal("prompt")) == 4)
             for caller in burst:
                 caller.cancel()
-            await until_idle(pool)
-            assert pool.stats().workers == {"idle": 4}
+            await wait_until_idle(pool)
+            assert (await pool.stats()).workers == {"idle": 4}
             clock.skip(600)
-            await until(lambda: pool.stats().workers == {"idle": 2})
+            await wait_for_stats(pool, lambda stats: stats.workers == {"idle": 2})
             clock.skip(600)
-            await ticks(pool, 5)
-            assert pool.stats().workers == {"idle": 2}
-            assert pool.stats().retired == {"max_idle": 2}
-            assert pool.stats().spawned == 4
+            await wait_for_ticks(pool, 5)
+            assert (await pool.stats()).workers == {"idle": 2}
+            assert (await pool.stats()).retired == {"max_idle": 2}
+            assert (await pool.stats()).spawned == 4
 
     run(main())
 
 
-def test_a_replacement_that_cannot_be_started_leaves_the_old_worker_in_service(
-    world: PoolWorld, clock: Clock
+def test_an_old_worker_serves_while_no_replacement_can_start(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        limits = {"max_size": 1, "max_tasks": 1, "max_tasks_jitter": 0}
-        async with world.faulty(**limits) as pool:
+        limits: dict[str, Any] = {"max_size": 1, "max_tasks": 1, "max_tasks_jitter": 0}
+        async with pool_project.faulty(**limits) as pool:
             await pool.warmup("tester")
-            launcher = world.fake / "claude"
+            launcher = pool_project.fake / "claude"
             good = launcher.read_text()
             broken = good.replace("exec", 'case "$*" in *--version*) ;; *) exit 1;; esac\nexec')
             launcher.write_text(broken)
             pids = []
             for _ in range(4):
                 pids.append((await pool.invoke("tester", "task")).pid)
-                await until(lambda: "resetting" not in pool.stats().workers)
+                await wait_for_stats(pool, lambda stats: "resetting" not in stats.workers)
             assert len(set(pids)) == 1
             launcher.write_text(good)
             clock.skip(60)
-            await until(lambda: pool.stats().retired.get("max_tasks"))
-            await until_idle(pool)
+            await wait_for_stats(pool, lambda stats: stats.retired.get("max_tasks"))
+            await wait_until_idle(pool)
             assert (await pool.invoke("tester", "task")).pid != pids[0]
 
     run(main())
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
-def test_jitter_only_shortens_a_workers_life_and_each_ones_otherwise(chance: float) -> None:
+def test_jitter_only_shortens_the_limits_of_a_worker(chance: float) -> None:
     limits = Limits(
         max_tasks=200, max_tasks_jitter=0.1, max_lifetime=3600.0, max_lifetime_jitter=0.05
     )
-    core = PoolCore(limits, lambda: chance)
-    core.request(AgentRef("tester", "1", "flags"), 0.0)
-    (record,) = core.workers.values()
+    scheduler = Scheduler(limits, lambda: chance)
+    scheduler.request(AgentSpec(AgentKey("/project", "tester"), "1", "profile"), 0.0)
+    (record,) = scheduler.workers.values()
     assert record.task_limit == pytest.approx(200 - 20 * chance)
     assert record.expires == pytest.approx(3600 - 180 * chance)

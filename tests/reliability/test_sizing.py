@@ -1,4 +1,4 @@
-"""How many workers there are: kept warm, started at once, shared fairly."""
+"""The number of workers: kept warm, started at once, shared between agents."""
 
 from __future__ import annotations
 
@@ -8,79 +8,84 @@ import signal
 
 import pytest
 
-from agent_pool import Queued, Started, TaskEvent
-from pool_world import PoolWorld, is_alive, say_task, until, until_idle
-from reliability.conftest import Clock
-from reliability.seen import ticks, told
-from support import run
+from agent_pool import Queued, Started, Submitted, TaskEvent
+from support.model_scripts import echo_task
+from support.pool_observers import AdjustableClock, invoke_with_events, wait_for_ticks
+from support.pools import PoolProject, wait_for_stats, wait_until_idle
+from support.process_checks import is_alive
+from support.waiting import run, wait_until
 
 
-def test_agents_that_are_kept_warm_are_ready_before_their_first_task(
-    world: PoolWorld, clock: Clock
+def test_agents_kept_warm_are_ready_before_their_first_task(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
         warm = {"prewarm": ("tester",), "min_size": 2, "max_size": 2}
-        async with world.real(say_task, **warm) as (pool, _):
-            await until(lambda: pool.stats().workers == {"idle": 2})
-            ready = {worker.pid for worker in await pool.list()}
-            answers = await asyncio.gather(told(pool, "one"), told(pool, "two"))
+        async with pool_project.real(echo_task, **warm) as (pool, _):
+            await wait_for_stats(pool, lambda stats: stats.workers == {"idle": 2})
+            ready = {worker.pid for worker in await pool.workers()}
+            answers = await asyncio.gather(
+                invoke_with_events(pool, "one"), invoke_with_events(pool, "two")
+            )
             assert {result.pid for result, _ in answers} == ready
             for _, events in answers:
-                assert isinstance(events[0], Started)
+                assert [type(event) for event in events[:2]] == [Submitted, Started]
 
     run(main())
 
 
-def test_a_worker_that_is_kept_warm_and_dies_is_replaced_without_a_task(
-    world: PoolWorld, clock: Clock
+def test_a_warm_worker_that_dies_is_replaced_without_a_task(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        async with world.faulty(prewarm=("tester",)) as pool:
+        async with pool_project.faulty(prewarm=("tester",)) as pool:
             doomed = await pool.warmup("tester")
             assert doomed.pid is not None
             os.kill(doomed.pid, signal.SIGKILL)
-            await until(lambda: pool.stats().retired.get("died"))
-            await until(lambda: pool.stats().workers == {"idle": 1})
-            (new,) = await pool.list()
+            await wait_for_stats(pool, lambda stats: stats.retired.get("died"))
+            await wait_for_stats(pool, lambda stats: stats.workers == {"idle": 1})
+            (new,) = await pool.workers()
             assert new.pid != doomed.pid
 
     run(main())
 
 
-def test_an_agent_that_is_to_be_kept_warm_and_is_not_there_is_reported_and_nothing_else(
-    world: PoolWorld, clock: Clock
+def test_an_unknown_agent_in_prewarm_does_no_harm(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        async with world.faulty(prewarm=("nobody", "tester")) as pool:
-            await until(lambda: pool.stats().workers == {"idle": 1})
-            (worker,) = await pool.list()
+        async with pool_project.faulty(prewarm=("nobody", "tester")) as pool:
+            await wait_for_stats(pool, lambda stats: stats.workers == {"idle": 1})
+            (worker,) = await pool.workers()
             assert worker.agent == "tester"
 
     run(main())
 
 
-def test_no_more_than_spawn_concurrency_processes_are_started_at_once(
-    world: PoolWorld, clock: Clock
+def test_no_more_processes_start_at_once_than_spawn_concurrency(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
         slow = {"at": "initialize", "do": "hang"}
-        async with world.faulty(slow, spawn_concurrency=2, max_size=4, spares=1) as pool:
+        async with pool_project.faulty(slow, spawn_concurrency=2, max_size=4, spares=1) as pool:
             callers = [asyncio.create_task(pool.invoke("tester", "task")) for _ in range(4)]
-            await until(lambda: len(world.journal("start")) == 2)
-            await ticks(pool, 10)
-            assert pool.stats().workers == {"starting": 2}
-            assert len(world.journal("start")) == 2
+            await wait_until(lambda: len(pool_project.journal("start")) == 2)
+            await wait_for_ticks(pool, 10)
+            assert (await pool.stats()).workers == {"starting": 2}
+            assert len(pool_project.journal("start")) == 2
             for caller in callers:
                 caller.cancel()
 
     run(main())
 
 
-def test_a_busy_agent_does_not_starve_one_that_came_later(world: PoolWorld, clock: Clock) -> None:
-    world.agent("other")
+def test_a_busy_agent_does_not_starve_one_that_came_later(
+    pool_project: PoolProject, clock: AdjustableClock
+) -> None:
+    pool_project.agent("other")
 
     async def main() -> None:
-        async with world.faulty(max_workers=1) as pool:
+        async with pool_project.faulty(max_workers=1) as pool:
             await pool.warmup("tester")
             order: list[str] = []
 
@@ -95,23 +100,23 @@ def test_a_busy_agent_does_not_starve_one_that_came_later(world: PoolWorld, cloc
     run(main())
 
 
-def test_who_waits_hears_its_place_and_its_time_again_and_again_and_the_result_has_the_sum(
-    world: PoolWorld, clock: Clock
+def test_a_waiting_caller_gets_repeated_events_with_place_and_time(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
         hang = {"at": "prompt", "do": "hang", "match": "long"}
-        async with world.faulty(hang, max_size=1) as pool:
+        async with pool_project.faulty(hang, max_size=1) as pool:
             long = asyncio.create_task(pool.invoke("tester", "long"))
-            await until(lambda: world.journal("prompt"))
+            await wait_until(lambda: pool_project.journal("prompt"))
             events: list[TaskEvent] = []
             first = asyncio.create_task(pool.invoke("tester", "first"))
             waiting = asyncio.create_task(pool.invoke("tester", "next", on_event=events.append))
-            await until(lambda: len(events) >= 3)
+            await wait_until(lambda: len(queued(events)) >= 3)
             first.cancel()
-            await until(lambda: any(event.position == 1 for event in queued(events)))
+            await wait_until(lambda: any(event.position == 1 for event in queued(events)))
             clock.skip(100)
-            said = len(events)
-            await until(lambda: len(events) > said)
+            before = len(queued(events))
+            await wait_until(lambda: len(queued(events)) > before)
             long.cancel()
             result = await waiting
             heard = queued(events)
@@ -131,45 +136,50 @@ def test_who_waits_hears_its_place_and_its_time_again_and_again_and_the_result_h
     run(main())
 
 
-def test_more_agents_than_workers_take_turns_and_the_least_recently_used_one_makes_room(
-    world: PoolWorld, clock: Clock
+def test_the_least_recently_used_agent_makes_room_for_another(
+    pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     agents = ["tester", "second", "third"]
     for agent in agents[1:]:
-        world.agent(agent, f"You are {agent}.")
+        pool_project.agent(agent, f"You are {agent}.")
 
     async def main() -> None:
-        async with world.real(say_task, max_workers=2) as (pool, _):
+        async with pool_project.real(echo_task, max_workers=2) as (pool, _):
             pids = {}
             for agent in agents:
                 pids[agent] = (await pool.invoke(agent, "task")).pid
-                await until_idle(pool)
+                await wait_until_idle(pool)
             assert not is_alive(pids["tester"])
-            assert {worker.pid for worker in await pool.list()} == {pids["second"], pids["third"]}
+            assert {worker.pid for worker in await pool.workers()} == {
+                pids["second"],
+                pids["third"],
+            }
 
     run(main())
 
 
-def test_limits_are_kept_again_after_the_workers_could_not_be_looked_at(
-    world: PoolWorld,
-    clock: Clock,
+def test_limits_apply_again_after_the_workers_could_not_be_sampled(
+    pool_project: PoolProject,
+    clock: AdjustableClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        async with world.faulty() as pool:
+        async with pool_project.faulty() as pool:
             await pool.warmup("tester")
             with monkeypatch.context() as patched:
-                patched.setattr("agent_pool.pool.supervisor.tree.census", no_thread)
-                await until(lambda: caplog.records)
+                patched.setattr(
+                    "agent_pool.pool.supervisor.process_tree.processes_by_worker", no_thread
+                )
+                await wait_until(lambda: caplog.records)
             clock.skip(600)
-            await until(lambda: not pool.stats().workers)
+            await wait_for_stats(pool, lambda stats: not stats.workers)
 
     def no_thread(*_: object) -> object:
         raise RuntimeError("can't start new thread")
 
     run(main())
     assert {record.getMessage() for record in caplog.records} == {
-        "the workers could not be looked at; it is tried again"
+        "the workers could not be checked; the next tick tries again"
     }
     caplog.clear()

@@ -1,10 +1,10 @@
-"""Hundreds of tasks while everything goes wrong at random: nothing is lost, crossed or left.
+"""Hundreds of tasks with random faults: no task is lost or mixed up, and no process is left.
 
     pytest -m soak tests/soak              the long form: SOAK_TASKS tasks, 600 by default
     SOAK_SEED=7 pytest tests/soak          the same faults again
 
-What is thrown at the pool: workers are killed and stopped, agents edited and reset, callers leave,
-tasks never end, commands go on in the background and as daemons, the API refuses and cuts.
+The faults: workers are killed and stopped, agents edited and reset, callers leave, tasks never end,
+commands go on in the background and as daemons, the API refuses requests and cuts connections.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from agent_pool import AgentPool, AgentPoolError, TaskResult, TaskTimeout, WorkerDied
-from pool.conftest import world as world
-from pool_world import MARK, PoolWorld, open_files
-from support import run
+from support.pools import PoolProject
+from support.process_checks import open_files
+from support.waiting import run
 
 AGENTS = ("alpha", "beta", "gamma")
 CALLERS = 6
 MAX_SIZE = 2
 BOUND_RSS = 768 << 20
-"""Bytes that no worker may have, with all its commands."""
+"""Bytes; every worker, with all its commands, must have less."""
 BOUND_GROWTH = 5 << 20
-"""Bytes by which the pool's own process may grow from a quarter of the tasks to the end."""
+"""Bytes; the pool's own process must grow by less, from a quarter of the tasks to the end."""
 
 KINDS = {
     "plain": 40,
@@ -50,8 +51,8 @@ KINDS = {
     "cut": 3,
     "error": 4,
 }
-"""How often each kind of task comes, see `model.py`; half of those on hold are cancelled."""
-IMPATIENT = {
+"""The weight of each kind of task, see `soak_model.py`; half of those on hold are cancelled."""
+SHORT_WAITS: dict[str, Any] = {
     "start_timeout": 15,
     "stall_timeout": 8,
     "interrupt_timeout": 2,
@@ -60,73 +61,83 @@ IMPATIENT = {
     "kill_grace": 0.5,
     "close_timeout": 5,
 }
-"""How long a stopped process is waited for."""
-VANDALISM = ("kill", "kill", "stop", "edit", "edit", "reset")
-EVERY = 6
-"""Tasks between two acts of vandalism."""
+"""Short waits for processes that were stopped."""
+FAULTS = ("kill", "kill", "stop", "edit", "edit", "reset")
+FAULT_INTERVAL = 6
+"""Tasks between two faults."""
 
 
 @dataclass
-class Books:
-    """What was asked and what came of it."""
+class SoakTotals:
+    """The counts of a soak.
 
-    asked: int = 0
-    ended: Counter[str] = field(default_factory=Counter)
-    vandalism: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        started: tasks that were given to the pool.
+        outcomes: how they ended.
+        faults: the faults that were injected.
+        kinds: the kinds of the tasks.
+        wrong: descriptions of results and errors that do not fit.
+        max_rss: the most bytes that a worker had.
+        first_rss: the bytes of the pool's own process after a quarter of the tasks.
+    """
+
+    started: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    most_rss: int = 0
-    grown_from: int = 0
+    max_rss: int = 0
+    first_rss: int = 0
 
 
 class Soak:
-    """One run: its callers, its vandal and its books."""
+    """One run: its callers, its faults and its totals."""
 
-    def __init__(self, world: PoolWorld, pool: AgentPool, seed: int, tasks: int) -> None:
-        self.books = Books()
-        self._world = world
+    def __init__(self, pool_project: PoolProject, pool: AgentPool, seed: int, tasks: int) -> None:
+        self.totals = SoakTotals()
+        self._project = pool_project
         self._pool = pool
-        self._chance = random.Random(seed)
+        self._random = random.Random(seed)
         self._editions = dict.fromkeys(AGENTS, 1)
         self._quarter = tasks // 4
         self._plan = iter([self._new_task(number) for number in range(tasks)])
 
     def _new_task(self, number: int) -> tuple[int, str, str, str]:
-        token = f"tok-{self._chance.getrandbits(48):012x}"
-        (kind,) = self._chance.choices(list(KINDS), KINDS.values())
-        return number, self._chance.choice(AGENTS), token, kind
+        token = f"tok-{self._random.getrandbits(48):012x}"
+        (kind,) = self._random.choices(list(KINDS), list(KINDS.values()))
+        return number, self._random.choice(AGENTS), token, kind
 
     async def run(self) -> None:
-        """All tasks, from several callers, while the memory is looked at."""
-        looking = asyncio.create_task(self._look())
+        """Run all tasks, from several callers, and measure the memory of the workers."""
+        watching = asyncio.create_task(self._watch_memory())
         try:
             async with asyncio.TaskGroup() as callers:
                 for _ in range(CALLERS):
-                    callers.create_task(self._call_on())
+                    callers.create_task(self._call())
         finally:
-            looking.cancel()
-            await asyncio.wait([looking])
+            watching.cancel()
+            await asyncio.wait([watching])
 
-    async def _call_on(self) -> None:
+    async def _call(self) -> None:
         for number, agent, token, kind in self._plan:
-            self.books.asked += 1
-            self.books.kinds[kind] += 1
-            if number % EVERY == EVERY - 1:
-                await self._vandalise()
+            self.totals.started += 1
+            self.totals.kinds[kind] += 1
+            if number % FAULT_INTERVAL == FAULT_INTERVAL - 1:
+                await self._inject_fault()
             if number == self._quarter:
-                self.books.grown_from = own_rss()
-            how = "leaves" if kind == "hold" and self._chance.random() < 0.5 else "waits"
+                self.totals.first_rss = own_rss()
+            how = "leaves" if kind == "hold" and self._random.random() < 0.5 else "waits"
             outcome = await (self._leave if how == "leaves" else self._wait)(agent, token, kind)
-            self.books.ended[outcome] += 1
+            self.totals.outcomes[outcome] += 1
 
     async def _leave(self, agent: str, token: str, kind: str) -> str:
         calling = asyncio.create_task(self._pool.invoke(agent, f"{token} {kind}"))
-        await asyncio.sleep(self._chance.random())
+        await asyncio.sleep(self._random.random())
         calling.cancel()
         await asyncio.wait([calling])
         if calling.cancelled():
             return "left"
-        return self._judge_error(calling.exception(), kind)
+        return self._check_error(calling.exception(), kind)
 
     async def _wait(self, agent: str, token: str, kind: str) -> str:
         edition = self._editions[agent]
@@ -134,69 +145,71 @@ class Soak:
         try:
             result = await self._pool.invoke(agent, f"{token} {kind}", timeout=timeout)
         except AgentPoolError as error:
-            return self._judge_error(error, kind)
-        return self._judge(result, agent, token, kind, edition)
+            return self._check_error(error, kind)
+        return self._check_result(result, agent, token, kind, edition)
 
-    def _judge(self, result: TaskResult, agent: str, token: str, kind: str, edition: int) -> str:
+    def _check_result(
+        self, result: TaskResult, agent: str, token: str, kind: str, edition: int
+    ) -> str:
         if kind == "error" and result.is_error:
             return "api error"
         editions = range(edition, self._editions[agent] + 1)
         if result.text not in [f"{token} edition {number}" for number in editions]:
-            self.books.wrong.append(f"{agent} {token} {kind} {list(editions)}: {result!r}")
+            self.totals.wrong.append(f"{agent} {token} {kind} {list(editions)}: {result!r}")
         return "answered"
 
-    def _judge_error(self, error: BaseException | None, kind: str) -> str:
+    def _check_error(self, error: BaseException | None, kind: str) -> str:
         if not isinstance(error, WorkerDied | TaskTimeout):
-            self.books.wrong.append(f"{kind}: {error!r}")
+            self.totals.wrong.append(f"{kind}: {error!r}")
         return type(error).__name__ if kind != "hold" else "ended"
 
-    # What goes wrong
+    # Faults
 
-    async def _vandalise(self) -> None:
-        act = self._chance.choice(VANDALISM)
-        workers = [worker.pid for worker in await self._pool.list() if worker.pid]
-        agent = self._chance.choice(AGENTS)
+    async def _inject_fault(self) -> None:
+        act = self._random.choice(FAULTS)
+        workers = [worker.pid for worker in await self._pool.workers() if worker.pid]
+        agent = self._random.choice(AGENTS)
         if act in ("kill", "stop"):
             if not workers:
                 return
             number = signal.SIGKILL if act == "kill" else signal.SIGSTOP
             try:
-                os.kill(self._chance.choice(workers), number)
+                os.kill(self._random.choice(workers), number)
             except ProcessLookupError:
                 return
         elif act == "edit":
             self._editions[agent] += 1
-            define(self._world, agent, self._editions[agent])
+            define(self._project, agent, self._editions[agent])
         else:
             await self._pool.reset(agent)
-        self.books.vandalism[act] += 1
+        self.totals.faults[act] += 1
 
-    async def _look(self) -> None:
+    async def _watch_memory(self) -> None:
         while True:
-            sizes = [worker.rss for worker in await self._pool.list()]
-            self.books.most_rss = max(self.books.most_rss, *sizes, 0)
+            sizes = [worker.rss for worker in await self._pool.workers()]
+            self.totals.max_rss = max(self.totals.max_rss, *sizes, 0)
             await asyncio.sleep(0.3)
 
 
-def define(world: PoolWorld, agent: str, edition: int) -> None:
-    """Write an agent's definition; two of the agents share their flags."""
+def define(pool_project: PoolProject, agent: str, edition: int) -> None:
+    """Write an agent's definition; two of the agents have the same options."""
     model = "opus" if agent in ("alpha", "beta") else "sonnet"
-    path = world.agent(f"{agent}.part", f"You are {agent}, edition {edition}.", model=model)
+    path = pool_project.agent(f"{agent}.part", f"You are {agent}, edition {edition}.", model=model)
     text = path.read_text().replace(f"name: {agent}.part", f"name: {agent}")
     path.write_text(text)
     path.rename(path.with_name(f"{agent}.md"))
 
 
 def own_rss() -> int:
-    """Resident bytes of this process."""
+    """Return the resident bytes of this process."""
     gc.collect()
     return int(psutil.Process().memory_info().rss)
 
 
 @asynccontextmanager
 async def model() -> AsyncIterator[str]:
-    """The offline model, and its URL."""
-    path = str(Path(__file__).with_name("model.py"))
+    """Start the offline model; yield its URL."""
+    path = str(Path(__file__).parents[1] / "support" / "programs" / "soak_model.py")
     process = await asyncio.create_subprocess_exec(
         sys.executable, path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -209,37 +222,44 @@ async def model() -> AsyncIterator[str]:
         await process.wait()
 
 
-async def soak(world: PoolWorld, seed: int, tasks: int) -> Books:
-    """A pool with all its defaults but for the bounds of waits, and all that can happen to it."""
+async def soak(pool_project: PoolProject, seed: int, tasks: int) -> SoakTotals:
+    """Run a soak on a pool with the default settings but shorter waits; return its totals."""
     for agent in AGENTS:
-        define(world, agent, 1)
-    counts = {"max_size": MAX_SIZE, "max_workers": 5, "max_tasks": 20, "max_rss": BOUND_RSS}
+        define(pool_project, agent, 1)
+    counts: dict[str, Any] = {
+        "max_size": MAX_SIZE,
+        "max_workers": 5,
+        "max_tasks": 20,
+        "max_rss": BOUND_RSS,
+    }
     async with model() as url:
-        more = {MARK: world.mark, "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}
-        environ = world.environment(url, XDG_CACHE_HOME=str(world.home / "cache"), **more)
-        before = possessions()
-        async with AgentPool(environ=environ, **IMPATIENT, **counts) as pool:
-            soaking = Soak(world, pool, seed, tasks)
+        more = {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}
+        environ = pool_project.environment(
+            url, XDG_CACHE_HOME=str(pool_project.home / "cache"), **more
+        )
+        before = own_resources()
+        async with AgentPool(environ=environ, **SHORT_WAITS, **counts) as pool:
+            soaking = Soak(pool_project, pool, seed, tasks)
             await soaking.run()
-            grown = own_rss() - soaking.books.grown_from
-            stats = pool.stats()
-        assert world.processes() == []
-        assert possessions() == before
-    books = soaking.books
-    print(f"\n{books}\n{stats}\ngrown by {grown / 2**20:.1f} MiB")  # noqa: T201
-    assert books.wrong == []
-    assert sum(books.ended.values()) == books.asked == tasks
-    killed = books.vandalism["kill"] + MAX_SIZE * books.vandalism["reset"]
-    assert books.ended["WorkerDied"] <= killed
-    assert books.ended["TaskTimeout"] <= books.vandalism["stop"]
+            grown = own_rss() - soaking.totals.first_rss
+            stats = await pool.stats()
+        assert pool_project.processes() == []
+        assert own_resources() == before
+    totals = soaking.totals
+    print(f"\n{totals}\n{stats}\ngrown by {grown / 2**20:.1f} MiB")  # noqa: T201
+    assert totals.wrong == []
+    assert sum(totals.outcomes.values()) == totals.started == tasks
+    killed = totals.faults["kill"] + MAX_SIZE * totals.faults["reset"]
+    assert totals.outcomes["WorkerDied"] <= killed
+    assert totals.outcomes["TaskTimeout"] <= totals.faults["stop"]
     assert stats.waiting == 0
-    assert 0 < books.most_rss < BOUND_RSS
+    assert 0 < totals.max_rss < BOUND_RSS
     assert grown < BOUND_GROWTH
-    return books
+    return totals
 
 
-def possessions() -> dict[str, int]:
-    """What this process holds, but for the idle threads of asyncio."""
+def own_resources() -> dict[str, int]:
+    """Count files, tasks, children and threads of this process, without asyncio's idle threads."""
     gc.collect()
     return {
         "files": open_files(),
@@ -250,20 +270,24 @@ def possessions() -> dict[str, int]:
 
 
 @pytest.fixture
-def seed() -> Iterator[int]:
-    """What the faults of a run are drawn from; said when the test fails."""
+def seed() -> int:
+    """Return the seed of the random faults; pytest shows it when the test fails."""
     number = int(os.environ.get("SOAK_SEED") or random.SystemRandom().getrandbits(32))
     print(f"SOAK_SEED={number}")  # noqa: T201 - pytest shows it when the test fails
     return number
 
 
-def test_a_short_soak_loses_crosses_and_leaves_nothing(world: PoolWorld, seed: int) -> None:
-    run(soak(world, seed, 50), bound=110)
+def test_a_short_soak_loses_no_task_and_leaves_no_process(
+    pool_project: PoolProject, seed: int
+) -> None:
+    run(soak(pool_project, seed, 50), bound=110)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_a_long_soak_loses_crosses_and_leaves_nothing(world: PoolWorld, seed: int) -> None:
-    books = run(soak(world, seed, int(os.environ.get("SOAK_TASKS", "600"))), bound=3500)
-    assert set(books.kinds) == set(KINDS)
-    assert set(books.vandalism) == set(VANDALISM)
+def test_a_long_soak_loses_no_task_and_leaves_no_process(
+    pool_project: PoolProject, seed: int
+) -> None:
+    totals = run(soak(pool_project, seed, int(os.environ.get("SOAK_TASKS", "600"))), bound=3500)
+    assert set(totals.kinds) == set(KINDS)
+    assert set(totals.faults) == set(FAULTS)

@@ -1,0 +1,1 @@
+"""Helpers of the tests, one module a subject. `programs/` holds programs that tests start."""

@@ -1,0 +1,65 @@
+"""Run agent-pool's command line, as a process and inside this one, and the real `claude`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from click.testing import CliRunner, Result
+
+from agent_pool.cli.app import cli
+from support.environment import UNREACHABLE_URL, real_cli
+from support.project import TempProject
+
+
+def command(*args: str) -> list[str]:
+    """Build the arguments that start the command line as a process."""
+    return [sys.executable, "-m", "agent_pool", *args]
+
+
+def agent_pool(
+    project: TempProject,
+    *args: str,
+    url: str = UNREACHABLE_URL,
+    stdin: bytes = b"",
+    without: tuple[str, ...] = (),
+    **more: str,
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a project.
+
+    Args:
+        project: the project, which also gives the environment.
+        args: the command's arguments.
+        url: the API's URL.
+        stdin: the input.
+        without: variables to be left out of the environment.
+        more: variables to be added to it.
+    """
+    environ = project.environment(url, **more)
+    for name in without:
+        del environ[name]
+    done = subprocess.run(
+        command(*args), cwd=project.root, env=environ, input=stdin, capture_output=True, timeout=110
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
+
+
+def invoke(*args: str, stdin: bytes | None = None) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(cli, args, input=stdin, prog_name="agent-pool")
+
+
+def claude(project: TempProject, *args: str) -> str:
+    """Run the real CLI in a project; return its output, stdout and stderr together."""
+    done = subprocess.run(
+        [real_cli(), *args],
+        cwd=project.root,
+        env=project.environment(UNREACHABLE_URL),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+    )
+    return done.stdout.decode()

@@ -1,0 +1,76 @@
+"""Facts about processes and files, asked of the kernel."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from support.waiting import wait_until
+
+MIB = 1 << 20
+
+
+def is_alive(pid: int) -> bool:
+    """Check whether a process exists and has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def wait_until_gone(processes: list[psutil.Process]) -> None:
+    """Wait until these processes have ended; raise TimeoutError after `WAIT_TIMEOUT` seconds."""
+    await wait_until(lambda: not any(is_alive(process.pid) for process in processes))
+
+
+def processes_with(variable: str, value: str) -> list[psutil.Process]:
+    """Return the living processes that have this variable in their environment."""
+
+    def has_it(process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(variable) == value
+        except (psutil.Error, OSError):
+            return False
+
+    return [process for process in psutil.process_iter() if has_it(process)]
+
+
+def zombies(since: float) -> list[int]:
+    """Return the pids of ended, unreaped children of this process that started after `since`."""
+    children = [child for child in psutil.Process().children() if child.create_time() >= since]
+    return [child.pid for child in children if child.status() == psutil.STATUS_ZOMBIE]
+
+
+def watchdogs(pid: int) -> list[psutil.Process]:
+    """Return the living watchdogs of the pools in a process."""
+    try:
+        children = psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in children if _is_watchdog(child)]
+
+
+def _is_watchdog(process: psutil.Process) -> bool:
+    try:
+        return any(part.endswith("watchdog_script.py") for part in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def temporary_files() -> list[Path]:
+    """Return the content of the temporary folder."""
+    return list(Path(tempfile.gettempdir()).iterdir())
+
+
+def open_files() -> int:
+    """Count the file descriptors that this process holds."""
+    return len(os.listdir(f"/proc/{os.getpid()}/fd"))  # noqa: PTH208
+
+
+async def read_pid(path: Path) -> int:
+    """Wait until a command has written its pid to `path`; return the pid."""
+    await wait_until(path.exists)
+    return int(path.read_text())  # noqa: ASYNC240 - a few bytes

@@ -1,0 +1,258 @@
+"""A scheduler with a clock, driven by hand, and a model of the state that it must have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent_pool.models import AgentKey
+from agent_pool.pool.scheduler import (
+    Action,
+    AgentSpec,
+    Assign,
+    Grant,
+    Limits,
+    Refuse,
+    Reset,
+    RetireReason,
+    Scheduler,
+    Spawn,
+    Stop,
+    Ticket,
+    TicketState,
+    WorkerState,
+)
+from agent_pool.pool.scheduler.scheduler import BACKOFF
+
+PROJECT, OTHER_PROJECT = "/project", "/other"
+
+
+def spec(name: str, version: str = "1", profile: str = "f", project: str = PROJECT) -> AgentSpec:
+    """Return one version of an agent."""
+    return AgentSpec(AgentKey(project, name), version, profile)
+
+
+A, A2, B = spec("a"), spec("a", "2"), spec("b")
+C = spec("c", profile="g")
+"""An agent with another profile than A and B."""
+OTHER_A = spec("a", profile="h", project=OTHER_PROJECT)
+"""The agent of the same name in another project."""
+
+LONG = BACKOFF[1] + 1
+
+
+class SchedulerDriver:
+    """A scheduler, a clock, and the actions of the last stimulus."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.scheduler = Scheduler(Limits(**limits))
+        self.now = 0.0
+        self.actions: list[Action] = []
+
+    def request(self, spec: AgentSpec = A) -> Ticket:
+        """Request a worker; keep the actions."""
+        ticket, self.actions = self.scheduler.request(spec, self.now)
+        return ticket
+
+    def tell(self, stimulus: str, *args: Any) -> list[Action]:
+        """Call a stimulus at the present time; keep and return the actions."""
+        self.actions = getattr(self.scheduler, stimulus)(*args, self.now)
+        return self.actions
+
+    def tick(self, seconds: float = 0.0) -> list[Action]:
+        """Let time pass."""
+        self.now += seconds
+        return self.tell("tick")
+
+    def spawned(self) -> str:
+        """Return the one worker of an agent that was just started."""
+        [name] = [a.worker for a in self.actions if isinstance(a, Spawn) and a.spec is not None]
+        return name
+
+    def idle(self, spec: AgentSpec = A) -> str:
+        """Return a worker of this agent that is ready and unused."""
+        ticket = self.leased_ticket(spec)
+        self.tell("abandon", ticket)
+        return ticket.worker
+
+    def leased(self, spec: AgentSpec = A) -> str:
+        """Return a leased worker of this agent."""
+        return self.leased_ticket(spec).worker
+
+    def leased_ticket(self, spec: AgentSpec = A) -> Ticket:
+        """Return the granted ticket of a leased worker of this agent."""
+        ticket = self.request(spec)
+        if ticket.state is not TicketState.GRANTED:
+            self.tell("started", self.spawned())
+        assert ticket.state is TicketState.GRANTED
+        return ticket
+
+    def use(self, name: str, *, clean: bool = True) -> list[Action]:
+        """Release a leased worker and finish its reset."""
+        assert Reset(name) in self.tell("release", name)
+        return self.tell("reset_finished", name, clean)
+
+    def end(self, name: str) -> list[Action]:
+        """Release a worker that must stop, and finish its stop."""
+        self.tell("release", name)
+        assert self.state(name) is WorkerState.STOPPING
+        return self.tell("removed", name)
+
+    def settle(self) -> None:
+        """Finish all starts, resets and stops; leases go on."""
+        for _ in range(50):
+            busy = {name: record.state for name, record in self.scheduler.workers.items()}
+            for name, state in busy.items():
+                if state is WorkerState.STARTING:
+                    self.tell("started", name)
+                elif state is WorkerState.RESETTING:
+                    self.tell("reset_finished", name, True)
+                elif state is WorkerState.STOPPING:
+                    self.tell("removed", name)
+            if set(busy.values()) <= {WorkerState.IDLE, WorkerState.LEASED}:
+                return
+        raise AssertionError("workers are started and stopped without end")
+
+    def all_leased(self) -> list[str]:
+        """Return the workers that are leased."""
+        return [name for name in self.scheduler.workers if self.state(name) is WorkerState.LEASED]
+
+    def agents(self) -> list[str]:
+        """Return the names of the agents of all workers, sorted; empty for a spare."""
+        keys = (record.key for record in self.scheduler.workers.values())
+        return sorted(key.name if key else "" for key in keys)
+
+    def state(self, name: str) -> WorkerState:
+        """Return the state of a worker."""
+        return self.scheduler.workers[name].state
+
+
+@dataclass
+class ModelWorker:
+    """A worker as the model knows it."""
+
+    spec: AgentSpec | None
+    profile: str
+    doing: str = "starting"
+    """Or parked, ready, leased, given_back, resetting; what it did last if it is stopping."""
+    is_stopping: bool = False
+    is_clean: bool = True
+    is_unfit: bool = False
+    ticket: Ticket | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> AgentKey | None:
+        return self.spec.key if self.spec else None
+
+
+class SchedulerModel:
+    """The state that a scheduler must have, from its actions alone; checks every action.
+
+    Attributes:
+        now: the time.
+        last_look: the time of the scheduler's last stimulus.
+        known: the version of each agent that was requested last.
+        failing: the agents that cannot be started, by the stimulus that runs now.
+    """
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler(Limits())
+        self.now = self.last_look = 0.0
+        self.known: dict[AgentKey, AgentSpec] = {}
+        self.waiting: list[Ticket] = []
+        self.workers: dict[str, ModelWorker] = {}
+        self.names_used: set[str] = set()
+        self.no_reset: set[str] = set()
+        self.failing: set[AgentKey | None] = set()
+
+    # Checks of the actions
+
+    def perform(self, actions: Iterable[Action]) -> None:
+        """Check actions and apply them to the model."""
+        self.last_look = self.now
+        for action in actions:
+            match action:
+                case Spawn(name, spec, profile):
+                    self.on_spawn(name, spec, profile)
+                case Assign(name, spec):
+                    self.on_assign(name, spec)
+                case Reset(name):
+                    worker = self.workers[name]
+                    assert (worker.doing, worker.is_stopping) == ("given_back", False)
+                    worker.doing = "resetting"
+                case Stop(name):
+                    assert not self.workers[name].is_stopping
+                    self.workers[name].is_stopping = True
+                case Grant(ticket, name):
+                    self.on_grant(ticket, name)
+                case Refuse(ticket, reason):
+                    self.on_refuse(ticket, reason)
+
+    def on_spawn(self, name: str, spec: AgentSpec | None, profile: str) -> None:
+        assert name not in self.names_used
+        assert not self.scheduler.is_closed
+        assert spec is None or profile == spec.profile
+        self.names_used.add(name)
+        self.workers[name] = ModelWorker(spec, profile)
+        one_above = bool(self.scheduler.workers[name].replaces)
+        assert len(self.workers) <= self.scheduler.limits.max_workers + one_above
+        self.check_start(spec, one_above)
+
+    def on_assign(self, name: str, spec: AgentSpec) -> None:
+        worker = self.workers[name]
+        assert (worker.spec, worker.doing, worker.is_stopping) == (None, "parked", False)
+        assert (worker.profile, worker.is_unfit) == (spec.profile, False)
+        worker.spec, worker.doing = spec, "starting"
+        self.check_start(spec, bool(self.scheduler.workers[name].replaces))
+
+    def check_start(self, spec: AgentSpec | None, one_above: bool) -> None:
+        limits, starting = self.scheduler.limits, self.those("starting")
+        if one_above:
+            assert sum(bool(self.scheduler.workers[name].replaces) for name in starting) == 1
+        else:
+            assert len(starting) <= limits.spawn_concurrency
+        if spec is not None:
+            assert spec == self.known[spec.key]
+            of_agent = [name for name in self.living() if self.workers[name].key == spec.key]
+            assert len(of_agent) <= limits.max_size + one_above
+
+    def on_grant(self, ticket: Ticket, name: str) -> None:
+        worker, key = self.workers[name], ticket.spec.key
+        assert ticket == next(other for other in self.waiting if other.spec.key == key)
+        # A worker serves callers of its own project only, whatever its agent is called.
+        assert worker.key is not None
+        assert worker.key.project == key.project
+        assert (worker.doing, worker.is_stopping) == ("ready", False)
+        assert (worker.is_clean, worker.is_unfit) == (True, False)
+        assert worker.spec == self.known[key]
+        assert self.now >= self.scheduler.paused_until
+        assert ticket.worker == name
+        self.waiting.remove(ticket)
+        worker.doing, worker.ticket = "leased", ticket
+        assert len(self.leased(key)) <= self.scheduler.limits.max_size
+
+    def on_refuse(self, ticket: Ticket, reason: RetireReason) -> None:
+        self.waiting.remove(ticket)
+        if reason in (RetireReason.START_FAILED, RetireReason.MAX_RSS):
+            assert ticket.spec.key in self.failing
+        else:
+            assert (reason, self.scheduler.is_closed) == (RetireReason.CLOSED, True)
+
+    # Questions
+
+    def living(self) -> list[str]:
+        """Return the workers that are not stopping."""
+        return [name for name, worker in self.workers.items() if not worker.is_stopping]
+
+    def stopping(self) -> list[str]:
+        """Return the workers that are stopping."""
+        return [name for name, worker in self.workers.items() if worker.is_stopping]
+
+    def those(self, *doing: str) -> list[str]:
+        """Return the living workers in one of these phases."""
+        return [name for name in self.living() if self.workers[name].doing in doing]
+
+    def leased(self, key: AgentKey) -> list[str]:
+        """Return the leased workers of an agent."""
+        return [name for name in self.those("leased") if self.workers[name].key == key]

@@ -1,0 +1,32 @@
+"""Bounded waiting, for asynchronous tests and for conditions that no event announces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+TEST_TIMEOUT = 60.0
+"""Seconds in which an asynchronous test must have ended."""
+WAIT_TIMEOUT = 15.0
+"""Seconds in which a single condition must have come true."""
+
+
+def run(main: Coroutine[Any, Any, T], bound: float = TEST_TIMEOUT) -> T:
+    """Run an asynchronous test; raise TimeoutError after `bound` seconds."""
+    return asyncio.run(bounded(main, bound))
+
+
+async def bounded(main: Coroutine[Any, Any, T], bound: float) -> T:
+    """Await a coroutine; raise TimeoutError after `bound` seconds."""
+    async with asyncio.timeout(bound):
+        return await main
+
+
+async def wait_until(condition: Callable[[], object], within: float = WAIT_TIMEOUT) -> None:
+    """Wait until the condition is true; raise TimeoutError after `within` seconds."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.005)

@@ -1,0 +1,109 @@
+"""Values and errors become JSON and come back the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent_pool import (
+    AgentInfo,
+    AgentList,
+    AgentPoolError,
+    AgentStats,
+    ConfigError,
+    Denied,
+    LaunchSpec,
+    PermissionRequest,
+    PoolStats,
+    PoolStatus,
+    PromptSize,
+    ResetVerdict,
+    ReuseStats,
+    TaskFailed,
+    TaskRequest,
+    TaskResult,
+    Usage,
+    WorkerInfo,
+    error_from_json,
+)
+from agent_pool.models import AgentKey, JsonValue
+from support.fake_pool import make_result
+from support.json_values import errors, values_of
+
+VALUES: tuple[type[JsonValue], ...] = (
+    *(AgentInfo, AgentKey, AgentList, AgentStats, Denied, LaunchSpec, PermissionRequest),
+    *(PoolStats, PoolStatus, PromptSize, ResetVerdict, ReuseStats, TaskRequest, TaskResult),
+    *(Usage, WorkerInfo),
+)
+
+
+def through_json(value: Any) -> Any:
+    return json.loads(json.dumps(value.as_json(), allow_nan=False))
+
+
+def test_every_class_of_values_is_among_those_tested() -> None:
+    package = {kind for kind in JsonValue.__subclasses__() if kind.__module__.endswith(".models")}
+    assert {kind.__name__ for kind in package} == {kind.__name__ for kind in VALUES}
+
+
+@pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_value_survives_the_way_through_json(kind: type[JsonValue], data: st.DataObject) -> None:
+    value = data.draw(values_of(kind))
+    assert kind.from_json(through_json(value)) == value
+
+
+@pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("wrong", [None, [], "text", {"agent": 5, "usage": 5}])
+def test_wrong_json_of_a_value_is_a_config_error(kind: type[JsonValue], wrong: object) -> None:
+    if kind in (AgentStats, Denied, ReuseStats, Usage) and isinstance(wrong, dict):
+        wrong = {"agent": [], "reason": [], "tasks": [], "input_tokens": []}
+    with pytest.raises(ConfigError, match=f"this is not the JSON of {kind.__name__}"):
+        kind.from_json(wrong)
+
+
+def test_unknown_fields_of_newer_versions_are_ignored() -> None:
+    newer = {**TaskRequest("a", "b").as_json(), "deadline": 5}
+    assert TaskRequest.from_json(newer) == TaskRequest("a", "b")
+
+
+@given(error=errors())
+def test_an_error_survives_the_way_through_json(error: AgentPoolError) -> None:
+    made = error_from_json(through_json(error))
+    assert type(made) is type(error)
+    assert (str(made), made.as_json()) == (str(error), error.as_json())
+    own, others = dict(vars(error)), dict(vars(made))
+    assert own == others
+
+
+def test_an_error_of_an_unknown_code_keeps_code_and_message() -> None:
+    made = error_from_json({"code": "newer_error", "message": "new", "retryable": True})
+    assert type(made) is AgentPoolError
+    assert (made.code, str(made), made.retryable) == ("newer_error", "new", True)
+    assert AgentPoolError("other").code == "agent_pool_error"
+
+
+@pytest.mark.parametrize("wrong", [None, [], {}, {"code": 5}, "error"])
+def test_json_without_a_code_is_not_an_error(wrong: object) -> None:
+    with pytest.raises(ConfigError, match="this is not the JSON of an error"):
+        error_from_json(wrong)
+
+
+def test_the_result_of_a_failed_task_travels_with_its_error() -> None:
+    result = make_result("half an answer")
+    made = error_from_json(through_json(TaskFailed("it failed", result=result)))
+    assert isinstance(made, TaskFailed)
+    assert made.result == result
+
+
+def test_usage_adds_subtracts_and_counts_the_whole_prompt() -> None:
+    usage = Usage(1, 2, 3, 4)
+    assert usage + usage == Usage(2, 4, 6, 8)
+    assert usage - usage == Usage()
+    assert (usage.prompt_tokens, usage.cache_hit_rate) == (8, 0.5)
+    assert Usage().cache_hit_rate == 0.0
