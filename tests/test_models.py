@@ -26,6 +26,8 @@ from agent_pool import (
     TaskFailed,
     TaskRequest,
     TaskResult,
+    TaskTimeout,
+    ToolUse,
     Usage,
     WorkerInfo,
     error_from_json,
@@ -107,3 +109,23 @@ def test_usage_adds_subtracts_and_counts_the_whole_prompt() -> None:
     assert usage - usage == Usage()
     assert (usage.prompt_tokens, usage.cache_hit_rate) == (8, 0.5)
     assert Usage().cache_hit_rate == 0.0
+
+
+@pytest.mark.parametrize("wrong", [{"message": None}, {"message": "x", "pid": "7"}])
+def test_an_error_with_a_field_of_the_wrong_type_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="not the JSON of an error"):
+        error_from_json({"code": "worker_died", **wrong})
+
+
+def test_a_subclass_of_an_error_does_not_replace_its_code() -> None:
+    class Slow(TaskTimeout):
+        pass
+
+    assert type(error_from_json(Slow("slow").as_json())) is TaskTimeout
+
+
+def test_an_answer_of_any_depth_becomes_json() -> None:
+    deep: Any = "end"
+    for _ in range(400):
+        deep = [deep]
+    assert ToolUse("1", "Read", {"deep": deep}).as_json()["input"] == {"deep": deep}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, Self
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from agent_pool.errors import (
     AgentPoolError,
@@ -29,7 +30,12 @@ class JsonValue:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        made: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        try:
+            made: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        except PydanticSerializationError:
+            raise
+        except ValueError:  # pydantic stops at 255 levels of nesting; an answer can have more
+            made = {one.name: _as_plain(getattr(self, one.name)) for one in fields(cast(Any, self))}
         return made
 
     @classmethod
@@ -44,6 +50,13 @@ class JsonValue:
         except ValidationError as error:
             raise ConfigError(f"this is not the JSON of {cls.__name__}: {error}") from None
         return made
+
+
+def _as_plain(value: Any) -> Any:
+    """Return the JSON value of a field; free-form JSON is returned as it is, however deep."""
+    if isinstance(value, JsonValue | AgentPoolError):
+        return value.as_json()
+    return list(map(_as_plain, value)) if isinstance(value, tuple) else value
 
 
 _ADAPTERS: Final[dict[type, TypeAdapter[Any]]] = {}
@@ -301,6 +314,7 @@ class LaunchSpec(JsonValue):
         cwd: the folder that the agent works in.
         prompt: the agent's system prompt.
         version: of the CLI.
+        path: the file of the agent's definition.
     """
 
     argv: tuple[str, ...]
@@ -308,6 +322,7 @@ class LaunchSpec(JsonValue):
     cwd: str
     prompt: str
     version: str
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,8 +568,10 @@ def error_from_json(data: object) -> AgentPoolError:
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("code"), str):
         raise ConfigError(f"this is not the JSON of an error: {data!r:.200}")
+    message, pid = data.get("message"), data.get("pid")
+    if not isinstance(message, str) or not (pid is None or type(pid) is int):
+        raise ConfigError(f"this is not the JSON of an error: {data!r:.200}")
     kind = _error_classes(AgentPoolError).get(data["code"])
-    message = str(data.get("message", ""))
     if kind is None:
         unknown = AgentPoolError(message)
         vars(unknown).update(code=data["code"], retryable=data.get("retryable") is True)
@@ -564,7 +581,8 @@ def error_from_json(data: object) -> AgentPoolError:
 
 def _error_classes(base: type[AgentPoolError]) -> dict[str, type[AgentPoolError]]:
     """Return all error classes that are loaded, by code; the MCP server adds some of its own."""
-    found = {base.code: base}
+    # A subclass of a user inherits its code and must not replace the class that has it.
+    found = {base.code: base} if "code" in vars(base) else {}
     for kind in base.__subclasses__():
         found |= _error_classes(kind)
     return found

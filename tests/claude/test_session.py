@@ -12,6 +12,7 @@ from agent_pool.claude.protocol.signals import (
     Initialized,
     InitializeFailed,
     PermissionAsked,
+    ProtocolBroken,
     ResetFinished,
     Signal,
     StrayFinished,
@@ -19,7 +20,7 @@ from agent_pool.claude.protocol.signals import (
     UnknownRequest,
 )
 from agent_pool.claude.protocol.states import TRANSITIONS, SessionState
-from agent_pool.errors import LocalProtocolError, RemoteProtocolError
+from agent_pool.errors import LocalProtocolError
 from support import recorded_frames as frames
 from support.json_lines import as_lines
 from support.session_states import (
@@ -414,8 +415,7 @@ def session_in(state: SessionState) -> Session:
     if state is SessionState.CLOSED:
         session.receive_eof()
     if state is SessionState.BROKEN:
-        with pytest.raises(RemoteProtocolError):
-            session.receive(b"{broken\n")
+        assert kinds(session.receive(b"{broken\n")) == [ProtocolBroken]
     assert session.state is state
     return session
 
@@ -455,14 +455,23 @@ def test_data_after_the_end_of_a_session_is_ignored(state: SessionState) -> None
 
 def test_broken_json_breaks_the_session_and_eof_keeps_it_broken() -> None:
     session = in_turn(frames.HELLO)
-    with pytest.raises(RemoteProtocolError, match="broken JSON"):
-        session.receive(b'{"type": "result", \n')
+    [broken] = session.receive(b'{"type": "result", \n')
+    assert isinstance(broken, ProtocolBroken)
+    assert "broken JSON" in str(broken.error)
     session.receive_eof()
     assert (session.state, session.is_clean) == (SessionState.BROKEN, False)
 
 
 def test_a_line_over_max_line_breaks_the_session() -> None:
     session = in_turn(frames.HELLO)
-    with pytest.raises(RemoteProtocolError, match="10,000"):
-        session.receive(b'{"a":"' + b"x" * MAX_LINE)
+    [broken] = session.receive(b'{"a":"' + b"x" * MAX_LINE)
+    assert isinstance(broken, ProtocolBroken)
+    assert "10,000" in str(broken.error)
+    assert session.state is SessionState.BROKEN
+
+
+def test_an_answer_before_broken_json_in_one_chunk_still_arrives() -> None:
+    session = in_turn(frames.HELLO)
+    signals = session.receive(frames.HELLO.data + b"{broken\n")
+    assert kinds(signals)[-2:] == [TurnFinished, ProtocolBroken]
     assert session.state is SessionState.BROKEN

@@ -13,6 +13,7 @@ from agent_pool.claude.protocol.results import Spend, read_result, running_total
 from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
     PermissionAsked,
+    ProtocolBroken,
     ResetFailed,
     ResetFinished,
     Signal,
@@ -20,7 +21,7 @@ from agent_pool.claude.protocol.signals import (
     TurnFinished,
 )
 from agent_pool.claude.protocol.states import SessionState
-from agent_pool.errors import LocalProtocolError, RemoteProtocolError
+from agent_pool.errors import LocalProtocolError
 from support import recorded_frames as frames
 from support.json_lines import as_lines
 from support.session_states import finished
@@ -219,12 +220,12 @@ def stamps_in(frame: dict[str, Any]) -> list[str]:
 
 
 def receive(session: Session, data: bytes) -> list[Signal]:
-    """Return the signals; none if the data breaks the protocol, which must break the session."""
-    try:
-        return session.receive(data)
-    except RemoteProtocolError:
-        assert session.state is SessionState.BROKEN
-        return []
+    """Return the signals without `ProtocolBroken`, which must be the last of a BROKEN session."""
+    signals = session.receive(data)
+    if not (signals and isinstance(signals[-1], ProtocolBroken)):
+        return signals
+    assert session.state is SessionState.BROKEN
+    return signals[:-1]
 
 
 @given(

@@ -110,3 +110,12 @@ def _expertise(project: TempProject, name: str) -> None:
     path = project.root / ".claude" / "expertise" / f"{name}.md"
     path.parent.mkdir()
     path.write_text("Known.")
+
+
+def test_show_finds_an_agent_that_the_list_leaves_out(here: TempProject) -> None:
+    (here.root / ".claude/agents/z.md").write_text("---\nname: q\ndescription: d\n---\nQ.\n")
+    hidden = here.home / ".claude" / "agents" / "w.md"
+    hidden.parent.mkdir(parents=True)
+    hidden.write_text("---\nname: z\ndescription: d\n---\nHidden.\n", encoding="utf-8")
+    shown = json.loads(invoke("show", "w", "--json").stdout)
+    assert (shown["path"], shown["prompt"]) == (str(hidden), "Hidden.")

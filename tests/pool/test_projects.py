@@ -133,3 +133,11 @@ def test_a_project_takes_the_home_of_its_environment(tmp_path: Path) -> None:
     project = Projects(Settings(project_dir=tmp_path), environ).default
     assert tmp_path / "home" / ".claude" / "agents" in project.catalog.folders.agents
     assert "home" not in repr(project.environ) or "HOME" not in repr(project)
+
+
+def test_two_spellings_of_a_folder_are_one_project(tmp_path: Path) -> None:
+    projects = Projects(Settings(project_dir=tmp_path), {"HOME": str(tmp_path)})
+    (tmp_path / "inside").mkdir()
+    assert projects.get(str(tmp_path / "inside" / "..")) is projects.default
+    with pytest.raises(ConfigError, match="expected a folder, found ''"):
+        projects.get("")

@@ -9,6 +9,8 @@ import pytest
 from agent_pool import (
     AgentNotFound,
     AgentPool,
+    ConfigError,
+    ContextLost,
     Ended,
     Event,
     InternalError,
@@ -198,3 +200,89 @@ def break_registry(pool: AgentPool) -> None:
         raise ZeroDivisionError("planted")
 
     pool._registry.resolve = resolve  # type: ignore[method-assign, assignment]
+
+
+def test_cancelling_a_task_from_its_own_end_has_no_effect(pool_project: PoolProject) -> None:
+    async def main() -> None:
+        async with pool_project.faulty() as pool:
+            ends: list[Ended] = []
+            cancelled: list[bool] = []
+
+            def cancel_at_the_end(event: Event) -> None:
+                if isinstance(event, Ended):
+                    ends.append(event)
+                    cancelled.append(handle.cancel())
+
+            handle = await pool.submit(TaskRequest("tester", "one"), on_event=cancel_at_the_end)
+            assert (await handle.result()).text == "echo: one"
+            assert cancelled == [False]
+            assert [end.failure for end in ends] == [""]
+            assert (await pool.stats()).total.tasks == 1
+
+    run(main())
+
+
+def test_close_refuses_a_task_that_waits_for_the_cli_version(pool_project: PoolProject) -> None:
+    async def main() -> None:
+        seen: list[Event] = []
+        pool = pool_project.faulty()
+        async with pool:
+            pool.subscribe(seen.append)
+            handle = await pool.submit(TaskRequest("tester", "one"))
+            await wait_until(lambda: pool._launches._queries)
+        assert [event.failure for event in seen if isinstance(event, Ended)] == ["pool_closed"]
+        with pytest.raises(PoolClosed):
+            await handle.result()
+
+    run(main())
+
+
+def test_each_of_two_equal_subscriptions_ends_on_its_own(pool_project: PoolProject) -> None:
+    async def main() -> None:
+        seen: list[Event] = []
+        async with pool_project.faulty() as pool:
+            first, _second = pool.subscribe(seen.append), pool.subscribe(seen.append)
+            first()
+            first()
+            await pool.invoke("tester", "one")
+        assert sum(isinstance(event, Ended) for event in seen) == 1
+
+    run(main())
+
+
+def test_a_last_task_that_never_runs_still_ends_its_conversation(
+    pool_project: PoolProject,
+) -> None:
+    schema = {"type": "object"}
+
+    async def main() -> None:
+        async with pool_project.faulty(max_size=1) as pool:
+            await pool.invoke("tester", "one", conversation="c")
+            [refused] = await pool.map(
+                [
+                    TaskRequest(
+                        "tester", "two", conversation="c", ends_conversation=True, schema=schema
+                    )
+                ]
+            )
+            assert isinstance(refused, ConfigError)
+            assert (await pool.invoke("tester", "free worker", timeout=30)).text
+
+    run(main())
+
+
+def test_a_skipped_last_task_still_ends_its_conversation(pool_project: PoolProject) -> None:
+    async def main() -> None:
+        async with pool_project.faulty(max_size=1) as pool:
+            await pool.invoke("tester", "one", conversation="c")
+            refused, skipped = await pool.map(
+                [
+                    TaskRequest("tester", "two", conversation="c", schema={"type": "object"}),
+                    TaskRequest("tester", "three", conversation="c", ends_conversation=True),
+                ]
+            )
+            assert isinstance(refused, ConfigError)
+            assert isinstance(skipped, ContextLost)
+            assert (await pool.invoke("tester", "free worker", timeout=30)).text
+
+    run(main())

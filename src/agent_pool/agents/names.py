@@ -14,6 +14,8 @@ def check_name(name: str) -> None:
         ValueError: the name is empty or blank, longer than `MAX_NAME_CHARACTERS`, ``.`` or ``..``,
             or contains a slash, a backslash or an unprintable character.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"expected text, found {name!r}")
     if not name.strip():
         raise ValueError("the name is empty")
     if len(name) > MAX_NAME_CHARACTERS:

@@ -76,7 +76,7 @@ class Projects:
 
 
 def _checked_folder(folder: str) -> Path:
-    if not isinstance(folder, str | os.PathLike):
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
         raise ConfigError(f"project: expected a folder, found {folder!r}")
     root = _absolute(Path(folder))
     if not root.is_dir():
@@ -85,4 +85,6 @@ def _checked_folder(folder: str) -> Path:
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    path = path.expanduser().absolute()
+    # `/srv/a/../b` must not be another project than `/srv/b`; links in such a path count.
+    return path.resolve() if ".." in path.parts else path

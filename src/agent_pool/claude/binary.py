@@ -33,7 +33,8 @@ def find_cli(settings: Settings, environ: Mapping[str, str] = os.environ) -> Pat
     if settings.claude_cli:
         return _named(settings.claude_cli, path)
     if found := shutil.which("claude", path=path):
-        return Path(found)
+        # The PATH can hold relative folders, and workers start in the project's folder.
+        return Path(found).absolute()
     if (bundled := bundled_cli()) is not None:
         return bundled
     raise SpawnError(

@@ -26,6 +26,7 @@ from agent_pool.claude.protocol.signals import (
     Initialized,
     InitializeFailed,
     PermissionAsked,
+    ProtocolBroken,
     ResetFailed,
     ResetFinished,
     Signal,
@@ -343,12 +344,8 @@ class Worker:
     def _receive(self, data: bytes) -> None:
         self.last_output = time.monotonic()
         taints = len(self.taints)
-        try:
-            for signal in self._session.receive(data):
-                self._dispatch(signal)
-        except RemoteProtocolError as error:
-            self._fault = RemoteProtocolError(f"{self.label}: {error}")
-            self._wake()
+        for signal in self._session.receive(data):
+            self._dispatch(signal)
         if len(self.taints) > taints or self._session.state is SessionState.BROKEN:
             self._on_taint()
 
@@ -367,14 +364,20 @@ class Worker:
                 self._reset_over.set()
             case Initialized():
                 self._ready.set()
-            case InitializeFailed(error):
-                self._fault = failures.start_refused(self.label, error)
-                self._ready.set()
+            case InitializeFailed() | ProtocolBroken():
+                self._fail(signal)
             case PermissionAsked():
                 self._permissions.add(signal, self._reply)
             case UnknownRequest():
                 # Answered because the CLI waits for it; new versions can ask for new things.
                 self._answer(lambda: self._session.refuse_request(signal))
+
+    def _fail(self, signal: InitializeFailed | ProtocolBroken) -> None:
+        if isinstance(signal, InitializeFailed):
+            self._fault = failures.start_refused(self.label, signal.error)
+        else:
+            self._fault = RemoteProtocolError(f"{self.label}: {signal.error}")
+        self._wake()
 
     def _track_tools(self, event: TurnEvent) -> None:
         # It goes on, so a note about a refused request is out of date.

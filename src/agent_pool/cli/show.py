@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from agent_pool import AgentInfo, AgentList, AgentPoolError, LaunchSpec, PoolAPI, PromptSize
+from agent_pool import AgentInfo, AgentPoolError, LaunchSpec, PoolAPI, PromptSize
 from agent_pool.cli.command import (
     Command,
     json_option,
@@ -91,13 +91,10 @@ async def _print_agent(pool: PoolAPI, name: str, measure: bool | None) -> None:
 
 async def _describe(pool: PoolAPI, name: str) -> tuple[AgentInfo, LaunchSpec]:
     launch = await pool.launch_spec(name)  # first: it raises if the agent cannot be used
-    return _find_agent(await pool.agents(), name), launch
-
-
-def _find_agent(agents: AgentList, name: str) -> AgentInfo:
-    """Return the agent of this name, or of the file with this name."""
-    named = [agent for agent in agents.agents if agent.name == name]
-    return (named or [agent for agent in agents.agents if Path(agent.path).stem == name])[0]
+    agents = (await pool.agents()).agents
+    listed = (agent for agent in agents if agent.path == launch.path)
+    # An agent can be found by its file's name and still not be listed: an earlier folder hides it.
+    return next(listed, AgentInfo(name, launch.path)), launch
 
 
 def _print_launch(agent: AgentInfo, launch: LaunchSpec) -> None:

@@ -66,6 +66,8 @@ class AgentRegistry:
             version=f"{agent.fingerprint} {launch.profile}",
             profile=launch.profile,
         )
+        # Removed first: a definition that was edited back must count as the newest version again.
+        self._known.pop(spec, None)
         self._known[spec] = agent, replace(launch, schema=schema)
         # Without the schema: a spare gets one when it becomes an agent.
         self._blank.setdefault(spec.profile, launch)

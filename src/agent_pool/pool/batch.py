@@ -67,6 +67,7 @@ class Batch:
         run: runs the task at an index.
         on_end: called with an index and how its task ended.
         agent_of: returns the agent that a request means: two names can mean one agent.
+        on_skip: called with each request that is not run.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Batch:
         run: Callable[[int], Awaitable[TaskResult]],
         on_end: Callable[[int, Outcome], None] | None,
         agent_of: Callable[[TaskRequest], object],
+        on_skip: Callable[[TaskRequest], None] = lambda request: None,
     ) -> None:
         self._requests = requests
         self._run_one = run
         self._on_end = on_end
         self._agent_of = agent_of
+        self._on_skip = on_skip
         self._outcomes: dict[int, Outcome] = {}
 
     async def run(self, *, at_once: int, per_agent: int) -> list[Outcome]:
@@ -139,6 +142,7 @@ class Batch:
                 f"not started: task {failed + 1} of this batch, an earlier one of the conversation "
                 f"{name!r}, did not succeed, so the context is lost"
             )
+            self._on_skip(self._requests[index])
             self._end(index, ContextLost(reason))
 
     def _end(self, index: int, outcome: Outcome) -> None:

@@ -21,7 +21,8 @@ class EventBus:
 
     def __init__(self) -> None:
         self._number = 0
-        self._listeners: list[EventListener] = []
+        # By a key for each subscription: one listener can be subscribed twice.
+        self._listeners: dict[object, EventListener] = {}
 
     def publish(self, event: E, **labels: Any) -> E:
         """Give an event its number, the time and these fields, and pass it to all subscribers.
@@ -30,17 +31,17 @@ class EventBus:
         """
         self._number += 1
         numbered = replace(event, number=self._number, time=time.time(), **labels)
-        for listener in tuple(self._listeners):  # one can unsubscribe while it is called
+        for listener in tuple(self._listeners.values()):  # one can unsubscribe while it is called
             call_listener(listener, numbered)
         return numbered
 
     def subscribe(self, listener: EventListener) -> Callable[[], None]:
         """Pass all later events to `listener`; return a function that ends this."""
-        self._listeners.append(listener)
+        subscription = object()
+        self._listeners[subscription] = listener
 
         def unsubscribe() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            self._listeners.pop(subscription, None)
 
         return unsubscribe
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.binary import VERSION_TIMEOUT, cli_version, find_cli
 from agent_pool.claude.launch import LaunchConfig, build_launch
+from agent_pool.errors import PoolClosed, SpawnError
 from agent_pool.models import AgentKey
 
 _Binary = tuple[Path, int, int]
@@ -53,21 +54,33 @@ class LaunchCache:
             await asyncio.wait(queries, timeout=VERSION_TIMEOUT)
 
     async def _version(self, cli: Path, project: Project) -> str:
-        status = os.stat(cli)  # noqa: PTH116 - ruff takes Path.stat in a coroutine for slow IO
+        try:
+            status = os.stat(cli)  # noqa: PTH116 - ruff takes Path.stat in a coroutine for slow IO
+        except OSError as error:  # it was removed after `find_cli`, e.g. by an update
+            raise SpawnError(f"{cli} cannot be run: {error.strerror}") from None
         binary = cli, status.st_size, status.st_mtime_ns
         if binary not in self._versions:
-            await self._query(binary, project)
+            return await self._query(binary, project)
         return self._versions[binary]
 
-    async def _query(self, binary: _Binary, project: Project) -> None:
+    async def _query(self, binary: _Binary, project: Project) -> str:
         # Callers that come at the same time share one query, so they go on in the order in which
         # they came; the cancellation of one of them must not cancel it for the others.
         if binary not in self._queries:
             query = asyncio.get_running_loop().create_task(cli_version(binary[0], project.environ))
             query.add_done_callback(lambda done: self._answered(binary, done))
             self._queries[binary] = query
-        # `_answered` is the first callback, so the version is known when this await ends.
-        await asyncio.shield(self._queries[binary])
+        query = self._queries[binary]
+        try:
+            # The result of the query itself: a caller that comes between the end of the query and
+            # the loop step in which `_answered` runs does not find it in `_versions` yet.
+            return await asyncio.shield(query)
+        except asyncio.CancelledError:
+            # The pool closes, or this caller is cancelled; the former only cancels the query.
+            task = asyncio.current_task()
+            if query.cancelled() and not (task and task.cancelling()):
+                raise PoolClosed("the pool was closed; open a new one") from None
+            raise
 
     def _answered(self, binary: _Binary, query: asyncio.Task[str]) -> None:
         del self._queries[binary]

@@ -9,11 +9,13 @@ import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from agent_pool.agents import Projects
+from agent_pool.agents import Agent, Projects
 from agent_pool.api import BatchItem, OnEvent, OnPermission
 from agent_pool.claude.launch import LaunchConfig, refuse_nesting
 from agent_pool.claude.prompt_size import measure_prompt
@@ -48,6 +50,9 @@ from agent_pool.pool.task_runner import RunningTask, TaskRunner
 from agent_pool.settings import Settings, load_settings
 
 log = logging.getLogger("agent_pool")
+
+ENDED_TIMEOUT: Final = 5.0
+"""Seconds in which `close` waits for the ends of tasks; they take some steps of the event loop."""
 
 
 class AgentPool:
@@ -139,6 +144,12 @@ class AgentPool:
             self._status_server.close()
             await self._probe.close()
             await self._launches.close()
+            await self._wait_for_tasks()
+
+    async def _wait_for_tasks(self) -> None:
+        # Every task has its result or its error now; its `Ended` is some steps of the loop away.
+        if running := [handle.running for handle in self._handles.values()]:
+            await asyncio.wait(running, timeout=ENDED_TIMEOUT)
 
     def kill(self) -> None:
         self._supervisor.kill()
@@ -170,6 +181,8 @@ class AgentPool:
 
     def _forget(self, task: RunningTask, running: asyncio.Task[TaskResult]) -> None:
         self._handles.pop(task.id, None)
+        if not task.has_started:
+            self._end_conversation(task.request)
         if running.cancelled():
             # Here and not in the task's own code: one that is cancelled at once never runs.
             task.end(error=_cancelled(task.request))
@@ -237,7 +250,7 @@ class AgentPool:
             decider = partial(on_permission, index) if on_permission else None
             return self._submit(items[index], listener, decider).result_or_cancel()
 
-        batch = Batch(items, run_one, on_end, self._meant_agent)
+        batch = Batch(items, run_one, on_end, self._meant_agent, self._end_conversation)
         # All tasks that run can have to wait at once, and none of them must be refused.
         at_once = min(self.settings.max_workers, max(1, self.settings.max_waiting))
         return await batch.run(at_once=at_once, per_agent=self.settings.max_size)
@@ -261,6 +274,16 @@ class AgentPool:
     async def end_conversation(
         self, agent: str, conversation: str, *, project: str | None = None
     ) -> bool:
+        return self._end_conversation_of(agent, conversation, project)
+
+    def _end_conversation(self, request: TaskRequest) -> None:
+        """End the conversation of a request that was to be its last task but never began."""
+        if request.conversation is not None and request.ends_conversation:
+            # Without such an agent there is no conversation; the task's own error says so.
+            with suppress(AgentPoolError):
+                self._end_conversation_of(request.agent, request.conversation, request.project)
+
+    def _end_conversation_of(self, agent: str, conversation: str, project: str | None) -> bool:
         check_agent_name(agent)
         place = self._projects.get(project)
         # Before the definition is read: it can be removed or broken by now.
@@ -282,7 +305,8 @@ class AgentPool:
         return hashlib.sha256(repr(stamp).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     async def launch_spec(self, agent: str, *, project: str | None = None) -> LaunchSpec:
-        return (await self._launch(agent, project)).spec()
+        found = self._find(agent, project)
+        return replace((await self._launch(agent, project)).spec(), path=str(found.path))
 
     async def prompt_size(self, agent: str, *, project: str | None = None) -> PromptSize:
         return await measure_prompt(await self._launch(agent, project), self.settings)
@@ -294,9 +318,12 @@ class AgentPool:
         return await self._probe.refresh(launch) if refresh else self._probe.kept(launch)
 
     async def _launch(self, agent: str, project: str | None) -> LaunchConfig:
+        found = self._find(agent, project)
+        return await self._launches.get(found, self._projects.get(project))
+
+    def _find(self, agent: str, project: str | None) -> Agent:
         check_agent_name(agent)
-        place = self._projects.get(project)
-        return await self._launches.get(place.catalog.find(agent), place)
+        return self._projects.get(project).catalog.find(agent)
 
     # Workers and figures
 
@@ -361,7 +388,7 @@ class _Handle:
 
     def __init__(self, task: RunningTask, running: asyncio.Task[TaskResult]) -> None:
         self._task = task
-        self._running = running
+        self.running = running
 
     @property
     def id(self) -> str:
@@ -373,10 +400,10 @@ class _Handle:
 
     async def result(self) -> TaskResult:
         # `wait` does not cancel the task if this caller is cancelled.
-        await asyncio.wait([self._running])
-        if self._running.cancelled():
+        await asyncio.wait([self.running])
+        if self.running.cancelled():
             raise _cancelled(self.request)
-        return self._running.result()
+        return self.running.result()
 
     async def result_or_cancel(self) -> TaskResult:
         """Return the result as `result` does; cancel the task if this caller is cancelled."""
@@ -387,13 +414,13 @@ class _Handle:
             raise
 
     def cancel(self) -> bool:
-        return self._running.cancel()
+        return not self._task.has_ended and self.running.cancel()
 
     async def cancel_and_wait(self) -> None:
         """Cancel the task unless it has ended, and wait for its end: a few steps of the loop."""
         # The worker is given back by a plain call, so this does not wait for the turn's end.
-        self._running.cancel()
-        await asyncio.wait([self._running])
+        self.cancel()
+        await asyncio.wait([self.running])
 
 
 def _cancelled(request: TaskRequest) -> TaskCancelled:

@@ -47,6 +47,7 @@ class RunningTask:
 
     Attributes:
         id: the pool's id of the task.
+        has_ended: its end is published, or just being published; it cannot be cancelled any more.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class RunningTask:
         self.id = f"task-{secrets.token_hex(8)}"
         self.request = request
         self.on_permission = on_permission
+        self.has_ended = False
         self._bus = bus
         self._on_event = on_event
         self._agent = str(request.agent)
@@ -88,6 +90,8 @@ class RunningTask:
 
     def end(self, *, result: TaskResult | None = None, error: AgentPoolError | None = None) -> None:
         """Publish the end of the task."""
+        # Before the event: a listener of it can try to cancel the task, which must have no effect.
+        self.has_ended = True
         self.emit(
             Ended(
                 result=result,
@@ -98,6 +102,11 @@ class RunningTask:
                 reused=self._reused,
             )
         )
+
+    @property
+    def has_started(self) -> bool:
+        """Return whether a worker has, or had, it."""
+        return self._started is not None
 
     @property
     def waited(self) -> float:

@@ -31,6 +31,7 @@ from agent_pool.claude.protocol.signals import (
     Initialized,
     InitializeFailed,
     PermissionAsked,
+    ProtocolBroken,
     ResetFailed,
     ResetFinished,
     Signal,
@@ -192,21 +193,18 @@ class Session:
     # What arrives
 
     def receive(self, data: bytes) -> list[Signal]:
-        """Return the signals that `data` completes.
-
-        Raises:
-            RemoteProtocolError: the bytes break the protocol; the session is BROKEN from now on.
-        """
+        """Return the signals that `data` completes; the last is `ProtocolBroken` if it breaks."""
+        signals: list[Signal] = []
         if self.is_over:
-            return []
+            return signals
         try:
-            signals: list[Signal] = []
             for line in self._lines.feed(data):
                 self._receive_line(line, signals.append)
-            return signals
-        except RemoteProtocolError:
+        except RemoteProtocolError as error:
+            # A signal and not an exception: an answer in a line before this one must arrive.
             self.state = SessionState.BROKEN
-            raise
+            signals.append(ProtocolBroken(error))
+        return signals
 
     def receive_eof(self) -> None:
         """Note that the process has ended."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_pool.claude.protocol.results import TurnResult
+from agent_pool.errors import RemoteProtocolError
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse
 
 
@@ -64,6 +65,13 @@ class UnknownRequest:
     subtype: str
 
 
+@dataclass(frozen=True, slots=True)
+class ProtocolBroken:
+    """The process wrote bytes that the protocol does not allow; the session is BROKEN."""
+
+    error: RemoteProtocolError
+
+
 TurnEvent = Text | ToolUse | ToolOutput | Retry
 """The events of a turn, as they come from the CLI."""
 
@@ -77,4 +85,5 @@ Signal = (
     | ResetFailed
     | PermissionAsked
     | UnknownRequest
+    | ProtocolBroken
 )
