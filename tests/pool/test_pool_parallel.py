@@ -15,17 +15,17 @@ from support.waiting import run, wait_until
 
 
 def start(pool: AgentPool, *tasks: str, agent: str = "tester") -> list[asyncio.Task[TaskResult]]:
-    """One caller for each task, in this order."""
+    """Start one caller for each task, in this order."""
     return [asyncio.create_task(pool.invoke(agent, task)) for task in tasks]
 
 
 async def texts(callers: list[asyncio.Task[TaskResult]]) -> list[str]:
-    """What the callers were told, in their order."""
+    """Return the answers of the callers, in their order."""
     return [result.text for result in await asyncio.gather(*callers)]
 
 
 async def until_waiting(pool: AgentPool, agent: str, task: str) -> asyncio.Task[TaskResult]:
-    """A caller that stands in the queue."""
+    """Start a caller, and wait until it is in the queue."""
     queued = asyncio.Event()
 
     def listen(event: TaskEvent) -> None:

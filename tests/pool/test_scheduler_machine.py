@@ -129,7 +129,7 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
     @precondition(lambda self: self.waiting or self.those("leased"))
     @rule(data=st.data(), by_ticket=st.booleans())
     def cancel_one_caller(self, data: st.DataObject, by_ticket: bool) -> None:
-        """A caller goes: from the queue, or with a worker to which it has said nothing."""
+        """Let a caller leave: from the queue, or with a worker that it has not used."""
         callers: list[Ticket | str] = [*self.waiting, *self.those("leased")]
         who = data.draw(st.sampled_from(callers))
         if isinstance(who, Ticket):
@@ -252,7 +252,7 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
         assert worker.is_stopping or worker.doing in ("leased", "resetting", "starting")
 
     def grow(self, sizes: dict[str, int]) -> None:
-        """A worker that is too large before its first task is as good as a failed start."""
+        """Report a worker that is too large before its first task: a failed start."""
         most = self.scheduler.limits.max_rss_hard
         over = [name for name, size in sizes.items() if most is not None and size > most]
         doomed = set(over) & set(self.living())
@@ -267,7 +267,7 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
         self.perform(self.scheduler.removed(name, self.now))
 
     def be_heard_of_late(self, name: str, data: st.DataObject) -> None:
-        """What was under way when a worker was stopped may still be reported."""
+        """Report a start or a reset that was running when its worker was stopped."""
         said = data.draw(st.sampled_from(["started", "start_failed", "reset_finished", "release"]))
         arguments: dict[str, tuple[Any, ...]] = {"start_failed": (True,), "reset_finished": (True,)}
         self.perform(getattr(self.scheduler, said)(name, *arguments.get(said, ()), self.now))

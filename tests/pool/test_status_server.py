@@ -31,7 +31,7 @@ from support.waiting import run, wait_until
 
 @pytest.fixture
 def place(pool_project: PoolProject, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A place for temporary files whose path is short enough for sockets; left empty."""
+    """Yield an empty temporary folder with a path short enough for sockets; it must end empty."""
     with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
@@ -40,7 +40,7 @@ def place(pool_project: PoolProject, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.fixture
 def folder(place: Path) -> Iterator[Path]:
-    """A pool's private folder."""
+    """Yield a private folder of a pool."""
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}-0123-") as folder:
         yield Path(folder)
 
