@@ -6,12 +6,16 @@ import asyncio
 import signal
 import time
 from collections.abc import Collection
+from typing import Final
 
 import psutil
 
 from agent_pool.claude import process_tree
 from agent_pool.claude.process import ChildProcess
 from agent_pool.settings import Settings
+
+KILLED_SECONDS: Final = 5.0
+"""Seconds in which the end of a killed process is awaited at least."""
 
 
 async def end_leftovers(pid: int, cookie: str, bound: float) -> int:
@@ -66,8 +70,9 @@ async def stop(process: ChildProcess, cookie: str, settings: Settings, *, gentle
     process_tree.kill(victims)
     # Daemons have left the tree, and others were started after the list was made.
     await asyncio.to_thread(lambda: process_tree.kill(process_tree.with_cookie(cookie)))
-    # Bounded, because a process that the kernel does not let go cannot be killed.
-    await process.wait_ended(settings.kill_grace)
+    # Bounded, because a process that the kernel does not let go cannot be killed. Not by a short
+    # `kill_grace`: on an overloaded machine the event loop hears of the end only after a while.
+    await process.wait_ended(max(settings.kill_grace, KILLED_SECONDS))
 
 
 def kill(pids: Collection[int], cookie: str) -> None:
