@@ -118,7 +118,8 @@ def test_tasks_of_one_conversation_run_one_after_another(harness: PoolHarness, n
         assert after.tasks - before.tasks == 4
         assert [one.result.place for one in said] == [1, 2, 3, 4]
         assert [earlier_answers(one) for one in said] == [0, 1, 2, 3]
-        assert queued[:3] == [("tester", 1), ("tester", 2), ("tester", 3)]
+        # A place is reported again each second, so only the first report of each is in order.
+        assert list(dict.fromkeys(queued)) == [("tester", 1), ("tester", 2), ("tester", 3)]
 
     harness.run(main())
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -77,7 +78,7 @@ works in the background otherwise, so the answer would come before the sub-agent
 NO_CLAUDE_MD: Final = "CLAUDE_CODE_DISABLE_CLAUDE_MDS"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LaunchConfig:
     """The command, environment and prompt with which the workers of one agent are started.
 
@@ -102,7 +103,7 @@ class LaunchConfig:
     version: str
     schema: str = ""
 
-    @property
+    @cached_property
     def profile(self) -> str:
         """Return a text that is equal for launches whose processes are equal until `initialize`."""
         # `initialize` makes a blank process this agent, so such a prompt makes no difference

@@ -68,7 +68,7 @@ class AgentRegistry:
         )
         # Removed first: a definition that was edited back must count as the newest version again.
         self._known.pop(spec, None)
-        self._known[spec] = agent, replace(launch, schema=schema)
+        self._known[spec] = agent, replace(launch, schema=schema) if schema else launch
         # Without the schema: a spare gets one when it becomes an agent.
         self._blank.setdefault(spec.profile, launch)
         self._forget_old_versions(spec)

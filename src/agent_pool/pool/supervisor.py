@@ -65,6 +65,9 @@ log = logging.getLogger("agent_pool")
 TICK_SECONDS: Final = 1.0
 """Seconds between two checks of idle times, lifetimes, memory and stalls."""
 
+ANSWER_STEPS: Final = 5
+"""Steps of the event loop between the end of a task and the return of `AgentPool.invoke`."""
+
 OVERLOADED: Final = (429, 529)
 """HTTP statuses by which the API asks for less work: rate limit, overload."""
 _SIGNED_OUT: Final = (401, 403)
@@ -433,6 +436,10 @@ class Supervisor:
     async def _reset(self, name: str) -> None:
         worker = self.workers[name]
         try:
+            # The caller first: its answer needs some steps of the event loop, and the search for
+            # the processes of its task is a thread, which competes for the interpreter.
+            for _ in range(ANSWER_STEPS):
+                await asyncio.sleep(0)
             await self._try_to_reset(worker)
         finally:
             # In every case: a worker that stays RESETTING serves no caller and is never stopped.
