@@ -55,6 +55,7 @@ POOL_MAKERS = {"cli.connect", "mcp.stdio"}
 SANS_IO = [
     "claude.protocol.frames",
     "claude.protocol.framing",
+    "claude.protocol.resets",
     "claude.protocol.results",
     "claude.protocol.session",
     "claude.protocol.signals",

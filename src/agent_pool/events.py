@@ -227,8 +227,13 @@ class WorkerAssigned(BaseWorkerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReset(BaseWorkerEvent):
-    """A worker has forgotten its task: `/clear` was sent and acknowledged."""
+    """A worker has forgotten its task.
 
+    Attributes:
+        way: ``rewind``: its prompt was taken back; ``clear``: `/clear` was sent.
+    """
+
+    way: Literal["rewind", "clear"] = "clear"
     type: Literal["worker.reset"] = field(default="worker.reset", repr=False)
 
 

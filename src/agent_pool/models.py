@@ -358,11 +358,19 @@ class ResetVerdict(JsonValue):
         forgets: `/clear` really forgets, so a worker can serve one task after another.
         announces: the CLI announces a reset by a `conversation_reset` frame.
         reason: what the probe saw, in words.
+        rewinds: taking the prompt back forgets as well, and leaves nothing in the next request.
+        verbatim: the CLI takes a prompt as text that is marked as composed by its client.
+        stamps_results: the CLI names in each result the prompt that it answers.
+        stamps_turns: the CLI names the prompt at the beginning of its turn, too.
     """
 
     forgets: bool
     announces: bool
     reason: str
+    rewinds: bool = False
+    verbatim: bool = False
+    stamps_results: bool = False
+    stamps_turns: bool = False
 
 
 # The pool
@@ -499,7 +507,8 @@ class PoolStats(JsonValue):
         paused: seconds for which no work is given out, because the API refused some.
         workers: how many workers there are, by state.
         spawned: processes started.
-        resets: `/clear` sent and acknowledged.
+        resets: how often a worker forgot its task and served on.
+        rewinds: how many of these took the prompt back; the others sent `/clear`.
         strays: results that no task had asked for.
         retired: workers that were retired, by reason.
         agents: the figures by agent.
@@ -516,6 +525,7 @@ class PoolStats(JsonValue):
     retired: Mapping[str, int]
     agents: tuple[AgentStats, ...]
     reuse: ReuseStats = NO_REUSE
+    rewinds: int = 0
 
     @property
     def total(self) -> AgentStats:

@@ -384,6 +384,7 @@ CALLS: dict[str, Callable[[Session], bytes]] = {
     "prompt": lambda session: session.prompt("s", "task"),
     "interrupt": lambda session: session.interrupt("r"),
     "clear": lambda session: session.clear("s"),
+    "rewind": lambda session: session.rewind("r"),
     "stop_background_task": lambda session: session.stop_background_task("r", "b"),
     "allow_tool": lambda session: session.allow_tool(ASKED),
     "deny_tool": lambda session: session.deny_tool(ASKED, "no"),
@@ -392,10 +393,10 @@ CALLS: dict[str, Callable[[Session], bytes]] = {
 WHILE_ALIVE = {"stop_background_task", "allow_tool", "deny_tool", "refuse_request"}
 ALLOWED: dict[SessionState, set[str]] = {
     SessionState.STARTING: WHILE_ALIVE,
-    SessionState.READY: WHILE_ALIVE | {"prompt"},
+    SessionState.READY: WHILE_ALIVE | {"prompt", "clear"},
     SessionState.IN_TURN: WHILE_ALIVE | {"interrupt"},
     SessionState.INTERRUPTING: WHILE_ALIVE,
-    SessionState.USED: WHILE_ALIVE | {"prompt", "clear"},
+    SessionState.USED: WHILE_ALIVE | {"prompt", "clear", "rewind"},
     SessionState.RESETTING: WHILE_ALIVE,
     SessionState.CLOSED: set(),
     SessionState.BROKEN: set(),
@@ -427,7 +428,7 @@ def test_every_call_is_allowed_or_refused_by_the_state(state: SessionState, call
     if call in ALLOWED[state]:
         assert CALLS[call](session).endswith(b"\n")
     else:
-        with pytest.raises(LocalProtocolError, match=f"in state {state}"):
+        with pytest.raises(LocalProtocolError, match=f"in state {state}|no rewind: 0 prompts"):
             CALLS[call](session)
         assert session.state is state
 

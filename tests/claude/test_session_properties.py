@@ -96,14 +96,22 @@ TASKS = st.fixed_dictionaries(
 RESET_FRAME = st.fixed_dictionaries(
     {"type": st.just("conversation_reset")}, optional={"user_message_uuid": STAMPS}
 )
+REWOUND = st.fixed_dictionaries(
+    {
+        "rewound": st.sampled_from([True, True, False]),
+        "targetMessageUuid": st.sampled_from([OURS, OURS, OTHERS]),
+    },
+    optional={"precedingAssistantUuid": st.sampled_from([None, None, OTHERS])},
+)
 CONTROL = st.fixed_dictionaries(
     {
         "type": st.just("control_response"),
         "response": st.fixed_dictionaries(
             {
                 "subtype": st.sampled_from(["success", "success", "success", "error"]),
-                "request_id": st.sampled_from(["i", "i", "r"]),
-            }
+                "request_id": st.sampled_from(["i", "i", "r", "w", "w"]),
+            },
+            optional={"response": REWOUND},
         ),
     }
 )
@@ -128,7 +136,7 @@ SPOILT_FRAMES = st.builds(
 ASKED = PermissionAsked("r", "Bash", {}, "")
 CALLS = st.sampled_from(
     [
-        *("initialize", "prompt", "prompt", "interrupt", "clear", "clear"),
+        *("initialize", "prompt", "prompt", "interrupt", "clear", "clear", "rewind", "rewind"),
         *("stop_background_task", "deny_tool", "eof"),
     ]
 )
@@ -141,6 +149,8 @@ class Conversation:
         self.session = Session(max_line=MAX_LINE)
         self.count = 0
         self.stamp = ""
+        self.last_prompt = ""
+        self.prompts = 0
         self.has_seen_stamps = False
         self.forgets = True
         self.session_id_before = ""
@@ -157,7 +167,13 @@ class Conversation:
             return session.initialize("i", prompt="You test.")
         if name == "prompt":
             line = session.prompt(stamp, "task")
-            self.stamp, self.forgets = stamp, False
+            self.stamp, self.last_prompt, self.forgets = stamp, stamp, False
+            self.prompts += 1
+            return line
+        if name == "rewind":
+            assert session.rewind_obstacle or self.prompts == 1
+            line = session.rewind("w")
+            self.stamp = ""
             return line
         if name == "clear":
             before = session.session_id
@@ -174,7 +190,8 @@ class Conversation:
         return session.interrupt("r")
 
     def receive(self, frame: dict[str, Any]) -> None:
-        line = as_lines(frame).replace(f'"{OURS}"'.encode(), f'"{self.stamp}"'.encode())
+        ours = self.stamp or self.last_prompt
+        line = as_lines(frame).replace(f'"{OURS}"'.encode(), f'"{ours}"'.encode())
         frame = json.loads(line)
         state, strays = self.session.state, self.session.strays
         is_over = self.session.is_over
@@ -192,15 +209,25 @@ class Conversation:
             self.stamp, self.totals = "", totals
         if any(isinstance(signal, ResetFinished) for signal in signals):
             assert state is SessionState.RESETTING
-            assert self._is_for_us(frame)
-            assert not frame.get("is_error")
-            assert not frame.get("result")
-            assert self.session.session_id not in ("", self.session_id_before)
-            self.stamp, self.totals, self.forgets = "", Spend(), True
+            self.prompts, self.forgets = 0, True
+            if frame["type"] == "control_response":
+                answer = frame["response"]["response"]
+                assert answer["rewound"] is True
+                assert answer["targetMessageUuid"] == self.last_prompt
+                assert answer["precedingAssistantUuid"] is None
+            else:
+                self._check_cleared(frame)
         has_stray = any(isinstance(signal, StrayFinished) for signal in signals)
         assert self.session.strays == strays + has_stray
         if frame.get("type") in ("result", "system"):
             self.has_seen_stamps |= bool(stamps_in(frame))
+
+    def _check_cleared(self, frame: dict[str, Any]) -> None:
+        assert self._is_for_us(frame)
+        assert not frame.get("is_error")
+        assert not frame.get("result")
+        assert self.session.session_id not in ("", self.session_id_before)
+        self.stamp, self.totals = "", Spend()
 
     def _is_for_us(self, frame: dict[str, Any]) -> bool:
         stamps = stamps_in(frame)

@@ -8,9 +8,11 @@ import pytest
 from agent_pool.claude.protocol.signals import (
     ResetFailed,
     ResetFinished,
+    RewindRefused,
     StrayFinished,
 )
-from agent_pool.claude.protocol.states import SURVIVING_TOOLS, SessionState
+from agent_pool.claude.protocol.states import REWOUND_TOOLS, SURVIVING_TOOLS, SessionState
+from agent_pool.errors import LocalProtocolError
 from support import recorded_frames as frames
 from support.json_lines import as_lines
 from support.recorded_frames import Recording
@@ -182,3 +184,119 @@ def test_a_model_change_during_a_task_is_noticed_at_reset() -> None:
     ]
     session.receive(as_lines(*changed))
     assert (session.taints, session.is_clean) == (["its model changed"], False)
+
+
+# Rewinding
+
+
+def rewound(**fields: object) -> bytes:
+    """Return the CLI's answer to a rewind of the task of `frames.HELLO`."""
+    answer = {
+        "rewound": True,
+        "targetMessageUuid": frames.HELLO.stamp,
+        "prefillText": "do it",
+        "precedingAssistantUuid": None,
+        **fields,
+    }
+    body = {"subtype": "success", "request_id": "w", "response": answer}
+    return as_lines({"type": "control_response", "response": body})
+
+
+def test_a_rewind_names_the_prompt_and_makes_the_session_clean() -> None:
+    session = used()
+    request = json.loads(session.rewind("w"))["request"]
+    assert request["subtype"] == "rewind_conversation"
+    assert request["target_message_uuid"] == frames.HELLO.stamp
+    assert (session.state, session.is_clean) == (SessionState.RESETTING, False)
+    assert session.receive(rewound()) == [ResetFinished()]
+    assert (session.state, session.is_clean) == (SessionState.READY, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (rewound(rewound=False, error="stale target"), "stale target"),
+        (rewound(rewound=False), "no reason given"),
+        (rewound(targetMessageUuid="another"), "it took back another prompt"),
+        (rewound(precedingAssistantUuid="earlier"), "an earlier answer is left"),
+        (
+            as_lines(
+                {
+                    "type": "control_response",
+                    "response": {"subtype": "error", "request_id": "w", "error": "unknown"},
+                }
+            ),
+            "unknown",
+        ),
+    ],
+)
+def test_a_refused_rewind_leaves_the_way_by_clear(answer: bytes, reason: str) -> None:
+    session = used()
+    session.rewind("w")
+    assert session.receive(answer) == [RewindRefused(reason)]
+    assert (session.state, session.taints) == (SessionState.USED, [])
+    assert reason in session.rewind_obstacle
+    session.clear(frames.CLEAR.stamp)
+    assert session.receive(frames.CLEAR.data) == [ResetFinished()]
+    assert session.is_clean
+
+
+def test_the_answer_to_another_request_does_not_end_a_rewind() -> None:
+    session = used()
+    session.rewind("other")
+    assert session.receive(rewound()) == []
+    assert session.state is SessionState.RESETTING
+
+
+def test_a_result_during_a_rewind_is_a_stray() -> None:
+    session = used()
+    session.rewind("w")
+    assert session.receive(as_lines(frames.HELLO.last)) == [StrayFinished()]
+    session.receive(rewound())
+    assert not session.is_clean
+
+
+def test_a_conversation_of_two_prompts_is_not_rewound() -> None:
+    session = used()
+    session.prompt(frames.BASH.stamp, "more")
+    session.receive(frames.BASH.data)
+    with pytest.raises(LocalProtocolError, match="2 prompts since the last reset"):
+        session.rewind("w")
+
+
+@pytest.mark.parametrize(
+    ("frame", "obstacle"),
+    [
+        ({"subtype": "compact_boundary"}, "its conversation was compacted"),
+        ({"subtype": "commands_changed"}, "the list of commands changed"),
+        ({"subtype": "hook_started", "hook_event": "SessionStart"}, "SessionStart hooks"),
+    ],
+)
+def test_what_only_clear_undoes_is_an_obstacle_to_rewinding(
+    frame: dict[str, str], obstacle: str
+) -> None:
+    session = in_turn(frames.HELLO)
+    session.receive(as_lines({"type": "system", **frame}) + frames.HELLO.data)
+    assert session.rewind_obstacle == obstacle
+    assert not session.taints
+
+
+@pytest.mark.parametrize("tool", ["TaskCreate", "TodoWrite", "NewTool", *sorted(REWOUND_TOOLS)])
+def test_a_tool_that_was_not_tried_is_an_obstacle_to_rewinding(tool: str) -> None:
+    session = in_turn(frames.HELLO)
+    content = [{"type": "tool_use", "id": "t", "name": tool, "input": {}}]
+    said = {"type": "assistant", "parent_tool_use_id": "of a sub-agent"}
+    session.receive(as_lines({**said, "message": {"content": content}}) + frames.HELLO.data)
+    expected = "" if tool in REWOUND_TOOLS else f"it used {tool}"
+    assert session.rewind_obstacle == expected
+
+
+def test_clear_removes_the_obstacles_of_earlier_prompts() -> None:
+    session = in_turn(frames.HELLO)
+    session.receive(as_lines({"type": "system", "subtype": "compact_boundary"}))
+    session.receive(frames.HELLO.data)
+    session.clear(frames.CLEAR.stamp)
+    session.receive(frames.CLEAR.data)
+    session.prompt(frames.HELLO.stamp, "next")
+    session.receive(frames.HELLO.data)
+    assert session.rewind_obstacle == ""

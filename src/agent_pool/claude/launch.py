@@ -71,6 +71,8 @@ WORKER_VARIABLES: Final = {
     "DISABLE_AUTOUPDATER": "1",  # a pooled process must not replace its own binary
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # a task is data: `@file` in it is not expanded
     "CLAUDE_CODE_DISABLE_CRON": "1",  # a worker must not start a turn of its own later
+    # Then `session_state_changed` tells when a turn is really over (2.1.332).
+    "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
 }
 NO_BACKGROUND: Final = "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"
 """Set for workers unless the user sets it: a task is done when it is answered, and the Agent tool

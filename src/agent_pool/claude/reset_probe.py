@@ -1,9 +1,10 @@
-"""The reset probe: does this binary, with these options, really forget at `/clear`?
+"""The reset probe: does this binary, with these options, really forget, and by which way?
 
 A new session id proves nothing: 2.1.117 to 2.1.124 gave one and sent the old messages again. The
 only proof is the next request. So the probe starts a process of its own against the offline model
 in a temporary home and gives it a random word (the canary). It sends `/clear` and another task. If
-the word is in the next request, the binary does not forget.
+the word is in the next request, the binary does not forget. Then it takes the second task back and
+gives a third one, whose request must be equal to that of the second but for the word.
 
 A probe takes about a second, no tokens and no network. Its verdict is kept in the user's cache
 folder, by everything that could change it.
@@ -15,31 +16,40 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import secrets
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent_pool.claude.launch import LaunchConfig
 from agent_pool.claude.offline import offline_environment
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.watchdog_script import folder_prefix
-from agent_pool.claude.worker import Worker
+from agent_pool.claude.worker import UNPROBED, Worker
 from agent_pool.errors import AgentPoolError, SpawnError
 from agent_pool.models import ResetVerdict
 from agent_pool.settings import Settings
+
+if TYPE_CHECKING:
+    from agent_pool.loopback import LoopbackAPI
 
 log = logging.getLogger("agent_pool")
 
 PROBE_TIMEOUT: Final = 60.0
 """Seconds for a whole probe; one takes about a second on an idle machine."""
-_EDITION: Final = 3
+_EDITION: Final = 4
 """Part of the key of kept verdicts: another number makes all of them void."""
 _PROBE_FAILED: Final = "the probe failed"
 
+_REWINDS: Final = "after a rewind it sent nothing of the earlier task"
+_ATTRIBUTION: Final = re.compile(r"x-anthropic-billing-header[^\"]*")
+"""A line of the system prompt that holds a hash of the conversation's first words."""
+
+_ASSUMED: Final = ResetVerdict(True, False, "assumed")
 TRUSTED: Final = ResetVerdict(True, False, "not probed: setting reset = clear")
 
 
@@ -78,6 +88,14 @@ class ResetProbe:
         self.begin(launch)
         # Several workers can wait for one probe: the end of one of them must not cancel it.
         return await asyncio.shield(self._probes[verdict_key(launch)])
+
+    def known(self, launch: LaunchConfig) -> ResetVerdict:
+        """Return the verdict on this launch if this pool has it already, else `UNPROBED`."""
+        if self._settings.reset == "clear":
+            return TRUSTED
+        probe = self._probes.get(verdict_key(launch))
+        is_known = probe is not None and probe.done() and not probe.cancelled()
+        return probe.result() if probe is not None and is_known else UNPROBED
 
     async def close(self) -> None:
         """Cancel the probes that still run, and wait for their end."""
@@ -164,7 +182,7 @@ def verdict_key(launch: LaunchConfig) -> str:
 
 
 async def probe_reset(launch: LaunchConfig, settings: Settings, cookie: str) -> ResetVerdict:
-    """Start a process with these options, give it a word, clear it, and read its next request.
+    """Start a process with these options, give it words, and read which of them it sends later.
 
     Raises:
         AgentPoolError, OSError: the probe could not be carried out.
@@ -172,35 +190,96 @@ async def probe_reset(launch: LaunchConfig, settings: Settings, cookie: str) -> 
     # Imported here: the model's web server takes 0.2 s to load, and a kept verdict needs none.
     from agent_pool.loopback import LoopbackAPI
 
-    canary = f"canary-{secrets.token_hex(8)}"
     # By this name the watchdog finds the folder if the pool is killed.
     with tempfile.TemporaryDirectory(prefix=folder_prefix(cookie)) as folder:
         async with LoopbackAPI() as api:
             worker = _probe_worker(launch, settings, cookie, Path(folder), api.url)
             try:
                 await worker.start()
-                await worker.turn(f"The word is {canary}.")
-                # The whole request: a system message or a tool must not contain the word either.
-                was_sent = any(canary in str(request.body) for request in api.requests)
-                before = len(api.requests)
-                # No announcement is required yet: the verdict says whether this CLI announces.
-                await worker.reset()
-                if not worker.is_clean:
-                    return _refused_verdict(worker)
-                await worker.turn("Which word?")
-                after = list(api.requests)[before:]
+                experiment = _Experiment(worker, api)
+                verdict = await experiment.try_clear()
+                return await experiment.try_more(verdict) if verdict.forgets else verdict
             finally:
                 await worker.stop()
-    # If the word was never sent, its absence later proves nothing.
-    if not was_sent or not after:
-        return _does_not_forget("it did not ask the model at all")
-    if any(canary in str(request.body) for request in after):
-        return _does_not_forget("after /clear it sent the earlier conversation again")
-    # Without stamps a late result can be taken for the result of the next task.
-    if not worker.session.is_stamped:
-        return _does_not_forget("its results do not name the tasks that they answer")
-    announces = worker.session.announced_reset
-    return ResetVerdict(True, announces, "after /clear it sent nothing of the earlier task")
+
+
+class _Experiment:
+    """Tasks of one process, and what it sent to the model for each."""
+
+    def __init__(self, worker: Worker, api: LoopbackAPI) -> None:
+        self._worker = worker
+        self._api = api
+        self._words: list[str] = []
+
+    async def try_clear(self) -> ResetVerdict:
+        """Find out whether `/clear` forgets.
+
+        Raises:
+            SpawnError: it was not answered at all, which proves nothing about the binary.
+        """
+        first = await self._ask("The word is {}.")
+        # No announcement is required yet: the verdict says whether this CLI announces.
+        if await self._worker.reset(_ASSUMED) is None:
+            return _refused_verdict(self._worker)
+        announces = self._worker.session.announced_reset
+        second = await self._ask("The word is {}.")
+        # If the word was never sent, its absence later proves nothing.
+        if not (self._word_in(first, 0) and second):
+            return _does_not_forget("it did not ask the model at all")
+        if self._word_in(second, 0):
+            return _does_not_forget("after /clear it sent the earlier conversation again")
+        # Without stamps a late result can be taken for the result of the next task.
+        if not self._worker.session.stamps_results:
+            return _does_not_forget("its results do not name the tasks that they answer")
+        return ResetVerdict(
+            forgets=True,
+            announces=announces,
+            reason="after /clear it sent nothing of the earlier task",
+            stamps_results=True,
+            stamps_turns=self._worker.session.stamps_turns,
+        )
+
+    async def try_more(self, verdict: ResetVerdict) -> ResetVerdict:
+        """Find out whether a rewind forgets as well, and whether prompts can be sent as text."""
+        second = self._requests
+        if await self._worker.reset(replace(verdict, rewinds=True)) != "rewind":
+            return verdict
+        third = await self._ask("The word is {}.")
+        # Some versions say that they rewound and send the earlier task again (2.1.197 to 2.1.245);
+        # others do not tell again what they tell once a process (2.1.260 to 2.1.300).
+        if not third or self._masked(second) != self._masked(third):
+            return verdict
+        verdict = replace(verdict, rewinds=True, reason=_REWINDS)
+        if await self._worker.reset(verdict) != "rewind":
+            return verdict
+        self._worker.assume(replace(verdict, verbatim=True))
+        # A CLI that does not know such prompts runs the command, and asks no model.
+        command = await self._ask("/clear {}")
+        is_verbatim = self._word_in(command, -1) and "/clear" in str(command)
+        return replace(verdict, verbatim=is_verbatim)
+
+    async def _ask(self, text: str) -> list[Mapping[str, Any]]:
+        """Give it a task with a new word; return the bodies of the requests that it sent."""
+        # Each word has the same length, so the requests can be compared.
+        self._words.append(f"canary-{secrets.token_hex(8)}")
+        before = len(self._api.requests)
+        await self._worker.turn(text.format(self._words[-1]))
+        self._requests = [request.body for request in list(self._api.requests)[before:]]
+        return self._requests
+
+    def _word_in(self, requests: list[Mapping[str, Any]], index: int) -> bool:
+        # The whole request: a system message or a tool must not contain the word either.
+        return self._words[index] in str(requests)
+
+    def _masked(self, requests: list[Mapping[str, Any]]) -> str:
+        """Return requests as text, without what differs between two equal tasks."""
+        bodies = [
+            {name: value for name, value in body.items() if name != "metadata"} for body in requests
+        ]
+        text = _ATTRIBUTION.sub("", json.dumps(bodies, sort_keys=True))
+        # Only the last word: an earlier one in these requests must make a difference.
+        newest = max(self._words, key=text.rfind)
+        return text.replace(newest, "canary")
 
 
 def _does_not_forget(reason: str) -> ResetVerdict:

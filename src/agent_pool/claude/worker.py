@@ -12,10 +12,11 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from agent_pool.claude import failures, process_tree, termination
 from agent_pool.claude.binary import parse_version
+from agent_pool.claude.context_files import ContextFiles, ContextStamp, has_modules
 from agent_pool.claude.failures import WorkerLabel
 from agent_pool.claude.launch import LaunchConfig, file_options, remove_files
 from agent_pool.claude.permissions import Decider, PermissionRequests
@@ -23,12 +24,14 @@ from agent_pool.claude.process import ChildProcess
 from agent_pool.claude.protocol.results import Spend, TurnResult
 from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
+    BecameIdle,
     Initialized,
     InitializeFailed,
     PermissionAsked,
     ProtocolBroken,
     ResetFailed,
     ResetFinished,
+    RewindRefused,
     Signal,
     StrayFinished,
     TurnEvent,
@@ -38,13 +41,19 @@ from agent_pool.claude.protocol.signals import (
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse
-from agent_pool.models import Denied
+from agent_pool.models import Denied, ResetVerdict
 from agent_pool.settings import Settings
 
 STAMPED_FROM: Final = (2, 1, 330)
-"""From this version on, as measured, every result names the prompts that it answers."""
+"""From this version on results and turns name their prompts; the probe finds out about older ones.
+Before there is a verdict, a turn that the CLI began by itself must not be taken for the caller's.
+"""
+
+UNPROBED: Final = ResetVerdict(False, False, "not probed yet")
+"""The verdict on a binary of which nothing is known."""
 
 TurnListener = Callable[[TurnEvent], None]
+ResetWay = Literal["rewind", "clear"]
 
 
 class Worker:
@@ -57,6 +66,7 @@ class Worker:
         agent: the agent's name, for people; empty for a spare.
         cookie: marks its processes, see `process_tree`.
         run_dir: a private folder for its files.
+        verdict: what is known about its binary and options.
         on_exit: called once when the process has exited.
         on_taint: called when it became unfit to serve again.
         on_spend: called with the tokens and cost of each turn that has ended.
@@ -80,6 +90,7 @@ class Worker:
         agent: str = "",
         cookie: str,
         run_dir: Path,
+        verdict: ResetVerdict = UNPROBED,
         on_exit: Callable[[], None] = lambda: None,
         on_taint: Callable[[], None] = lambda: None,
         on_spend: Callable[[Spend], None] = lambda spend: None,
@@ -102,10 +113,10 @@ class Worker:
         self._on_taint = on_taint
         self._on_spend = on_spend
         self._on_stray = on_stray
-        self._session = Session(
-            max_line=settings.max_line,
-            is_stamped=parse_version(launch.version) >= STAMPED_FROM,
-        )
+        self._verdict = verdict
+        self._session = _new_session(launch, settings, verdict)
+        self._context = ContextFiles(launch)
+        self._context_read: ContextStamp | None = None
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
         self._listener: TurnListener | None = None
@@ -114,6 +125,7 @@ class Worker:
         self._ready = asyncio.Event()
         self._turn_over = asyncio.Event()
         self._reset_over = asyncio.Event()
+        self._idle = asyncio.Event()
 
     # Its state
 
@@ -180,6 +192,7 @@ class Worker:
             SpawnError: the system refused, or a private file cannot be written.
         """
         env = {**self.launch.env, process_tree.COOKIE: self.cookie}
+        self._context_read = self._context.stamp()
         self._process = await ChildProcess.spawn(
             [*self.launch.argv, *file_options(self.launch, self._run_dir / self.name)],
             env=env,
@@ -229,7 +242,7 @@ class Worker:
         self.last_output = time.monotonic()
         self._listener = listener
         self._permissions.decider = decider
-        self._send(self._session.prompt(_new_id(), text))
+        self._send(self._session.prompt(_new_id(), text, verbatim=self._verdict.verbatim))
         self.turns += 1
         try:
             await self._turn_over.wait()
@@ -260,33 +273,94 @@ class Worker:
                 self._session.taint("it did not end its turn when interrupted")
         return self._session.state is SessionState.USED
 
-    async def reset(self, *, needs_announcement: bool = False) -> None:
+    async def reset(self, verdict: ResetVerdict) -> ResetWay | None:
         """End the processes that its task left running, and make it forget its conversation.
 
         Afterwards `is_clean` is true if it can serve again. It cannot if it is tainted, or if the
         reset was not acknowledged as it should be within `reset_timeout`.
 
         Args:
-            needs_announcement: the CLI must announce the reset by `conversation_reset`.
+            verdict: on its binary and options; it must forget.
+
+        Returns:
+            The way by which it forgot; None if it did not.
         """
+        self.assume(verdict)
         # First, because it taints: a worker that will be replaced needs no further step.
         self.stop_background_tasks()
+        self._taint_for_modules()
         if self.taints or self._session.state is not SessionState.USED:
-            return
+            return None
         grace = self._settings.kill_grace
-        # Before `/clear`: no command of the last task must still run in the next conversation.
+        # Before the reset: no command of the last task must still run in the next conversation.
         left = await termination.end_leftovers(self.pid or 0, self.cookie, grace)
         if left:
             self._session.taint(f"{left} processes of its task could not be ended")
-        if self._session.state is not SessionState.USED:  # the process ended during the await
-            return
+        await self._until_idle()
+        # The process can have ended during the awaits.
+        if self.taints or self._session.state is not SessionState.USED:
+            return None
+        if verdict.rewinds and not self._session.rewind_obstacle:
+            await self._until_reset(self._session.rewind(_new_id()), "rewind")
+            if self.is_clean:
+                return "rewind"
+        if self._session.state is SessionState.USED:
+            await self._clear()
+        return "clear" if self.is_clean else None
+
+    def assume(self, verdict: ResetVerdict) -> None:
+        """Take this for the verdict on its binary and options."""
+        self._verdict = verdict
+
+    async def refresh(self) -> bool:
+        """Make an idle worker read its files again if they changed; return whether it is usable.
+
+        CLAUDE.md, its imports, rules and skills are read again at `/clear`. Settings are not: a
+        variable that they set stays set (2.1.332), so a worker with old settings is replaced.
+        """
+        now, read = self._context.stamp(), self._context_read
+        if read is not None and now.settings != read.settings:
+            self._session.taint("its settings files were edited")
+        elif read is None or now.memory != read.memory:
+            if self._verdict.forgets and self.is_clean:
+                await self._clear()
+            else:
+                self._session.taint("CLAUDE.md, a rule or a skill was edited")
+        return self.is_clean
+
+    async def _clear(self) -> None:
+        # Taken before the CLI reads the files: an edit in between is found at the next task.
+        self._context_read = self._context.stamp()
+        announces = self._verdict.announces
+        data = self._session.clear(_new_id(), needs_announcement=announces)
+        await self._until_reset(data, "reset")
+
+    async def _until_reset(self, request: bytes, what: str) -> None:
         self._reset_over.clear()
-        self._send(self._session.clear(_new_id(), needs_announcement=needs_announcement))
+        self._send(request)
         try:
             async with asyncio.timeout(self._settings.reset_timeout):
                 await self._reset_over.wait()
         except TimeoutError:
-            self._session.taint(f"no reset within {self._settings.reset_timeout:g} s")
+            self._session.taint(f"no {what} within {self._settings.reset_timeout:g} s")
+
+    async def _until_idle(self) -> None:
+        """Wait until the CLI owes nothing more, if it reports that at all."""
+        self._idle.clear()
+        if self._session.is_idle:
+            return
+        try:
+            async with asyncio.timeout(self._settings.reset_timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            bound = self._settings.reset_timeout
+            self._session.taint(f"it was not idle {bound:g} s after its turn")
+
+    def _taint_for_modules(self) -> None:
+        # A module of a plugin runs inside the CLI, and its variables outlive every reset (2.1.332).
+        for folder in self._session.plugins:
+            if has_modules(Path(folder)):
+                self._session.taint(f"the plugin {folder} runs a module inside the CLI")
 
     def stop_background_tasks(self) -> None:
         """Ask the CLI to stop its background tasks; having had any is a taint.
@@ -360,10 +434,8 @@ class Worker:
                 self._finish_turn(result)
             case StrayFinished():
                 self._on_stray()
-            case ResetFinished() | ResetFailed():
-                self._reset_over.set()
-            case Initialized():
-                self._ready.set()
+            case Initialized() | BecameIdle() | ResetFinished() | ResetFailed() | RewindRefused():
+                self._event_of(signal).set()
             case InitializeFailed() | ProtocolBroken():
                 self._fail(signal)
             case PermissionAsked():
@@ -371,6 +443,15 @@ class Worker:
             case UnknownRequest():
                 # Answered because the CLI waits for it; new versions can ask for new things.
                 self._answer(lambda: self._session.refuse_request(signal))
+
+    def _event_of(self, signal: Signal) -> asyncio.Event:
+        match signal:
+            case Initialized():
+                return self._ready
+            case BecameIdle():
+                return self._idle
+            case _:
+                return self._reset_over
 
     def _fail(self, signal: InitializeFailed | ProtocolBroken) -> None:
         if isinstance(signal, InitializeFailed):
@@ -412,7 +493,7 @@ class Worker:
         self._wake()
 
     def _wake(self) -> None:
-        for event in (self._ready, self._turn_over, self._reset_over):
+        for event in (self._ready, self._turn_over, self._reset_over, self._idle):
             event.set()
 
     def _stderr(self) -> str:
@@ -423,6 +504,15 @@ class Worker:
 
     def _returncode(self) -> int | None:
         return self._process.returncode if self._process else None
+
+
+def _new_session(launch: LaunchConfig, settings: Settings, verdict: ResetVerdict) -> Session:
+    is_stamped = parse_version(launch.version) >= STAMPED_FROM
+    return Session(
+        max_line=settings.max_line,
+        stamps_results=is_stamped or verdict.stamps_results,
+        stamps_turns=is_stamped or verdict.stamps_turns,
+    )
 
 
 def _new_id() -> str:

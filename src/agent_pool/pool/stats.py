@@ -39,7 +39,7 @@ class StatsCounter:
 
     def __init__(self) -> None:
         self._spawned = 0
-        self._resets = 0
+        self._resets: Counter[str] = Counter()
         self._strays = 0
         self._retired: Counter[str] = Counter()
         self._reuse = NO_REUSE
@@ -59,8 +59,8 @@ class StatsCounter:
             case WorkerReady(seconds=float(seconds)):
                 # A spare has no such time: a part of its start comes before it has an agent.
                 self._reuse += ReuseStats(starts=1, starting=seconds)
-            case WorkerReset():
-                self._resets += 1
+            case WorkerReset(way=way):
+                self._resets[way] += 1
             case StrayResult():
                 self._strays += 1
             case WorkerRetired(reason=reason):
@@ -90,7 +90,8 @@ class StatsCounter:
             paused=paused,
             workers=workers,
             spawned=self._spawned,
-            resets=self._resets,
+            resets=self._resets.total(),
+            rewinds=self._resets["rewind"],
             strays=self._strays,
             retired=dict(self._retired),
             agents=tuple(

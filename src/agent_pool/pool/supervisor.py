@@ -187,9 +187,10 @@ class Supervisor:
             async with asyncio.timeout(self._settings.acquire_timeout) as bound:
                 while True:
                     worker = await self._granted(spec, on_queued)
-                    if worker.is_clean:
+                    if await self._prepare(worker):
                         return worker
-                    self.release(worker)  # its process ended between the grant and now
+                    # It is replaced, and the caller waits for another one.
+                    self.release(worker, tasks=0)
         except TimeoutError:
             # An error of the pool can be a TimeoutError too.
             if not bound.expired():
@@ -198,6 +199,21 @@ class Supervisor:
             raise waiters.wait_timed_out(
                 spec.key, self.scheduler, seconds, _now(), self._start_errors
             ) from None
+
+    async def _prepare(self, worker: Worker) -> bool:
+        """Check that a granted worker can serve, with its files read as they are now."""
+        if not worker.is_clean:  # its process ended between the grant and now
+            return False
+        try:
+            is_usable = await worker.refresh()
+        except BaseException:
+            # Cancelled while it reads its files again: a reset decides whether it can stay.
+            self.release(worker, tasks=0)
+            raise
+        if not is_usable:
+            edited = self.scheduler.mark_unfit(worker.name, RetireReason.EDITED, _now())
+            self._perform(edited)
+        return is_usable
 
     async def _granted(self, spec: AgentSpec, on_queued: QueueListener) -> Worker:
         ticket, actions = self.scheduler.request(spec, _now())
@@ -377,13 +393,15 @@ class Supervisor:
             cost = spend.cost_usd
             self._publish(name, TurnEnded(worker=name, usage=spend.usage, cost_usd=cost))
 
+        launch = self._registry.launch(spec, profile)
         self.workers[name] = Worker(
             name,
-            self._registry.launch(spec, profile),
+            launch,
             self._settings,
             agent=str(spec.key) if spec else "",
             cookie=f"{self._cookie}/{name}",
             run_dir=self._run_dir,
+            verdict=self._probe.known(launch),
             on_exit=lambda: unfit(RetireReason.DIED),
             on_taint=lambda: unfit(RetireReason.TAINTED),
             on_spend=spent,
@@ -453,9 +471,9 @@ class Supervisor:
         if not verdict.forgets:
             self._perform(self.scheduler.forbid_reset(worker.launch.profile, _now()))
             return
-        await worker.reset(needs_announcement=verdict.announces)
-        if worker.is_clean:
-            self._publish(worker.name, WorkerReset(worker=worker.name))
+        way = await worker.reset(verdict)
+        if way is not None:
+            self._publish(worker.name, WorkerReset(worker=worker.name, way=way))
 
     def _begin_stop(self, name: str, reason: RetireReason) -> None:
         worker, record = self.workers[name], self.scheduler.workers[name]

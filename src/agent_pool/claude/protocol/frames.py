@@ -77,3 +77,11 @@ def flat_text(content: object) -> str:
         return ""
     texts = (block.get("text") for block in content if isinstance(block, dict))
     return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def plugin_folders(frame: Frame) -> tuple[str, ...]:
+    """Return the folders of the plugins that a `system/init` frame names, without built-in ones."""
+    plugins = frame.get("plugins")
+    entries = plugins if isinstance(plugins, list) else []
+    folders = [text_of(entry, "path") for entry in entries if isinstance(entry, dict)]
+    return tuple(folder for folder in folders if folder not in ("", "builtin"))

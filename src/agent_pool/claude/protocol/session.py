@@ -7,8 +7,9 @@ Two rules keep tasks apart:
 
 1. Every prompt is stamped with a uuid, and only a result that carries this stamp ends its turn.
    For versions that do not stamp results, prompts and results alternate strictly instead.
-2. Everything that a reset would not undo is recorded in `taints`. A tainted session must not serve
-   another task: replacing its process is always correct.
+2. Everything that no reset would undo is recorded in `taints`. A tainted session must not serve
+   another task: replacing its process is always correct. What `/clear` undoes and a rewind does
+   not is recorded in `rewind_obstacle`.
 """
 
 from __future__ import annotations
@@ -21,25 +22,35 @@ from agent_pool.claude.protocol.frames import (
     blocks_of,
     flat_text,
     mapping_of,
+    plugin_folders,
     retry_of,
     stamps_of,
     text_of,
 )
 from agent_pool.claude.protocol.framing import LineBuffer, decode, encode
+from agent_pool.claude.protocol.resets import COMPACTIONS, clear_problem, rewind_problem
 from agent_pool.claude.protocol.results import Spend, read_result, running_totals
 from agent_pool.claude.protocol.signals import (
+    BecameIdle,
     Initialized,
     InitializeFailed,
     PermissionAsked,
     ProtocolBroken,
     ResetFailed,
     ResetFinished,
+    RewindRefused,
     Signal,
     StrayFinished,
     TurnFinished,
     UnknownRequest,
 )
-from agent_pool.claude.protocol.states import SURVIVING_TOOLS, TRANSITIONS, SessionState, Step
+from agent_pool.claude.protocol.states import (
+    REWOUND_TOOLS,
+    SURVIVING_TOOLS,
+    TRANSITIONS,
+    SessionState,
+    Step,
+)
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
 from agent_pool.events import Text, ToolOutput, ToolUse
 
@@ -53,7 +64,8 @@ class Session:
 
     Args:
         max_line: the most bytes that one line of the process can have.
-        is_stamped: this version is known to stamp its results; otherwise its first stamp shows it.
+        stamps_results: this CLI is known to stamp its results; otherwise its first stamp shows it.
+        stamps_turns: the same for the frame `system/init`, which begins each turn.
 
     Attributes:
         state: the state of the conversation.
@@ -62,22 +74,34 @@ class Session:
         taints: reasons why this session must not serve another task; usually empty.
         strays: results that no prompt had asked for.
         background: the background tasks that the CLI reports as running: id and description.
-        is_stamped: the CLI stamps its results with the prompts that they answer.
+        is_idle: the CLI reports that it owes nothing more; always true if it reports no states.
+        stamps_results: the CLI stamps its results with the prompts that they answer.
+        stamps_turns: the CLI stamps the first frame of each turn, too.
         announced_reset: the last reset was announced by a `conversation_reset` frame.
+        plugins: the folders of the plugins that the last turn had, without the built-in ones.
     """
 
-    def __init__(self, *, max_line: int, is_stamped: bool = False) -> None:
+    def __init__(
+        self, *, max_line: int, stamps_results: bool = False, stamps_turns: bool = False
+    ) -> None:
         self.state = SessionState.STARTING
         self.session_id = ""
         self.version = ""
         self.taints: list[str] = []
         self.strays = 0
         self.background: dict[str, str] = {}
-        self.is_stamped = is_stamped
+        self.is_idle = True
+        self.stamps_results = stamps_results
+        self.stamps_turns = stamps_turns
         self.announced_reset = False
+        self.plugins: tuple[str, ...] = ()
         self._lines = LineBuffer(max_line)
         self._initialize_id = ""
         self._stamp = ""  # of the prompt, or the /clear, that has no result yet
+        self._prompts: list[str] = []  # the stamps of all prompts since the last reset
+        self._rewind_id = ""  # of the rewind that is not answered yet
+        self._has_start_hooks = False
+        self._obstacle = ""
         self._is_foreign_turn = False  # the CLI works on something else than our prompt
         self._totals = Spend()
         self._needs_announcement = False
@@ -108,22 +132,28 @@ class Session:
             fields["jsonSchema"] = schema
         return self._control(request_id, {"subtype": "initialize", **fields})
 
-    def prompt(self, stamp: str, text: str) -> bytes:
+    def prompt(self, stamp: str, text: str, *, verbatim: bool = False) -> bytes:
         """Make the frame of one task, whose text the CLI cannot take for a command.
 
         Args:
             stamp: a uuid that the result must carry.
             text: the task.
+            verbatim: this CLI is known to take a `client_composed` prompt as it is written.
 
         Raises:
             LocalProtocolError: the state does not allow a prompt.
         """
         # The CLI looks for a command at the first character only (2.0.77 to 2.1.330), so a line
         # feed before the text makes "/clear" or "!ls" plain words.
-        line = self._user_frame(stamp, "\n" + text)
+        line = (
+            self._user_frame(stamp, text, client_composed=True)
+            if verbatim
+            else self._user_frame(stamp, "\n" + text)
+        )
         # After the encoding: a text that cannot be sent must leave the state as it is.
         self._step(Step.PROMPT)
         self._stamp = stamp
+        self._prompts.append(stamp)
         self._is_foreign_turn = False
         return line
 
@@ -155,6 +185,22 @@ class Session:
         self._needs_announcement = needs_announcement
         self._is_foreign_turn = False
         self._session_before_reset = self.session_id
+        return line
+
+    def rewind(self, request_id: str) -> bytes:
+        """Make the request to take back the only prompt since the last reset.
+
+        Raises:
+            LocalProtocolError: the state does not allow a reset, or there is a `rewind_obstacle`.
+        """
+        if self.rewind_obstacle:
+            raise LocalProtocolError(f"no rewind: {self.rewind_obstacle}")
+        line = self._control(
+            request_id,
+            {"subtype": "rewind_conversation", "target_message_uuid": self._prompts[0]},
+        )
+        self._step(Step.REWIND)
+        self._rewind_id = request_id
         return line
 
     def stop_background_task(self, request_id: str, task_id: str) -> bytes:
@@ -227,6 +273,18 @@ class Session:
         """Return whether a task can be given to this session now."""
         return self.state is SessionState.READY and not self.taints and not self.background
 
+    @property
+    def rewind_obstacle(self) -> str:
+        """Return why a rewind would not undo all that `/clear` undoes; empty if it would."""
+        # The CLI refuses a target with a later turn behind it (2.1.332).
+        if len(self._prompts) != 1:
+            return f"{len(self._prompts)} prompts since the last reset"
+        # Only `/clear` runs these hooks again. After a rewind, the next task would read the words
+        # that they printed long ago (2.1.332).
+        if self._has_start_hooks:
+            return "SessionStart hooks"
+        return self._obstacle
+
     # The state machine
 
     def _step(self, step: Step) -> None:
@@ -252,7 +310,7 @@ class Session:
             raise LocalProtocolError(f"nothing can be sent in state {self.state}")
 
     @staticmethod
-    def _user_frame(stamp: str, text: str) -> bytes:
+    def _user_frame(stamp: str, text: str, **flags: bool) -> bytes:
         return encode(
             {
                 "type": "user",
@@ -260,6 +318,7 @@ class Session:
                 "session_id": "",
                 "parent_tool_use_id": None,
                 "message": {"role": "user", "content": text},
+                **flags,
             }
         )
 
@@ -273,26 +332,46 @@ class Session:
             receiver(self, frame, emit)
 
     def _on_system(self, frame: Frame, emit: Emit) -> None:
-        subtype = frame.get("subtype")
+        subtype = text_of(frame, "subtype")
         if subtype == "init":
             self._on_turn_start(frame)
         elif subtype == "background_tasks_changed":
             self._on_background_tasks(frame)
         elif subtype == "api_retry":
             emit(retry_of(frame))
+        elif subtype == "session_state_changed":
+            self._on_session_state(frame, emit)
+        elif subtype == "hook_started":
+            self._has_start_hooks |= frame.get("hook_event") == "SessionStart"
+        elif subtype == "commands_changed":
+            # A skill of a subfolder, found while the task worked there, stays in the list of
+            # skills after a rewind, and `/clear` removes it (2.1.332).
+            self._obstacle = "the list of commands changed"
+        elif subtype in COMPACTIONS:
+            self._obstacle = "its conversation was compacted"
+
+    def _on_session_state(self, frame: Frame, emit: Emit) -> None:
+        # Sent if CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS is set; 2.1.332 sends `idle` about 2 ms
+        # after a result.
+        self.is_idle = frame.get("state") == "idle"
+        if self.is_idle:
+            emit(BecameIdle())
 
     def _on_turn_start(self, frame: Frame) -> None:
         self.version = text_of(frame, "claude_code_version") or self.version
         self.session_id = text_of(frame, "session_id") or self.session_id
         # One stamp is proof: from then on a missing stamp means something.
         stamps = stamps_of(frame)
-        self.is_stamped |= bool(stamps)
+        # Versions from 2.1.229 to 2.1.300 stamp results but not this frame; later ones both.
+        self.stamps_turns |= bool(stamps)
+        self.stamps_results |= self.stamps_turns
         # A turn that the CLI starts by itself, e.g. when a background shell ends, has no stamp of
         # ours (2.1.330): its words must not reach the caller.
-        self._is_foreign_turn = self.is_stamped and self._stamp not in stamps
+        self._is_foreign_turn = self.stamps_turns and self._stamp not in stamps
         if self._is_foreign_turn:
             self.taint(_SELF_STARTED)
         self._compare_with_baseline(frame)
+        self.plugins = plugin_folders(frame)
 
     def _compare_with_baseline(self, frame: Frame) -> None:
         # A task that switched one of these leaves it switched after /clear (2.1.330).
@@ -311,7 +390,7 @@ class Session:
 
     def _on_conversation_reset(self, frame: Frame, emit: Emit) -> None:
         stamp = frame.get("user_message_uuid")
-        if self.state is SessionState.RESETTING and stamp in (None, self._stamp):
+        if self._stamp and self.state is SessionState.RESETTING and stamp in (None, self._stamp):
             self.announced_reset = True
         else:
             self.taint("the conversation was reset by itself")
@@ -331,6 +410,8 @@ class Session:
         name = str(block.get("name", ""))
         if name in SURVIVING_TOOLS:  # also when a sub-agent uses it
             self.taint(f"it used {name}, whose effect outlives a reset")
+        elif not (name in REWOUND_TOOLS or name.startswith("mcp__")):
+            self._obstacle = f"it used {name}"
         if self._is_for_caller(frame):
             emit(ToolUse(str(block.get("id", "")), name, mapping_of(block, "input")))
 
@@ -352,7 +433,7 @@ class Session:
 
     def _on_result(self, frame: Frame, emit: Emit) -> None:
         stamps = stamps_of(frame)
-        self.is_stamped |= bool(stamps)
+        self.stamps_results |= bool(stamps)
         if not self._answers_ours(stamps):
             self.strays += 1
             self.taint("a result came that no task had asked for")
@@ -371,8 +452,12 @@ class Session:
             return False
         if stamps:
             return self._stamp in stamps
+        # Versions from 2.1.229 to 2.1.260 stamp the results of prompts but not that of `/clear`,
+        # which they announce before.
+        if self.state is SessionState.RESETTING and self.announced_reset:
+            return not self._is_foreign_turn
         # A version that stamps leaves the stamp out only where no prompt of ours was meant.
-        return not self.is_stamped and not self._is_foreign_turn
+        return not self.stamps_results and not self._is_foreign_turn
 
     def _spend_of_turn(self, frame: Frame) -> Spend:
         """Return the tokens and cost of the turn: the CLI's totals run on until `/clear`."""
@@ -392,19 +477,18 @@ class Session:
             self.state = SessionState.BROKEN
             emit(ResetFailed(problem))
         else:
-            self._step(Step.RESET)
-            emit(ResetFinished())
+            self._forget_prompts(emit)
+
+    def _forget_prompts(self, emit: Emit) -> None:
+        self._step(Step.RESET)
+        self._prompts.clear()
+        self._obstacle = ""
+        emit(ResetFinished())
 
     def _reset_problem(self, frame: Frame) -> str:
         """Return the fault in the answer to `/clear`; empty for a correct answer."""
-        if frame.get("is_error") or frame.get("subtype") != "success":
-            return f"/clear failed: {frame.get('subtype')}"
-        # 2.1.330 names the command that answered; older versions have no such field.
-        if frame.get("local_command", "clear") != "clear":
-            return f"/clear was taken for {frame['local_command']!r}"
-        if frame.get("result"):
-            # 2.0.0 to 2.1.116 answer "Unknown slash command" and the like, and forget nothing.
-            return f"/clear was answered with text: {str(frame['result'])[:100]!r}"
+        if problem := clear_problem(frame):
+            return problem
         # Necessary, but no proof: 2.1.117 to 2.1.124 give a new id and forget nothing.
         if not self.session_id or self.session_id == self._session_before_reset:
             return "/clear kept the session id"
@@ -413,11 +497,28 @@ class Session:
         return ""
 
     def _on_control_response(self, frame: Frame, emit: Emit) -> None:
-        body = frame.get("response")
-        if not isinstance(body, dict) or body.get("request_id") != self._initialize_id:
-            return  # the answer to an interrupt or a stop: what counts is the result that follows
-        if self.state is not SessionState.STARTING:
-            return
+        body = mapping_of(frame, "response")
+        request_id = body.get("request_id")
+        if self._rewind_id and request_id == self._rewind_id:
+            self._on_rewind_answer(body, emit)
+        # Any other answer is that to an interrupt or a stop: what counts is the result that
+        # follows.
+        elif request_id == self._initialize_id and self.state is SessionState.STARTING:
+            self._on_initialize_answer(body, emit)
+
+    def _on_rewind_answer(self, body: Frame, emit: Emit) -> None:
+        self._rewind_id = ""
+        if self.state is not SessionState.RESETTING:
+            return  # tainted or ended in the meantime
+        if problem := rewind_problem(body, self._prompts[0]):
+            # Nothing is lost: `/clear` does the same another way.
+            self._step(Step.REFUSE)
+            self._obstacle = f"the CLI did not rewind: {problem}"
+            emit(RewindRefused(problem))
+        else:
+            self._forget_prompts(emit)
+
+    def _on_initialize_answer(self, body: Frame, emit: Emit) -> None:
         if body.get("subtype") == "error":
             self.state = SessionState.BROKEN
             emit(InitializeFailed(str(body.get("error"))))

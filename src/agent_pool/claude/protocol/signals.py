@@ -37,7 +37,7 @@ class StrayFinished:
 
 @dataclass(frozen=True, slots=True)
 class ResetFinished:
-    """`/clear` was acknowledged in every way that this version offers."""
+    """`/clear` or a rewind was acknowledged in every way that this version offers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,18 @@ class ResetFailed:
     """The answer to `/clear` shows no reset; the process must not serve again."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RewindRefused:
+    """The CLI did not take the prompt back; the conversation is as it was before."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BecameIdle:
+    """The CLI reports that the turn is over and that it owes nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,8 @@ Signal = (
     | StrayFinished
     | ResetFinished
     | ResetFailed
+    | RewindRefused
+    | BecameIdle
     | PermissionAsked
     | UnknownRequest
     | ProtocolBroken

@@ -32,6 +32,25 @@ SURVIVING_TOOLS: Final = frozenset(
 )
 """Tools whose effect outlives `/clear` (seen on 2.1.330): a worker that used one is replaced."""
 
+REWOUND_TOOLS: Final = frozenset(
+    {
+        "Agent",
+        "Bash",
+        "Edit",
+        "Glob",
+        "Grep",
+        "Read",
+        "Skill",
+        "StructuredOutput",
+        "Task",
+        "ToolSearch",
+        "Write",
+    }
+)
+"""Tools of which a rewind undoes everything (tried on 2.1.332). After any other tool `/clear` is
+sent: the list of TaskCreate, for example, outlives a rewind but not `/clear`. Tools of MCP servers
+change nothing in the CLI itself."""
+
 
 class SessionState(StrEnum):
     """The state of one session."""
@@ -47,7 +66,7 @@ class SessionState(StrEnum):
     USED = "used"
     """The turn has ended and its context is still there."""
     RESETTING = "resetting"
-    """`/clear` has no result yet."""
+    """`/clear` or a rewind has no answer yet."""
     CLOSED = "closed"
     """The process has ended."""
     BROKEN = "broken"
@@ -62,12 +81,15 @@ class Step(StrEnum):
     INTERRUPT = "interrupt"
     RESULT = "result"
     CLEAR = "clear"
+    REWIND = "rewind"
+    REFUSE = "refuse"
     RESET = "reset"
 
 
 TRANSITIONS: Final[Mapping[SessionState, Mapping[Step, SessionState]]] = {
     SessionState.STARTING: {Step.INITIALIZED: SessionState.READY},
-    SessionState.READY: {Step.PROMPT: SessionState.IN_TURN},
+    # `/clear` before the first prompt makes the CLI read CLAUDE.md and skills again (2.1.332).
+    SessionState.READY: {Step.PROMPT: SessionState.IN_TURN, Step.CLEAR: SessionState.RESETTING},
     # No second prompt: the CLI can merge two open prompts into one turn.
     SessionState.IN_TURN: {
         Step.RESULT: SessionState.USED,
@@ -75,9 +97,13 @@ TRANSITIONS: Final[Mapping[SessionState, Mapping[Step, SessionState]]] = {
     },
     # The CLI answers an interrupt by the turn's own result (2.0.77 to 2.1.330).
     SessionState.INTERRUPTING: {Step.RESULT: SessionState.USED},
-    # A prompt without `/clear` continues the conversation.
-    SessionState.USED: {Step.PROMPT: SessionState.IN_TURN, Step.CLEAR: SessionState.RESETTING},
-    SessionState.RESETTING: {Step.RESET: SessionState.READY},
+    # A prompt without a reset continues the conversation.
+    SessionState.USED: {
+        Step.PROMPT: SessionState.IN_TURN,
+        Step.CLEAR: SessionState.RESETTING,
+        Step.REWIND: SessionState.RESETTING,
+    },
+    SessionState.RESETTING: {Step.RESET: SessionState.READY, Step.REFUSE: SessionState.USED},
     SessionState.CLOSED: {},
     SessionState.BROKEN: {},
 }
