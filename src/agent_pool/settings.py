@@ -177,6 +177,11 @@ class Settings(BaseModel):
         description="auto: /clear between two tasks if a probe has shown that it forgets, else a "
         "new process for each task; clear and respawn force one of them",
     )
+    worker_memory: Literal["lean", "fast"] = Field(
+        "lean",
+        description="lean: the JavaScript engine of Claude Code compiles nothing, and workers stay "
+        "small; fast: it compiles, and workers grow",
+    )
     env_passthrough: Words = Field(
         (),
         description="variables that workers get although they belong to the Claude Code session "

@@ -40,6 +40,17 @@ def test_a_complete_setup_is_ok_and_gives_exit_code_0(project: TempProject) -> N
     assert messages["Sign-in/ok"] == ["api_key, ANTHROPIC_API_KEY, firstParty"]
 
 
+def test_doctor_names_lean_and_fast_agents(project: TempProject) -> None:
+    project.agent("one")
+    project.agent("two", workerMemory="fast")
+    project.agent("three", workerMemory="lean")
+    _, messages = findings(project, "--quick", AGENT_POOL_WORKER_MEMORY="lean")
+    assert [line.partition(":")[0] for line in messages["Worker memory/note"]] == [
+        "workers of one, three are lean",
+        "workers of two are fast",
+    ]
+
+
 def test_probe_finds_out_and_stores_whether_the_cli_forgets(project: TempProject) -> None:
     project.agent("one")
     project.agent("two", tools="Read")

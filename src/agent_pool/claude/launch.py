@@ -21,6 +21,7 @@ from typing import Final
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.binary import parse_version
 from agent_pool.claude.cli_options import agent_options
+from agent_pool.claude.engine import WorkerMemory, engine_variables, memory_in_force
 from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.errors import ConfigError, SpawnError
 from agent_pool.models import LaunchSpec
@@ -114,10 +115,16 @@ class LaunchConfig:
         parts = [self.argv, env, str(self.cwd), self.mcp_config, self.version, prompt]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    @property
+    def memory(self) -> WorkerMemory:
+        """Return how its processes treat memory: `lean` or `fast`."""
+        return memory_in_force(self.env)
+
     def spec(self) -> LaunchSpec:
         """Return it for people to read: secrets in the environment are masked."""
         env = {name: _masked(name, value) for name, value in sorted(self.env.items())}
-        return LaunchSpec(self.argv, env, str(self.cwd), self.prompt, self.version)
+        cwd = str(self.cwd)
+        return LaunchSpec(self.argv, env, cwd, self.prompt, self.version, memory=self.memory)
 
 
 def _masked(name: str, value: str) -> str:
@@ -209,6 +216,8 @@ def worker_environment(
         del own["CLAUDE_CODE_DISABLE_CRON"]  # the agent asks for scheduled tasks by name
     if agent is not None and agent.omit_claude_md:
         own[NO_CLAUDE_MD] = "1"
+    memory = (agent and agent.worker_memory) or settings.worker_memory
+    own |= engine_variables(env, version, memory)
     return {**env, **own, DEPTH: str(depth(environ) + 1)}
 
 

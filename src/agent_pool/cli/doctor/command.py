@@ -24,6 +24,7 @@ from agent_pool.cli.doctor.checks import (
 )
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.doctor.live import check_cli
+from agent_pool.cli.doctor.memory import check_memory
 from agent_pool.cli.doctor.resets import check_resets
 from agent_pool.cli.output import console, print_json
 from agent_pool.text import count, printable
@@ -81,6 +82,8 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
     for finding in check_registered(settings.project_dir):
         yield finding
     async for finding in check_cli(settings, quick=quick, environ=os.environ):
+        yield finding
+    async for finding in check_memory(pool):
         yield finding
     async for finding in check_resets(pool, probe=probe):
         yield finding
