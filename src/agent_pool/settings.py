@@ -182,6 +182,12 @@ class Settings(BaseModel):
         description="lean: the JavaScript engine of Claude Code compiles nothing, and workers stay "
         "small; fast: it compiles, and workers grow",
     )
+    attribution: bool = Field(
+        True,
+        description="whether Claude Code puts its attribution line before the system prompt; the "
+        "line changes with the first words of a conversation, which defeats a prompt cache by "
+        "bytes, as local models have one",
+    )
     env_passthrough: Words = Field(
         (),
         description="variables that workers get although they belong to the Claude Code session "

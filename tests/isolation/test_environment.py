@@ -16,7 +16,7 @@ import pytest
 import agent_pool
 from agent_pool import AgentPool, ConfigError
 from support.environment import real_cli
-from support.model_scripts import bash, tool
+from support.model_scripts import as_text, bash, tool
 from support.pool_harness import PoolHarness
 from support.project import file_contents
 from support.waiting import WAIT_TIMEOUT
@@ -242,6 +242,20 @@ def test_commands_of_a_lean_worker_get_the_users_bun_variables(
         assert engine(command) == mine
         # A variable that the user has set decides, so such a worker is not lean.
         assert worker["BUN_JSC_useBaselineJIT"] == given.get("BUN_JSC_useBaselineJIT", "0")
+
+    harness.run(main())
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_the_attribution_line_is_sent_only_if_the_setting_says_so(
+    harness_with: Callable[..., PoolHarness], is_sent: bool
+) -> None:
+    harness = harness_with({}, attribution=is_sent)
+
+    async def main() -> None:
+        for _ in range(2):  # the second task comes after a reset
+            asked = await harness.ask(harness.plan("answer"))
+            assert ("x-anthropic-billing-header" in as_text(asked.requests[-1])) == is_sent
 
     harness.run(main())
 

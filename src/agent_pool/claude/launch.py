@@ -77,6 +77,7 @@ NO_BACKGROUND: Final = "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"
 """Set for workers unless the user sets it: a task is done when it is answered, and the Agent tool
 works in the background otherwise, so the answer would come before the sub-agent began (2.1.330)."""
 NO_CLAUDE_MD: Final = "CLAUDE_CODE_DISABLE_CLAUDE_MDS"
+ATTRIBUTION: Final = "CLAUDE_CODE_ATTRIBUTION_HEADER"
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,8 @@ def worker_environment(
         del own["CLAUDE_CODE_DISABLE_CRON"]  # the agent asks for scheduled tasks by name
     if agent is not None and agent.omit_claude_md:
         own[NO_CLAUDE_MD] = "1"
+    if not settings.attribution:
+        own[ATTRIBUTION] = "0"
     memory = (agent and agent.worker_memory) or settings.worker_memory
     own |= engine_variables(env, version, memory)
     return {**env, **own, DEPTH: str(depth(environ) + 1)}

@@ -17,6 +17,7 @@ from agent_pool.cli.command import FAILED, Command, json_option, project_option,
 from agent_pool.cli.connect import make_pool
 from agent_pool.cli.doctor.checks import (
     check_agents,
+    check_attribution,
     check_package,
     check_registered,
     check_settings,
@@ -76,6 +77,8 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
     yield finding
     pool = make_pool(settings)
     for finding in check_user(settings):
+        yield finding
+    for finding in check_attribution(settings):
         yield finding
     async for finding in check_agents(settings, pool):
         yield finding
