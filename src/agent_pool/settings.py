@@ -204,7 +204,8 @@ class Settings(BaseModel):
     permission_ceiling: Permission = Field(
         "bypassPermissions",
         description="the most permissive mode of any agent: plan, dontAsk, default, ask, "
-        "acceptEdits, auto, bypassPermissions",
+        "acceptEdits, auto, bypassPermissions; below the last one, hooks and MCP servers inside "
+        "agent files are left out",
     )
     allow_nested: bool = Field(False, description="allow an agent to run a pool of its own")
 

@@ -164,6 +164,16 @@ def test_agent_setting_and_version_decide_how_a_worker_treats_memory(
     assert any(name.startswith("BUN_") for name in given.env) == (memory == "lean")
 
 
+def test_an_old_cli_refuses_agents_with_single_tools_of_servers() -> None:
+    inline = ('{"own":{"command":"x"}}',)
+    for tools in (("mcp__own",), ("mcp__own__*",), None):
+        given = launch("2.0.77", tools=tools, mcp_servers=inline)
+        assert given.mcp_config
+        assert option(given, "agents") is None
+    with pytest.raises(ConfigError, match="cannot limit an agent to mcp__own__a; update it"):
+        launch("2.0.77", tools=("Read", "mcp__own__a"), mcp_servers=inline)
+
+
 def test_lean_and_fast_workers_are_not_interchangeable() -> None:
     assert launch(worker_memory="lean").profile != launch(worker_memory="fast").profile
 

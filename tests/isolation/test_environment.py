@@ -194,6 +194,7 @@ def test_a_lean_worker_hides_its_variables_from_what_it_starts(
         {"type": "command", "command": f"env > {root}/hook.env"},
         {"type": "command", "command": "/bin/sh", "args": ["-c", f"env > {root}/exec.env"]},
     ]
+    harness.project.trust()
     harness.project.agent(
         "lean",
         mcpServers=json.dumps([{"own": server}]),
