@@ -315,6 +315,7 @@ class LaunchSpec(JsonValue):
         prompt: the agent's system prompt.
         version: of the CLI.
         path: the file of the agent's definition.
+        memory: ``lean`` or ``fast``, see the setting `worker_memory`.
     """
 
     argv: tuple[str, ...]
@@ -323,6 +324,7 @@ class LaunchSpec(JsonValue):
     prompt: str
     version: str
     path: str = ""
+    memory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +395,7 @@ class WorkerInfo(JsonValue):
         cost_usd: cost of all its tasks.
         note: an unusual condition, e.g. that the API refuses requests; usually empty.
         project: the folder of the agent's project; empty for a spare.
+        memory: ``lean`` or ``fast``, see the setting `worker_memory`.
     """
 
     worker: str
@@ -407,6 +410,7 @@ class WorkerInfo(JsonValue):
     cost_usd: float
     note: str = ""
     project: str = ""
+    memory: str = ""
 
 
 @dataclass(frozen=True, slots=True)

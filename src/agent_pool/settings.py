@@ -177,6 +177,17 @@ class Settings(BaseModel):
         description="auto: /clear between two tasks if a probe has shown that it forgets, else a "
         "new process for each task; clear and respawn force one of them",
     )
+    worker_memory: Literal["lean", "fast"] = Field(
+        "lean",
+        description="lean: the JavaScript engine of Claude Code compiles nothing, and workers stay "
+        "small; fast: it compiles, and workers grow",
+    )
+    attribution: bool = Field(
+        True,
+        description="whether Claude Code puts its attribution line before the system prompt; the "
+        "line changes with the first words of a conversation, which defeats a prompt cache by "
+        "bytes, as local models have one",
+    )
     env_passthrough: Words = Field(
         (),
         description="variables that workers get although they belong to the Claude Code session "
@@ -193,7 +204,8 @@ class Settings(BaseModel):
     permission_ceiling: Permission = Field(
         "bypassPermissions",
         description="the most permissive mode of any agent: plan, dontAsk, default, ask, "
-        "acceptEdits, auto, bypassPermissions",
+        "acceptEdits, auto, bypassPermissions; below the last one, hooks and MCP servers inside "
+        "agent files are left out",
     )
     allow_nested: bool = Field(False, description="allow an agent to run a pool of its own")
 

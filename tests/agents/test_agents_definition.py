@@ -139,6 +139,7 @@ CHANGES: dict[str, Any] = {
     "initial_prompt": "x",
     "omit_claude_md": True,
     "cache_ttl": "5m",
+    "worker_memory": "fast",
 }
 NOT_OF_THE_WORKER: dict[str, Any] = {
     "name": "other",
@@ -162,7 +163,7 @@ def test_the_fingerprint_changes_only_with_fields_that_shape_the_worker() -> Non
 
 def test_the_fingerprint_is_the_same_on_every_machine() -> None:
     plain = Agent(name="a", description="", prompt="p", path=Path("a.md"))
-    assert plain.fingerprint == "f121ef3a00930a63"
+    assert plain.fingerprint == "378cbeae0f822602"
     assert dataclasses.replace(plain, tools=()).fingerprint != plain.fingerprint
 
 

@@ -41,6 +41,7 @@ def test_every_field_of_the_frontmatter_is_read(tmp_path: Path) -> None:
         initial_prompt="Begin.",
         omit_claude_md=True,
         cache_ttl="1h",
+        worker_memory="fast",
         extra={"team": ("a", {"b": "c"})},
     )
 
@@ -244,6 +245,7 @@ def test_escaped_line_breaks_in_a_description_become_real_line_breaks(tmp_path: 
         "omitClaudeMd: maybe",
         "experimental: x",
         "experimental: {cacheTtl: 2h}",
+        "workerMemory: small",
     ],
 )
 def test_an_invalid_value_error_names_the_file_line_and_field(line: str, tmp_path: Path) -> None:

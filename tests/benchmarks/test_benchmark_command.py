@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import agent_pool
-from agent_pool.loopback import ModelReply, ModelRequest
+from agent_pool.loopback import ModelRequest, TextBlock, ToolUseBlock
 from benchmarks import command
 from benchmarks.comparison import METHOD_LABELS, BenchmarkPlan
-from benchmarks.memory import CALLS, scripted_model
+from benchmarks.memory import WORKLOADS
 from benchmarks.results import BenchmarkResult
 from support.benchmark_runs import IMPORTABLE, sample_result, start_command
 from support.environment import real_cli
@@ -147,14 +147,17 @@ def test_a_wrong_setting_of_the_memory_benchmark_is_one_message(
     assert message in one_line(done.stderr)
 
 
-def test_the_memory_benchmark_calls_the_shell_three_times_per_task() -> None:
-    messages = [{"role": "user", "content": "task 1"}]
-    while isinstance(reply := scripted_model(request_with(messages)), ModelReply):
-        (call,) = reply.blocks
-        messages.append({"role": "assistant", "content": f"tool_use {call}"})
+@pytest.mark.parametrize(("name", "calls"), [("output", 3), ("slow", 6), ("long", 8)])
+def test_the_model_of_a_memory_workload_makes_all_its_calls(name: str, calls: int) -> None:
+    workload = WORKLOADS[name]
+    messages = [{"role": "user", "content": workload.task(1)}]
+    made = 0
+    while isinstance((reply := workload.reply(request_with(messages))).blocks[0], ToolUseBlock):
+        made += len(reply.blocks)
+        messages.append({"role": "assistant", "content": f"tool_use {reply.blocks}"})
         messages.append({"role": "user", "content": "tool_use_id, and the output"})
-    assert (reply, len(messages)) == ("done", 1 + 2 * CALLS)
-    assert CALLS == 3
+    assert (reply.blocks, made) == ((TextBlock("done"),), calls)
+    assert len(messages) == 1 + 2 * len(workload.steps)
 
 
 def request_with(messages: list[dict[str, str]]) -> ModelRequest:
@@ -162,16 +165,24 @@ def request_with(messages: list[dict[str, str]]) -> ModelRequest:
     return ModelRequest(body={"messages": messages}, headers={}, path="", index=1, received_at=0.0)
 
 
-def test_the_memory_of_one_worker_is_reported_by_task(project: TempProject, tmp_path: Path) -> None:
+def test_memory_and_times_of_both_workers_are_reported(
+    project: TempProject, tmp_path: Path
+) -> None:
     running = start_command(project, "memory", "--tasks", "2", temporary=tmp_path / "tmp")
     stdout, stderr = running.communicate(timeout=100)
     assert (running.returncode, stderr) == (0, "")
-    found = re.findall(r"^ *(\d+) +(\S+) +(\d+) MiB +([\d.]+) MiB$", stdout, re.MULTILINE)
-    assert [(task, worker) for task, worker, _, _ in found] == [
-        ("1", "worker-1"),
-        ("2", "worker-1"),
+    memory = r"^ *(\d+) +(\w+) +(worker-\d) +(\d+) MiB +([\d.]+) MiB$"
+    found = re.findall(memory, stdout, re.MULTILINE)
+    assert [row[:3] for row in found] == [
+        ("1", "lean", "worker-1"),
+        ("1", "fast", "worker-2"),
+        ("2", "lean", "worker-1"),
+        ("2", "fast", "worker-2"),
     ]
-    assert all(int(tree) > 50 and float(own) > 10 for _, _, tree, own in found)
+    assert all(int(tree) > 50 and float(own) > 10 for *_, tree, own in found)
+    times = re.findall(r"^(lean|fast)(?: +(\d+) ms){3}$", stdout, re.MULTILINE)
+    assert [agent for agent, _ in times] == ["lean", "fast"]
+    assert all(int(processor) > 10 for _, processor in times)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

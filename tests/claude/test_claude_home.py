@@ -73,7 +73,7 @@ def test_mcp_servers_in_the_home_of_the_given_environment_are_found(
     path = home / ".claude" / "agents" / "mine.md"
     path.write_text("---\nname: mine\nmcpServers: [mine]\n---\nYou test.\n")
     agent = project.catalog.find("mine")
-    assert McpConfig(project).for_agent(agent) == {"mine": server}
+    assert McpConfig(project).find(agent).started == {"mine": server}
 
 
 def test_the_settings_file_in_the_home_of_the_environment_is_read(home: Path) -> None:

@@ -145,6 +145,39 @@ def test_updates_file_mentions_and_cron_are_disabled_in_a_worker() -> None:
     assert env["CLAUDE_CODE_DISABLE_CRON"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("version", "setting", "field", "memory"),
+    [
+        ("2.1.332", "lean", None, "lean"),
+        ("2.1.332", "fast", None, "fast"),
+        ("2.1.332", "fast", "lean", "lean"),
+        ("2.1.332", "lean", "fast", "fast"),
+        ("2.1.330", "lean", None, "lean"),
+        ("2.1.300", "lean", "lean", "fast"),
+    ],
+)
+def test_agent_setting_and_version_decide_how_a_worker_treats_memory(
+    version: str, setting: str, field: str | None, memory: str
+) -> None:
+    given = launch(version, setting=settings(worker_memory=setting), worker_memory=field)
+    assert given.memory == given.spec().memory == memory
+    assert any(name.startswith("BUN_") for name in given.env) == (memory == "lean")
+
+
+def test_an_old_cli_refuses_agents_with_single_tools_of_servers() -> None:
+    inline = ('{"own":{"command":"x"}}',)
+    for tools in (("mcp__own",), ("mcp__own__*",), None):
+        given = launch("2.0.77", tools=tools, mcp_servers=inline)
+        assert given.mcp_config
+        assert option(given, "agents") is None
+    with pytest.raises(ConfigError, match="cannot limit an agent to mcp__own__a; update it"):
+        launch("2.0.77", tools=("Read", "mcp__own__a"), mcp_servers=inline)
+
+
+def test_lean_and_fast_workers_are_not_interchangeable() -> None:
+    assert launch(worker_memory="lean").profile != launch(worker_memory="fast").profile
+
+
 def test_an_agent_that_names_the_cron_tool_keeps_cron() -> None:
     named = launch(tools=("CronCreate",))
     assert "CLAUDE_CODE_DISABLE_CRON" not in named.env

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent_pool import Settings
-from agent_pool.cli.doctor.checks import check_user
+from agent_pool import Settings, load_settings
+from agent_pool.cli.doctor.checks import check_attribution, check_user
 from agent_pool.cli.doctor.sign_in import check_sign_in
 from support.cli_runner import agent_pool
 from support.environment import UNREACHABLE_URL, cli_environment, real_cli
@@ -38,6 +38,46 @@ def test_a_complete_setup_is_ok_and_gives_exit_code_0(project: TempProject) -> N
     assert messages["Reuse/ok"] == ["after /clear the CLI has forgotten; workers are reused"]
     assert "named by the setting claude_cli" in messages["Claude Code/ok"][0]
     assert messages["Sign-in/ok"] == ["api_key, ANTHROPIC_API_KEY, firstParty"]
+
+
+def test_doctor_names_lean_and_fast_agents(project: TempProject) -> None:
+    project.agent("one")
+    project.agent("two", workerMemory="fast")
+    project.agent("three", workerMemory="lean")
+    _, messages = findings(project, "--quick", AGENT_POOL_WORKER_MEMORY="lean")
+    assert [line.partition(":")[0] for line in messages["Worker memory/note"]] == [
+        "workers of one, three are lean",
+        "workers of two are fast",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "user", "environ", "is_reported"),
+    [
+        (None, None, {}, False),
+        ("https://api.anthropic.com", None, {}, False),
+        ("http://127.0.0.1:8080/v1", None, {}, True),
+        ("https://user:secret@gateway.example", None, {}, True),
+        ("https://api.anthropic.com.example", None, {}, True),
+        (None, "http://localhost:11434", {}, True),
+        ("http://127.0.0.1:8080", None, {"CLAUDE_CODE_ATTRIBUTION_HEADER": "0"}, False),
+        ("http://127.0.0.1:8080", None, {"AGENT_POOL_ATTRIBUTION": "false"}, False),
+        ("http://[", None, {}, False),
+    ],
+)
+def test_a_gateway_that_gets_the_attribution_line_is_reported(
+    tmp_path: Path, url: str | None, user: str | None, environ: dict[str, str], is_reported: bool
+) -> None:
+    given = {"CLAUDE_CONFIG_DIR": str(tmp_path), **environ}
+    if url is not None:
+        given["ANTHROPIC_BASE_URL"] = url
+    if user is not None:
+        content = {"env": {"ANTHROPIC_BASE_URL": user}}
+        (tmp_path / "settings.json").write_text(json.dumps(content))
+    settings = load_settings(given, project_dir=tmp_path)
+    found = list(check_attribution(settings, given))
+    assert [finding.state for finding in found] == (["warning"] if is_reported else [])
+    assert all("secret" not in finding.message for finding in found)
 
 
 def test_probe_finds_out_and_stores_whether_the_cli_forgets(project: TempProject) -> None:

@@ -47,6 +47,7 @@ WORKER = WorkerInfo(
     uptime=61.0,
     usage=Usage(10, 20, 30, 60),
     cost_usd=0.25,
+    memory="lean",
 )
 TESTER = AgentStats(
     "tester", 3, {"cancelled": 1, "task_error": 1}, 6, 1, Usage(10, 20, 30, 60), 0.25
@@ -99,7 +100,7 @@ def test_a_pool_is_shown_with_workers_agents_and_saved_time() -> None:
     text = shown(POOL)
     first = "agent-pool, pid 4710, in /srv/shop, up 2 min 5 s; processes started: 2"
     assert text.splitlines()[0] == first
-    expected = "worker-1 tester idle 61.0 s 4711 3 200 MiB $0.2500"
+    expected = "worker-1 tester idle 61.0 s 4711 3 200 MiB lean $0.2500"
     assert row(text, "worker-1") == expected
     assert row(text, "tester") == "tester 3 2 10 30 60 20 60% $0.2500"
     saved = "2 of 3 tasks ran on a used process; 2 measured starts took 500 ms on average: "

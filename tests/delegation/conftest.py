@@ -11,7 +11,9 @@ from support.pool_harness import PoolHarness
 @pytest.fixture(scope="module")
 def harness(open_harness: Callable[..., PoolHarness]) -> PoolHarness:
     """Open a pool for many agents; other tests check that its resets forget."""
-    return open_harness(reset="clear", max_workers=3, max_size=1, acquire_timeout=30)
+    harness = open_harness(reset="clear", max_workers=3, max_size=1, acquire_timeout=30)
+    harness.project.trust()
+    return harness
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from agent_pool import ConfigError
-from agent_pool.loopback import ModelRequest
 from support.model_scripts import as_text, tool
+from support.ping_servers import SERVER, configure, server, servers_of
 from support.pool_harness import PoolHarness
 from support.process_checks import is_alive
 from support.project import TempProject
@@ -21,16 +21,6 @@ from support.waiting import wait_until
 
 Define = Callable[..., str]
 SECRET = "s3cret-of-the-server"
-SERVER = Path(__file__).parents[1] / "support" / "programs" / "ping_server.py"
-
-
-def server(**env: str) -> dict[str, Any]:
-    return {"command": sys.executable, "args": [str(SERVER)], "env": env}
-
-
-def configure(path: Path, **servers: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"mcpServers": servers}))
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +40,6 @@ def ambient(harness: PoolHarness) -> TempProject:
     return pool_project
 
 
-def servers_of(request: ModelRequest) -> set[str]:
-    return {name.split("__")[1] for name in request.tools if name.startswith("mcp__")}
-
-
 def ping(harness: PoolHarness, agent: str, server: str) -> dict[str, str]:
     """Call the server's tool; return the pid and the word in its answer."""
     said = harness.run(harness.ask(harness.plan(tool(f"mcp__{server}__ping")), agent)).text.split()
@@ -63,7 +49,7 @@ def ping(harness: PoolHarness, agent: str, server: str) -> dict[str, str]:
 
 def test_a_server_in_the_definition_serves_its_agent(harness: PoolHarness, define: Define) -> None:
     inline = json.dumps([{"own": server(WORD="inline")}])
-    agent = define(tools="Read", mcpServers=inline)
+    agent = define(tools="Read, mcp__own", mcpServers=inline)
     request = harness.run(harness.ask(harness.plan(), agent)).requests[0]
     assert {"mcp__own__ping", "mcp__own__pong", "Read"} <= set(request.tools)
     assert ping(harness, agent, "own")["word"] == "inline"
@@ -72,7 +58,7 @@ def test_a_server_in_the_definition_serves_its_agent(harness: PoolHarness, defin
 def test_a_server_survives_the_reset_and_dies_with_its_worker(
     harness: PoolHarness, define: Define
 ) -> None:
-    agent = define(tools="[]", mcpServers=json.dumps([{"own": server()}]))
+    agent = define(tools="mcp__own__*", mcpServers=json.dumps([{"own": server()}]))
     pids = set()
     for _ in range(3):
         pids.add(int(ping(harness, agent, "own")["pid"]))
@@ -86,7 +72,7 @@ def test_a_server_survives_the_reset_and_dies_with_its_worker(
 def test_a_project_server_comes_before_a_user_server(
     harness: PoolHarness, define: Define, ambient: TempProject
 ) -> None:
-    agent = define(tools="[]", mcpServers="[shared, my server]")
+    agent = define(tools="mcp__shared, mcp__my_server", mcpServers="[shared, my server]")
     request = harness.run(harness.ask(harness.plan(), agent)).requests[0]
     assert servers_of(request) == {"shared", "my_server"}
     assert ping(harness, agent, "shared")["word"] == "of-the-project"
@@ -104,7 +90,8 @@ def test_naming_a_tool_also_starts_its_server(
 def test_servers_not_named_by_an_agent_are_not_started(
     harness: PoolHarness, define: Define, ambient: TempProject
 ) -> None:
-    agent = define(mcpServers=json.dumps([{"own": server()}]))
+    # The description of the tool Agent has the tools of all agents, those of other tests too.
+    agent = define(disallowedTools="Agent", mcpServers=json.dumps([{"own": server()}]))
     ping(
         harness, agent, "own"
     )  # which waits until its own server is there; the others start with it
@@ -144,7 +131,7 @@ def test_inherit_mcp_adds_all_servers_except_the_pools_own(
 
 
 def test_the_environment_of_a_server_is_never_shown(harness: PoolHarness, define: Define) -> None:
-    agent = define(tools="[]", mcpServers=json.dumps([{"own": server(WORD=SECRET)}]))
+    agent = define(tools="mcp__own__*", mcpServers=json.dumps([{"own": server(WORD=SECRET)}]))
     assert ping(harness, agent, "own")["word"] == SECRET
     launch = harness.run(harness.pool.launch_spec(agent))
     shown = [*launch.argv, *launch.env.values(), launch.prompt]

@@ -22,6 +22,7 @@ def look(project: TempProject) -> Look:
 
     def look(settings: dict[str, Any] | None = None, **fields: str) -> dict[str, str]:
         project.agent("one", **fields)
+        project.trust()
         environ = {"HOME": str(project.home), "CLAUDE_CONFIG_DIR": str(project.home / ".claude")}
         loaded = load_settings(environ, project_dir=project.root, **(settings or {}))
         place = Projects(loaded, environ).default
@@ -33,7 +34,7 @@ def look(project: TempProject) -> Look:
 def test_fields_that_have_an_effect_are_not_named(look: Look) -> None:
     fields = {
         "description": "d",
-        "tools": "Read, Bash",
+        "tools": "Read, Bash, mcp__own",
         "disallowedTools": "Write",
         "model": "haiku",
         "effort": "low",
@@ -78,10 +79,15 @@ def test_permission_rules_without_effect_are_named(look: Look) -> None:
     assert look(tools="Read, Bash(git *)", permissionMode="dontAsk") == {}
 
 
-def test_naming_one_tool_of_a_server_brings_all_of_them(look: Look) -> None:
+def test_a_server_without_a_named_tool_is_reported(look: Look) -> None:
     own = json.dumps([{"own": {"command": "x"}}])
-    assert "all tools of the MCP server own" in look(tools="mcp__own__a", mcpServers=own)["tools"]
+    said = look(tools="Read", mcpServers=own)
+    assert said == {
+        "mcpServers": "the MCP server own is left out: tools names none of its tools; add mcp__own"
+    }
     assert look(tools="mcp__own", mcpServers=own) == {}
+    assert look(tools="mcp__own__a", mcpServers=own) == {}
+    assert look(mcpServers=own) == {}
 
 
 def test_a_tool_of_an_unknown_server_is_named(look: Look) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ import pytest
 import agent_pool
 from agent_pool import AgentPool, ConfigError
 from support.environment import real_cli
-from support.model_scripts import bash, tool
+from support.model_scripts import as_text, bash, tool
 from support.pool_harness import PoolHarness
 from support.project import file_contents
 from support.waiting import WAIT_TIMEOUT
@@ -159,6 +160,103 @@ def test_settings_can_pass_or_block_environment_variables(
         assert worker["MY_OPEN"] == "x"
         assert "MY_SECRET_ONE" not in worker
         assert "MY_SECRET_TWO" not in worker
+
+    harness.run(main())
+
+
+SERVER = """
+import os, pathlib, sys
+pathlib.Path(sys.argv[1]).write_text("\\n".join(f"{k}={v}" for k, v in os.environ.items()))
+"""
+LEAN = {"AGENT_POOL_WORKER_MEMORY": "lean"}
+
+
+def engine(variables: dict[str, str]) -> dict[str, str]:
+    """Return the variables that a Bun program obeys."""
+    return {name: value for name, value in variables.items() if name.startswith("BUN_")}
+
+
+def compiled_code(pid: int) -> int:
+    """Return the KiB that a process has used of its memory for machine code of its own."""
+    areas = re.split(r"^(?=\w+-\w+ )", Path(f"/proc/{pid}/smaps").read_text(), flags=re.MULTILINE)
+    code = [area for area in areas if " rwxp " in area.partition("\n")[0]]
+    return sum(int(size) for area in code for size in re.findall(r"^Rss: +(\d+)", area, re.M))
+
+
+def test_a_lean_worker_hides_its_variables_from_what_it_starts(
+    harness_with: Callable[..., PoolHarness],
+) -> None:
+    harness = harness_with(LEAN, max_size=2)
+    root = harness.project.root
+    (root / "server.py").write_text(SERVER)
+    server = {"command": sys.executable, "args": ["server.py", str(root / "server.env")]}
+    hooks = [
+        {"type": "command", "command": f"env > {root}/hook.env"},
+        {"type": "command", "command": "/bin/sh", "args": ["-c", f"env > {root}/exec.env"]},
+    ]
+    harness.project.trust()
+    harness.project.agent(
+        "lean",
+        mcpServers=json.dumps([{"own": server}]),
+        hooks=json.dumps({"PreToolUse": [{"hooks": hooks}]}),
+    )
+
+    async def main() -> None:
+        command = r"echo; env; echo ---; tr '\0' '\n' < /proc/$PPID/environ"
+        lean = await harness.ask(harness.plan(bash(command)), agent="lean")
+        mine, _, worker = lean.text.partition("---")
+        assert _variables(worker)["BUN_JSC_useBaselineJIT"] == "0"
+        assert engine(_variables(mine)) == {}
+        for name in ("hook", "exec", "server"):
+            assert "PATH" in (seen := _variables((root / f"{name}.env").read_text()))
+            assert engine(seen) == {}
+
+    harness.run(main())
+
+
+def test_a_lean_worker_compiles_far_less_than_a_fast_one(
+    harness_with: Callable[..., PoolHarness],
+) -> None:
+    harness = harness_with(LEAN, max_size=2)
+    harness.project.agent("fast", workerMemory="fast")
+
+    async def main() -> None:
+        for agent in ("tester", "fast") * 4:
+            await harness.ask(harness.plan("answer"), agent=agent)
+        workers = {worker.agent: worker for worker in await harness.pool.workers()}
+        assert (workers["tester"].memory, workers["fast"].memory) == ("lean", "fast")
+        lean, fast = (compiled_code(workers[name].pid or 0) for name in ("tester", "fast"))
+        assert 0 < lean < fast / 2
+
+    harness.run(main())
+
+
+@pytest.mark.parametrize("given", [{}, {"BUN_JSC_useBaselineJIT": "1"}], ids=["options", "engine"])
+def test_commands_of_a_lean_worker_get_the_users_bun_variables(
+    harness_with: Callable[..., PoolHarness], given: dict[str, str]
+) -> None:
+    mine = {"BUN_OPTIONS": "--smol --no-addons", "BUN_JSC_useConcurrentGC": "1", **given}
+    harness = harness_with({**LEAN, **mine})
+
+    async def main() -> None:
+        command, worker = await environments(harness)
+        assert engine(command) == mine
+        # A variable that the user has set decides, so such a worker is not lean.
+        assert worker["BUN_JSC_useBaselineJIT"] == given.get("BUN_JSC_useBaselineJIT", "0")
+
+    harness.run(main())
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_the_attribution_line_is_sent_only_if_the_setting_says_so(
+    harness_with: Callable[..., PoolHarness], is_sent: bool
+) -> None:
+    harness = harness_with({}, attribution=is_sent)
+
+    async def main() -> None:
+        for _ in range(2):  # the second task comes after a reset
+            asked = await harness.ask(harness.plan("answer"))
+            assert ("x-anthropic-billing-header" in as_text(asked.requests[-1])) == is_sent
 
     harness.run(main())
 

@@ -66,5 +66,6 @@ color: blue
 initialPrompt: Begin.
 omitClaudeMd: true
 experimental: {cacheTtl: 1h}
+workerMemory: fast
 team: [a, {b: c}]
 """

@@ -85,6 +85,7 @@ def make_worker(**fields: Any) -> WorkerInfo:
         "uptime": 12.34,
         "usage": Usage(1, 2, 3, 4),
         "cost_usd": 0.5,
+        "memory": "lean",
     }
     return WorkerInfo(**values | fields)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 
@@ -34,6 +35,17 @@ class TempProject:
         lines = [f"{key}: {value}" for key, value in {"name": name, **fields}.items()]
         path.write_text("---\n" + "\n".join(lines) + f"\n---\n{body}\n", encoding="utf-8")
         return path
+
+    def trust(self, folder: Path | None = None, accepted: bool = True) -> None:
+        """Let Claude Code remember whether its user trusts a folder, by default the project."""
+        path = self.home / ".claude" / ".claude.json"
+        path.parent.mkdir(exist_ok=True)
+        state = json.loads(path.read_text()) if path.exists() else {}
+        entry = state.setdefault("projects", {}).setdefault(
+            str((folder or self.root).resolve()), {}
+        )
+        entry["hasTrustDialogAccepted"] = accepted
+        path.write_text(json.dumps(state))
 
     def environment(self, url: str, **more: str) -> dict[str, str]:
         """Build the environment of a pool that works in this project with the API at `url`."""

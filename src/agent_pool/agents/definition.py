@@ -48,6 +48,7 @@ class Agent:
         initial_prompt: the prompt before the first task.
         omit_claude_md: whether the agent works without the CLAUDE.md files.
         cache_ttl: one of `CACHE_TTLS`, from `experimental.cacheTtl`.
+        worker_memory: one of `WORKER_MEMORIES`; None for the setting `worker_memory`.
         extra: all other keys of the frontmatter; cannot be changed, at any depth.
     """
 
@@ -72,6 +73,7 @@ class Agent:
     initial_prompt: str | None = None
     omit_claude_md: bool = False
     cache_ttl: str | None = None
+    worker_memory: str | None = None
     extra: Mapping[str, Any] = field(default_factory=_make_empty_mapping, hash=False)
 
     @property
@@ -88,7 +90,7 @@ class Agent:
 _FINGERPRINT_FIELDS: Final = (
     *("prompt", "tools", "disallowed_tools", "model", "effort", "permission_mode", "max_turns"),
     *("mcp_servers", "hooks", "memory", "background", "isolation", "initial_prompt"),
-    *("omit_claude_md", "cache_ttl"),
+    *("omit_claude_md", "cache_ttl", "worker_memory"),
 )
 """Skills and expertise are not listed: their texts are a part of the prompt."""
 

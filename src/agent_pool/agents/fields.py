@@ -28,6 +28,7 @@ PERMISSION_MODES: Final = (
 MEMORY_SCOPES: Final = ("user", "project", "local")
 ISOLATIONS: Final = ("worktree", "remote")
 CACHE_TTLS: Final = ("5m", "1h")
+WORKER_MEMORIES: Final = ("lean", "fast")
 MCP_TRANSPORTS: Final = ("stdio", "http", "sse", "ws")
 MAX_SHOWN_CHARACTERS: Final = 60
 """Longer values are cut in messages."""
@@ -255,6 +256,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = MappingProxyType
         "initialPrompt": ("initial_prompt", _parse_text),
         "omitClaudeMd": ("omit_claude_md", _parse_boolean),
         "experimental": ("cache_ttl", _parse_cache_ttl),
+        "workerMemory": ("worker_memory", _make_choice_parser(WORKER_MEMORIES)),
     }
 )
 """The keys of the frontmatter that have a meaning: the attribute of `Agent`, and the parser."""

@@ -7,6 +7,8 @@ that have no such option are named by `unsupported`.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Final
 
 from agent_pool.agents import Agent
@@ -23,14 +25,22 @@ NOT_OFFERED: Final = SURVIVING_TOOLS | {
 """Tools of an interactive or self-waking session: only agents that name them get them."""
 
 
-def agent_options(agent: Agent, settings: Settings) -> list[str]:
+def agent_options(
+    agent: Agent, settings: Settings, mcp_tools: Sequence[str] | None = None
+) -> list[str]:
     """Return the options that make a process this agent.
 
     Its system prompt and its MCP servers are not among them: those go by files or by stdin.
+
+    Args:
+        agent: the agent.
+        settings: what agents inherit, and the ceiling of permissions.
+        mcp_tools: the only tools of its MCP servers that it has; None for all.
     """
     return [
         *_permission_options(agent, settings),
         *_tool_options(agent, settings),
+        *_mcp_tool_options(agent, settings, mcp_tools),
         *_model_options(agent),
         *([f'--settings={{"hooks":{agent.hooks}}}'] if agent.hooks else []),
     ]
@@ -63,6 +73,24 @@ def _permission_options(agent: Agent, settings: Settings) -> list[str]:
     ]
 
 
+def _mcp_tool_options(
+    agent: Agent, settings: Settings, mcp_tools: Sequence[str] | None
+) -> list[str]:
+    if agent.tools is None or mcp_tools is None:
+        return []
+    # `--tools` limits the built-in tools alone (2.1.332), and the names of a server's other tools
+    # are not known before it is started. An agent's list of tools limits both. Its prompt is
+    # replaced by that of `initialize`.
+    skill = ["Skill"] if "skills" in settings.inherit else []
+    built_in = [tool for tool in agent.tools if not tool.startswith("mcp__")]
+    one = {
+        "description": agent.description or agent.name,
+        "prompt": "",
+        "tools": [*built_in, *skill, *mcp_tools],
+    }
+    return [f"--agents={json.dumps({agent.name: one})}", f"--agent={agent.name}"]
+
+
 def _tool_options(agent: Agent, settings: Settings) -> list[str]:
     named = {_bare_name(tool) for tool in agent.tools or ()}
     kept_out = set(NOT_OFFERED)
@@ -73,7 +101,7 @@ def _tool_options(agent: Agent, settings: Settings) -> list[str]:
     refused = [*agent.disallowed_tools, *sorted(kept_out - named)]
     options = [f"--disallowedTools={','.join(refused)}"]
     if agent.tools is not None:
-        # Tools of MCP servers come with their servers: an agent gets all tools of a server.
+        # Tools of MCP servers are not known to this option, see `_mcp_tool_options`.
         own = sorted(tool for tool in named if not tool.startswith("mcp__"))
         options.append(f"--tools={','.join(own)}")
     return options

@@ -21,7 +21,9 @@ from typing import Final
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.binary import parse_version
 from agent_pool.claude.cli_options import agent_options
+from agent_pool.claude.engine import WorkerMemory, engine_variables, memory_in_force
 from agent_pool.claude.mcp_config import McpConfig
+from agent_pool.claude.trust import permitted_agent
 from agent_pool.errors import ConfigError, SpawnError
 from agent_pool.models import LaunchSpec
 from agent_pool.settings import ENV_PREFIX, Settings
@@ -78,6 +80,7 @@ NO_BACKGROUND: Final = "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"
 """Set for workers unless the user sets it: a task is done when it is answered, and the Agent tool
 works in the background otherwise, so the answer would come before the sub-agent began (2.1.330)."""
 NO_CLAUDE_MD: Final = "CLAUDE_CODE_DISABLE_CLAUDE_MDS"
+ATTRIBUTION: Final = "CLAUDE_CODE_ATTRIBUTION_HEADER"
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,16 @@ class LaunchConfig:
         parts = [self.argv, env, str(self.cwd), self.mcp_config, self.version, prompt]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    @property
+    def memory(self) -> WorkerMemory:
+        """Return how its processes treat memory: `lean` or `fast`."""
+        return memory_in_force(self.env)
+
     def spec(self) -> LaunchSpec:
         """Return it for people to read: secrets in the environment are masked."""
         env = {name: _masked(name, value) for name, value in sorted(self.env.items())}
-        return LaunchSpec(self.argv, env, str(self.cwd), self.prompt, self.version)
+        cwd = str(self.cwd)
+        return LaunchSpec(self.argv, env, cwd, self.prompt, self.version, memory=self.memory)
 
 
 def _masked(name: str, value: str) -> str:
@@ -130,18 +139,44 @@ def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> Lau
     """Return how a worker for an agent of this project is started with this binary.
 
     Raises:
-        ConfigError: the agent names an MCP server that is configured nowhere.
+        ConfigError: the agent names an MCP server that is configured nowhere, or a file of Claude
+            Code that it needs cannot be read.
     """
     parsed = parse_version(version)
+    agent = permitted_agent(agent, project)
+    servers = McpConfig(project).find(agent)
+    # Sorted: the text is a part of the profile, so equal servers must give equal texts.
+    config = json.dumps({"mcpServers": servers.started}, sort_keys=True) if servers.started else ""
+    tools = servers.tools if servers.started else None
+    if parsed < PROMPT_BY_INITIALIZE:
+        _refuse_single_tools(version, agent, tools)
+        tools = None
+    options = agent_options(agent, project.settings, tools)
     return LaunchConfig(
-        argv=(str(cli), *BASE_OPTIONS, *agent_options(agent, project.settings)),
+        argv=(str(cli), *BASE_OPTIONS, *options),
         env=worker_environment(project.environ, project.settings, agent, parsed),
         cwd=project.root,
-        mcp_config=McpConfig(project).json_for(agent),
+        mcp_config=config,
         prompt=agent.prompt,
         prompt_by_initialize=parsed >= PROMPT_BY_INITIALIZE,
         version=version,
     )
+
+
+def _refuse_single_tools(version: str, agent: Agent, tools: tuple[str, ...] | None) -> None:
+    """Refuse an agent that names single tools of MCP servers: an old CLI cannot leave out others.
+
+    Its options that limit tools also set the system prompt, which `initialize` does not replace.
+
+    Raises:
+        ConfigError: there is such a tool.
+    """
+    for tool in tools or ():
+        if "__" in tool.removeprefix("mcp__").removesuffix("__*"):
+            raise ConfigError(
+                f"{agent.path}: Claude Code {version} cannot limit an agent to {tool}; update it, "
+                "or name all tools of the server"
+            )
 
 
 def file_options(launch: LaunchConfig, stem: Path) -> list[str]:
@@ -211,6 +246,10 @@ def worker_environment(
         del own["CLAUDE_CODE_DISABLE_CRON"]  # the agent asks for scheduled tasks by name
     if agent is not None and agent.omit_claude_md:
         own[NO_CLAUDE_MD] = "1"
+    if not settings.attribution:
+        own[ATTRIBUTION] = "0"
+    memory = (agent and agent.worker_memory) or settings.worker_memory
+    own |= engine_variables(env, version, memory)
     return {**env, **own, DEPTH: str(depth(environ) + 1)}
 
 

@@ -2,20 +2,24 @@
 
 An agent names a server in `mcpServers`, or by one of its tools in `tools`. A worker starts only
 these. Other configured servers stay out unless the setting `inherit` includes them, and the pool's
-own server even then. Each server that is a process gets a mark in its environment, so that the
-clean-up after a task can tell it from processes that the task left running.
+own server even then. An agent that has a list of tools has only the tools of servers that are in
+it, as with `claude -p --agent` (2.1.332). Each server that is a process gets a mark in its
+environment, so that the clean-up after a task can tell it from processes that the task left
+running.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.process_tree import SERVER_MARK
+from agent_pool.claude.trust import project_entry, project_key, read_json, user_file
 from agent_pool.errors import ConfigError
 from agent_pool.settings import claude_home
 from agent_pool.text import did_you_mean
@@ -24,24 +28,32 @@ OWN_SERVER: Final = "agent-pool"
 """The name under which this package registers itself; no agent inherits it."""
 
 
+@dataclass(frozen=True, slots=True)
+class AgentServers:
+    """The MCP servers of one agent.
+
+    Attributes:
+        started: the configuration of each server that its workers start, by name.
+        tools: the tools of these that the agent has: names, or ``mcp__SERVER`` for all of one
+            server; None for all tools of all of them.
+        disabled: servers that it asks for and the user has disabled, and the file that says so.
+        unused: servers in `mcpServers` of which `tools` names no tool.
+    """
+
+    started: Mapping[str, Any] = field(repr=False)
+    tools: tuple[str, ...] | None
+    disabled: Mapping[str, str]
+    unused: tuple[str, ...]
+
+
 class McpConfig:
     """Find the MCP servers of a project's agents in Claude Code's own configuration."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
 
-    def json_for(self, agent: Agent) -> str:
-        """Return the value of ``--mcp-config`` as JSON; empty if the agent gets no server.
-
-        Raises:
-            ConfigError: as `for_agent`.
-        """
-        found = self.for_agent(agent)
-        # Sorted: the text is a part of the profile, so equal servers must give equal texts.
-        return json.dumps({"mcpServers": found}, sort_keys=True) if found else ""
-
-    def for_agent(self, agent: Agent) -> dict[str, Any]:
-        """Return the configuration of each server that the agent gets, by name.
+    def find(self, agent: Agent) -> AgentServers:
+        """Find the servers of an agent.
 
         Raises:
             ConfigError: a named server is configured nowhere, or a configuration is malformed; the
@@ -53,70 +65,118 @@ class McpConfig:
         }
         named = [entry for entry in entries if isinstance(entry, str)]
         tools = [tool for tool in agent.tools or () if tool.startswith("mcp__")]
-        found: dict[str, Any] = {}
-        # Read only if needed: a broken file must not stop an agent that uses no server of it.
-        if named or tools or self._inherits:
-            ambient = self._ambient()
-            found = {name: one for name, one in ambient.items() if self._is_given(name, tools)}
-            found |= {name: self._named(agent, name, ambient) for name in named}
+        found, off, inherited = self._configured(agent, named, tools)
         # A server that the definition itself configures wins over one of the same name.
-        return {name: _marked(agent, name, one) for name, one in sorted({**found, **own}.items())}
+        found = {name: _marked(agent, name, one) for name, one in sorted({**found, **own}.items())}
+        off = {name: place for name, place in off.items() if name not in own}
+        if agent.tools is None:
+            return AgentServers(found, None, off, ())
+        without = [name for name in found if not any(is_tool_of(tool, name) for tool in tools)]
+        unused = tuple(name for name in without if name not in inherited)
+        whole = (tool_prefix(name) for name in without if name in inherited)
+        started = {name: one for name, one in found.items() if name not in unused}
+        return AgentServers(started, (*tools, *whole), off, unused)
+
+    def _configured(
+        self, agent: Agent, named: list[str], tools: list[str]
+    ) -> tuple[dict[str, Any], dict[str, str], set[str]]:
+        """Return configured servers that the agent gets, disabled ones, and inherited names."""
+        # Read only if needed: a broken file must not stop an agent that uses no server of it.
+        if not (named or tools or self._inherits):
+            return {}, {}, set()
+        ambient, disabled = self._ambient()
+        inherited = {name for name in ambient if self._inherits and name != OWN_SERVER}
+        asked = inherited | {
+            name
+            for name in (*ambient, *disabled)
+            if name in named or any(is_tool_of(tool, name) for tool in tools)
+        }
+        for name in named:
+            if name not in asked:
+                raise self._unknown(agent, name, ambient)
+        found = {name: one for name, one in ambient.items() if name in asked}
+        return found, {n: where for n, where in disabled.items() if n in asked}, inherited
 
     @property
     def _inherits(self) -> bool:
         return "mcp" in self._project.settings.inherit
 
-    def _is_given(self, name: str, tools: Iterable[str]) -> bool:
-        """Check whether an agent gets a configured server that its `mcpServers` does not name."""
-        inherited = self._inherits and name != OWN_SERVER
-        return inherited or any(is_tool_of(tool, name) for tool in tools)
-
-    def _named(self, agent: Agent, name: str, ambient: Mapping[str, Any]) -> Any:
-        if name in ambient:
-            return ambient[name]
-        raise ConfigError(
+    def _unknown(self, agent: Agent, name: str, ambient: Mapping[str, Any]) -> ConfigError:
+        return ConfigError(
             f"{agent.path}: mcpServers names {name!r}, which is configured neither in "
-            f"{self._project_file} nor in {self._user_file}{did_you_mean(name, ambient)}"
+            f"{self._project_file} nor in {user_file(self._project)}{did_you_mean(name, ambient)}"
         )
 
     @property
     def _project_file(self) -> Path:
         return self._project.root / ".mcp.json"
 
-    @property
-    def _user_file(self) -> Path:
-        environ = self._project.environ
-        named = environ.get("CLAUDE_CONFIG_DIR")
-        # Without that variable the file stands beside the folder .claude, not in it.
-        return (Path(named) if named else claude_home(environ).parent) / ".claude.json"
+    def _ambient(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return all configured servers, and the disabled ones with the file that disables them.
 
-    def _ambient(self) -> dict[str, Any]:
-        """Return all configured servers; as in Claude Code, the project's win over the user's."""
-        user = _read_json(self._user_file)
-        projects = user.get("projects")
-        here = str(self._project.root.resolve())  # Claude Code's key follows links
-        local = projects.get(here) if isinstance(projects, dict) else {}
+        As in Claude Code, the project's servers win over the user's, and those that the user has
+        for this project win over both.
+        """
+        user, shared = read_json(user_file(self._project)), read_json(self._project_file)
         found: dict[str, Any] = {}
-        for source in (user, _read_json(self._project_file), local):
-            servers = source.get("mcpServers") if isinstance(source, dict) else None
-            found |= servers if isinstance(servers, dict) else {}
+        off: dict[str, str] = {}
+        for servers, disabled in (
+            (_servers(user), self._disabled_servers("disabledMcpServers")),
+            (_servers(shared), self._disabled_servers("disabledMcpjsonServers")),
+            (self._local_servers(), self._disabled_servers("disabledMcpServers")),
+        ):
+            found |= {name: one for name, one in servers.items() if name not in disabled}
+            off |= {name: where for name, where in disabled.items() if name in servers}
+        return found, {name: where for name, where in off.items() if name not in found}
+
+    def _local_servers(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key in self._keys:
+            found |= _servers(project_entry(self._project, key))
         return found
 
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        root = self._project.root
+        # Earlier versions stored a folder inside a repository by its own path.
+        return str(root.resolve()), project_key(root)
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        # Some editors write a byte order mark, which `json.loads` refuses.
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:  # both files are optional
-        return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
+    def _disabled_servers(self, key: str) -> dict[str, str]:
+        """Return the names in this key of any settings, and the file that has it."""
+        places = [(user_file(self._project), project_entry(self._project, k)) for k in self._keys]
+        if key == "disabledMcpjsonServers":
+            folder = self._project.root / ".claude"
+            files = (
+                claude_home(self._project.environ) / "settings.json",
+                folder / "settings.json",
+                folder / "settings.local.json",
+            )
+            places += [(path, read_json(path)) for path in files]
+        return {
+            name: str(path)
+            for path, settings in places
+            for name in _list(settings.get(key))
+            if isinstance(name, str)
+        }
+
+
+def _servers(source: Mapping[str, Any]) -> dict[str, Any]:
+    servers = source.get("mcpServers")
+    return servers if isinstance(servers, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def tool_prefix(server: str) -> str:
+    """Return the name that stands for all tools of a server."""
+    return f"mcp__{re.sub(r'[^A-Za-z0-9_-]', '_', server)}"
 
 
 def is_tool_of(tool: str, server: str) -> bool:
     """Check whether ``mcp__server`` or ``mcp__server__tool`` belongs to this server."""
-    prefix = f"mcp__{re.sub(r'[^A-Za-z0-9_-]', '_', server)}"
+    prefix = tool_prefix(server)
     return tool == prefix or tool.startswith(f"{prefix}__")
 
 

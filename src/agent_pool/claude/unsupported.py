@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.agents.fields import EFFORTS, FIELDS
 from agent_pool.claude.cli_options import permission_mode, tool_rules
-from agent_pool.claude.mcp_config import McpConfig, is_tool_of
+from agent_pool.claude.mcp_config import AgentServers, McpConfig, is_tool_of, tool_prefix
+from agent_pool.claude.trust import permitted_agent, refused_fields
 from agent_pool.settings import Settings
 from agent_pool.text import did_you_mean
 
@@ -45,7 +47,8 @@ def unsupported_fields(agent: Agent, project: Project) -> dict[str, str]:
         *((_KEYS[name], why) for name, why in _WITHOUT_EFFECT.items() if getattr(agent, name)),
         *_effort(agent),
         *_permissions(agent, project.settings),
-        *_server_tools(agent, McpConfig(project).for_agent(agent)),
+        *refused_fields(agent, project),
+        *_servers(agent, McpConfig(project).find(permitted_agent(agent, project))),
         *((key, _unknown_key(key)) for key in agent.extra),
     ):
         found[key] = f"{found[key]}; {reason}" if key in found else reason
@@ -68,14 +71,23 @@ def _permissions(agent: Agent, settings: Settings) -> Iterator[_Warning]:
         yield "tools", f"the rules of {rules} have no effect while permissions are bypassed"
 
 
-def _server_tools(agent: Agent, servers: Mapping[str, object]) -> Iterator[_Warning]:
+def _servers(agent: Agent, servers: AgentServers) -> Iterator[_Warning]:
+    for name, path in servers.disabled.items():
+        yield "mcpServers", f"the MCP server {name} is left out: it is disabled in {path}"
+    for name in servers.unused:
+        prefix = tool_prefix(name)
+        reason = f"the MCP server {name} is left out: tools names none of its tools; add {prefix}"
+        yield "mcpServers", reason
+    known = {*servers.started, *servers.disabled, *_inline_names(agent)}
     for tool in agent.tools or ():
-        server = next((name for name in servers if is_tool_of(tool, name)), None)
-        if tool.startswith("mcp__") and server is None:
+        if tool.startswith("mcp__") and not any(is_tool_of(tool, name) for name in known):
             yield "tools", f"no MCP server of the agent has {tool}; name its server in mcpServers"
-        elif server is not None and tool.count("__") > 1:
-            # `mcp__SERVER` asks for all tools anyway; `mcp__SERVER__TOOL` asks for one of them.
-            yield "tools", f"with {tool} the agent gets all tools of the MCP server {server}"
+
+
+def _inline_names(agent: Agent) -> Iterator[str]:
+    """Yield the servers inside the definition; `refused_fields` reports those that are left out."""
+    for entry in map(json.loads, agent.mcp_servers):
+        yield from entry if isinstance(entry, dict) else ()
 
 
 def _unknown_key(key: str) -> str:

@@ -136,7 +136,7 @@ def _worker_table(pool: PoolStatus) -> Table:
             seconds_text(worker.uptime),
             str(worker.pid or ""),
             f"{worker.tasks:,}",
-            mebibytes(worker.rss),
+            f"{mebibytes(worker.rss)} {worker.memory}".strip(),
             _dollars(worker.cost_usd),
         )
     return table

@@ -166,6 +166,7 @@ def _worker_row(worker: WorkerInfo) -> dict[str, Any]:
         "tasks": worker.tasks,
         "memory_bytes": worker.rss,
         "memory": bytes_text(worker.rss),
+        "worker_memory": worker.memory,
         "uptime_seconds": round(worker.uptime, 1),
         "tokens": worker.usage.as_json(),
         "cost_usd": worker.cost_usd,

@@ -38,9 +38,7 @@ class LaunchCache:
         version = await self._version(cli, project)
         key, basis = project.key(agent.name), (agent.fingerprint, str(cli), version)
         known = self._launches.get(key)
-        # The configuration of MCP servers stands in files of Claude Code that can be edited.
-        has_servers = bool(agent.mcp_servers) or "mcp" in project.settings.inherit
-        if known is None or known[0] != basis or has_servers:
+        if known is None or known[0] != basis or _reads_files(agent, project):
             known = self._launches[key] = basis, build_launch(cli, version, agent, project)
         return known[1]
 
@@ -87,3 +85,14 @@ class LaunchCache:
         # A failure is not kept: the binary can be repaired before the next task.
         if not query.cancelled() and query.exception() is None:
             self._versions[binary] = query.result()
+
+
+def _reads_files(agent: Agent, project: Project) -> bool:
+    """Check whether a launch depends on files of Claude Code, which can be edited at any time."""
+    # They hold the MCP servers, and say whether the folder is trusted, which hooks depend on.
+    return bool(
+        agent.hooks
+        or agent.mcp_servers
+        or any(tool.startswith("mcp__") for tool in agent.tools or ())
+        or "mcp" in project.settings.inherit
+    )

@@ -345,6 +345,7 @@ class Supervisor:
             cost_usd=worker.spend.cost_usd,
             note=worker.note,
             project=record.key.project if record.key else "",
+            memory=worker.launch.memory,
         )
 
     # Performing what the scheduler says

@@ -6,16 +6,22 @@ import os
 import platform
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from agent_pool import ConfigError, PoolAPI, Settings, load_settings
 from agent_pool.cli.doctor.findings import Finding
+from agent_pool.cli.json_file import read_json
 from agent_pool.cli.registration import SCOPES, Registration, server_argv
-from agent_pool.settings import config_file
+from agent_pool.settings import claude_home, config_file
 from agent_pool.text import count
 
+_ATTRIBUTION: Final = "CLAUDE_CODE_ATTRIBUTION_HEADER"
+_BASE_URL: Final = "ANTHROPIC_BASE_URL"
+_OFF: Final = {"0", "false", "no", "off"}
 _FOLDER_SETTINGS: Final = ("project_dir", "agents_dir", "skills_dir", "expertise_dir")
 
 
@@ -96,6 +102,39 @@ def _list_folders(folders: Sequence[str]) -> str:
     return ", ".join(
         f"{folder}{'' if Path(folder).is_dir() else ' (missing)'}" for folder in folders
     )
+
+
+def check_attribution(
+    settings: Settings, environ: Mapping[str, str] = os.environ
+) -> Iterator[Finding]:
+    """Report the attribution line if requests go to another server than Anthropic's."""
+    server = _find_server(settings.project_dir, environ)
+    is_sent = settings.attribution and environ.get(_ATTRIBUTION) not in _OFF
+    if server and is_sent and not f".{server}".endswith(".anthropic.com"):
+        yield Finding(
+            "Attribution",
+            "warning",
+            f"requests go to {server}, and begin with a line that changes with each conversation: "
+            "a prompt cache by bytes cannot be used",
+            "attribution = false in the settings file",
+        )
+
+
+def _find_server(project: Path, environ: Mapping[str, str]) -> str:
+    """Return the host that workers ask; empty if none is set or the files cannot be read."""
+    url = environ.get(_BASE_URL, "")
+    # The later files win in Claude Code, and all of them win over the environment.
+    for path in (
+        claude_home(environ) / "settings.json",
+        project / ".claude" / "settings.json",
+        project / ".claude" / "settings.local.json",
+    ):
+        with suppress(ConfigError):
+            variables = read_json(path)[1].get("env")
+            url = variables.get(_BASE_URL, url) if isinstance(variables, dict) else url
+    with suppress(ValueError):
+        return urlsplit(str(url)).hostname or ""
+    return ""
 
 
 def check_registered(project: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from agent_pool.cli.command import FAILED, Command, json_option, project_option,
 from agent_pool.cli.connect import make_pool
 from agent_pool.cli.doctor.checks import (
     check_agents,
+    check_attribution,
     check_package,
     check_registered,
     check_settings,
@@ -24,6 +25,7 @@ from agent_pool.cli.doctor.checks import (
 )
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.doctor.live import check_cli
+from agent_pool.cli.doctor.memory import check_memory
 from agent_pool.cli.doctor.resets import check_resets
 from agent_pool.cli.output import console, print_json
 from agent_pool.text import count, printable
@@ -76,11 +78,15 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
     pool = make_pool(settings)
     for finding in check_user(settings):
         yield finding
+    for finding in check_attribution(settings):
+        yield finding
     async for finding in check_agents(settings, pool):
         yield finding
     for finding in check_registered(settings.project_dir):
         yield finding
     async for finding in check_cli(settings, quick=quick, environ=os.environ):
+        yield finding
+    async for finding in check_memory(pool):
         yield finding
     async for finding in check_resets(pool, probe=probe):
         yield finding
