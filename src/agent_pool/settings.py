@@ -174,8 +174,8 @@ class Settings(BaseModel):
     # Reset between tasks, environment and permissions
     reset: Literal["auto", "clear", "respawn"] = Field(
         "auto",
-        description="auto: /clear between two tasks if a probe has shown that it forgets, else a "
-        "new process for each task; clear and respawn force one of them",
+        description="auto: a rewind or /clear between two tasks if a probe has shown that it "
+        "forgets, else a new process for each task; clear and respawn force one of them",
     )
     worker_memory: Literal["lean", "fast"] = Field(
         "lean",
@@ -224,7 +224,7 @@ class Settings(BaseModel):
         60.0, description="a worker that is not ready after this time has failed to start"
     )
     reset_timeout: Seconds = Field(
-        10.0, description="a worker that has not confirmed /clear after this time is replaced"
+        10.0, description="a worker that has not confirmed its reset after this time is replaced"
     )
     interrupt_timeout: Seconds = Field(
         5.0, description="a worker whose interrupted turn has not ended after this time is replaced"

@@ -219,11 +219,14 @@ class Conversation:
                 self._check_cleared(frame)
         has_stray = any(isinstance(signal, StrayFinished) for signal in signals)
         assert self.session.strays == strays + has_stray
-        if frame.get("type") in ("result", "system"):
+        is_init = (frame.get("type"), frame.get("subtype")) == ("system", "init")
+        if is_init or frame.get("type") == "result":
             self.has_seen_stamps |= bool(stamps_in(frame))
 
     def _check_cleared(self, frame: dict[str, Any]) -> None:
-        assert self._is_for_us(frame)
+        # Versions that do not stamp turns announce `/clear` and do not stamp its result.
+        is_announced = self.session.announced_reset and not self.session.stamps_turns
+        assert self._is_for_us(frame) or (is_announced and not stamps_in(frame))
         assert not frame.get("is_error")
         assert not frame.get("result")
         assert self.session.session_id not in ("", self.session_id_before)

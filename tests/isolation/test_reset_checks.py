@@ -182,6 +182,22 @@ def test_a_cli_that_only_pretends_to_forget_is_replaced(
     harness.run(main())
 
 
+def test_a_cli_that_only_pretends_to_rewind_is_cleared(harness_with: HarnessWith) -> None:
+    harness = harness_with("rewinds", "canary")
+
+    async def main() -> None:
+        canaries = [harness.word("canary") for _ in range(3)]
+        said = [await harness.ask(harness.plan(f"I keep {canary}")) for canary in canaries]
+        for number, one in enumerate(said):
+            assert all(c not in as_text(r) for r in one.requests for c in canaries[:number])
+        assert len({one.pid for one in said}) == 1
+        await harness.wait_until_idle()
+        stats = await harness.pool.stats()
+        assert (stats.resets, stats.rewinds) == (3, 0)
+
+    harness.run(main())
+
+
 def test_cleaning_up_one_worker_harms_no_other_worker(
     harness_with: HarnessWith,
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from agent_pool import PoolStats
 from agent_pool.loopback import ModelReply, ToolUseBlock
 from support.model_scripts import as_text, bash, tool
+from support.npm_cli import cli_from_npm
 from support.pool_harness import PoolHarness
 
 OpenHarness = Callable[..., PoolHarness]
@@ -207,3 +208,35 @@ def test_a_plugin_with_a_module_gets_a_process_for_each_task(
         assert second.pid != first.pid
 
     other.run(main())
+
+
+@pytest.mark.old_cli
+@pytest.mark.parametrize(
+    ("version", "rewinds"),
+    [
+        pytest.param("2.1.229", 0, marks=pytest.mark.long),
+        ("2.1.270", 3),
+        pytest.param("2.1.300", 3, marks=pytest.mark.long),
+    ],
+)
+def test_a_version_is_reset_by_the_way_that_the_probe_found(
+    open_harness: OpenHarness, version: str, rewinds: int
+) -> None:
+    harness = open_harness(cli=cli_from_npm(version), max_size=1)
+    harness.project.agent("reader", tools="Read, Bash")
+
+    async def main() -> None:
+        canaries, said = [], []
+        for _ in range(3):
+            canaries.append(harness.word("canary"))
+            task = f"{harness.plan(bash(f'echo {canaries[-1]}'))} {canaries[-1]}"
+            said.append(await harness.ask(task, agent="reader"))
+        for number, one in enumerate(said):
+            assert canaries[number] in one.text
+            sent = as_text(one.requests[-1])
+            assert [canary in sent for canary in canaries] == [n == number for n in range(3)]
+        assert len({one.pid for one in said}) == 1
+        stats = await figures(harness)
+        assert (stats.resets, stats.rewinds) == (3, rewinds)
+
+    harness.run(main())

@@ -40,6 +40,7 @@ UNASKED_TEXT = "a notice that nobody asked for"
 
 FAULTS: dict[str, tuple[Act, ...]] = {
     "remembers": ({"at": "clear", "do": "remember"},),
+    "rewinds": ({"at": "control", "do": "pretend_to_rewind", "match": "rewind_conversation"},),
     "same-session": ({"at": "clear", "do": "keep_session"},),
     "text": ({"at": "clear", "do": "reply", "result": "All clear now!"},),
     "error": (
@@ -246,6 +247,11 @@ class Acts:
         self.flags.add("remembers")
         return True
 
+    def pretend_to_rewind(self) -> bool:
+        """Answer as if the prompt were taken back, but keep its messages."""
+        self.flags.add("pretends to rewind")
+        return True
+
     def omit_conversation_reset(self) -> bool:
         """Answer without the frame that announces a new conversation."""
         self.flags.add("unannounced")
@@ -327,7 +333,11 @@ class FakeCLI:
         kind = str(request["subtype"])
         if not self._play(kind if kind in ("initialize", "interrupt") else "control", kind):
             return
-        body = {"subtype": "success", "request_id": request_id, "response": {}}
+        answer: dict[str, object] = {}
+        if "pretends to rewind" in self._acts.flags:
+            target = request["target_message_uuid"]
+            answer = {"rewound": True, "targetMessageUuid": target, "precedingAssistantUuid": None}
+        body = {"subtype": "success", "request_id": request_id, "response": answer}
         self._answer({"type": "control_response", "response": {**body, **self._acts.answer}})
         if kind == "interrupt" and self._held:
             self._result(self._held, subtype="error_during_execution", is_error=True, result="")

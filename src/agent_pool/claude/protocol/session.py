@@ -453,9 +453,9 @@ class Session:
         if stamps:
             return self._stamp in stamps
         # Versions from 2.1.229 to 2.1.260 stamp the results of prompts but not that of `/clear`,
-        # which they announce before.
-        if self.state is SessionState.RESETTING and self.announced_reset:
-            return not self._is_foreign_turn
+        # which they announce before. A wrong guess ends the worker: a second result is a stray.
+        if self.state is SessionState.RESETTING and not self.stamps_turns and self.announced_reset:
+            return True
         # A version that stamps leaves the stamp out only where no prompt of ours was meant.
         return not self.stamps_results and not self._is_foreign_turn
 
