@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -43,9 +44,19 @@ class StreamedProcess:
         """Write one line."""
         self._stdin.write(json.dumps(frame).encode() + b"\n")
 
-    def send_prompt(self, text: str) -> None:
-        """Send a user message."""
-        self.send({"type": "user", "message": {"role": "user", "content": text}})
+    def send_prompt(self, text: str) -> str:
+        """Send a user message; return its uuid."""
+        stamp = str(uuid.uuid4())
+        self.send({"type": "user", "uuid": stamp, "message": {"role": "user", "content": text}})
+        return stamp
+
+    async def request(self, subtype: str, **fields: Any) -> dict[str, Any]:
+        """Send a control request; return the CLI's answer to it, empty if it refused."""
+        request = {"subtype": subtype, **fields}
+        self.send({"type": "control_request", "request_id": "1", "request": request})
+        answer = (await self.receive_type("control_response"))["response"]
+        response: dict[str, Any] = answer.get("response") or {}
+        return response
 
     async def receive(self) -> dict[str, Any]:
         """Read the next line.
@@ -78,7 +89,8 @@ class StreamedProcess:
 class BareTurn(Method):
     """Turns of warm processes that the pool would start, but without the pool: the lower bound.
 
-    A process is cleared after each turn, which is not part of the turn's time.
+    After each turn the process forgets it in the same way as a worker of the pool. That is not part
+    of the turn's time.
     """
 
     def __init__(self, agent: str) -> None:
@@ -103,7 +115,7 @@ class BareTurn(Method):
 
     async def _start(self) -> StreamedProcess:
         launch = self._launch
-        request: dict[str, Any] = {"subtype": "initialize"}
+        request: dict[str, Any] = {}
         argv = [*launch.argv]
         if launch.prompt_by_initialize:
             request["systemPrompt"] = [launch.prompt]
@@ -111,22 +123,23 @@ class BareTurn(Method):
             argv.append(f"--system-prompt={launch.prompt}")
         process = await StreamedProcess.start(argv, launch.env)
         self.resources.push_async_callback(process.end)
-        process.send({"type": "control_request", "request_id": "1", "request": request})
-        await process.receive_type("control_response")
+        await process.request("initialize", **request)
         return process
 
     async def run_task(self, task: str) -> str:
         process = await self._free.get()
-        process.send_prompt(task)
+        stamp = process.send_prompt(task)
         result = await process.receive_type("result")
-        clearing = asyncio.create_task(self._clear(process))
+        clearing = asyncio.create_task(self._clear(process, stamp))
         self._clearing.add(clearing)
         clearing.add_done_callback(self._clearing.discard)
         return str(result.get("result"))
 
-    async def _clear(self, process: StreamedProcess) -> None:
-        process.send_prompt("/clear")
-        await process.receive_type("result")
+    async def _clear(self, process: StreamedProcess, stamp: str) -> None:
+        answer = await process.request("rewind_conversation", target_message_uuid=stamp)
+        if not answer.get("rewound"):  # an older version
+            process.send_prompt("/clear")
+            await process.receive_type("result")
         self._free.put_nowait(process)
 
     async def settle(self) -> None:

@@ -324,9 +324,9 @@ def test_one_broken_file_breaks_no_other_agent(catalog_folders: CatalogFolders) 
 def test_a_broken_definition_hides_the_same_name_in_later_folders(
     catalog_folders: CatalogFolders,
 ) -> None:
-    catalog_folders.agent("file", "name: a\nmaxTurns: many")
+    catalog_folders.agent("file", "name: a\npermissionMode: none")
     catalog_folders.agent("home/agents/a")
-    assert "maxTurns" in find_error(catalog_folders.catalog(), "a")
+    assert "permissionMode" in find_error(catalog_folders.catalog(), "a")
 
 
 def test_scanning_twice_gives_the_same_agents_in_the_same_order(

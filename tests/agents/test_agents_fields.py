@@ -106,8 +106,12 @@ def test_tools_are_a_list_or_separated_by_commas_or_blanks(
         assert agent(tmp_path, f"disallowedTools: {written}").disallowed_tools == tools
 
 
-def test_a_tools_key_without_a_value_is_an_error(tmp_path: Path) -> None:
-    assert ":3: tools: empty" in field_fault(tmp_path, "tools:")
+@pytest.mark.parametrize("line", ["tools:", "tools: ~", "tools: ''", "tools: []"])
+def test_an_empty_list_of_tools_means_no_tools(line: str, tmp_path: Path) -> None:
+    found = agent(tmp_path, line)
+    assert found.tools == ()
+    # An empty list in brackets is meant; nothing after the colon can be a slip.
+    assert ("tools" in found.ignored) == (line != "tools: []")
 
 
 @pytest.mark.parametrize("level", [*EFFORTS, "HIGH", "8192"])
@@ -205,24 +209,13 @@ def test_escaped_line_breaks_in_a_description_become_real_line_breaks(tmp_path: 
         "tools: {a: b}",
         "tools: [Read, 5]",
         "tools: [Read, [Grep]]",
-        "tools: Read:, Grep",
         "tools: '[Read'",
         "tools: Bash(git log",
         'tools: "Bash(a\\0b)"',
         "disallowedTools: true",
-        "model: 5",
-        "model: --dangerous",
-        "effort: ultra",
-        "effort: true",
-        "effort: 1.5",
         "permissionMode: everything",
         "permissionMode: Plan",
         "permissionMode: [plan]",
-        "maxTurns: 0",
-        "maxTurns: -1",
-        "maxTurns: 1.5",
-        "maxTurns: true",
-        "maxTurns: many",
         "mcpServers: 5",
         "mcpServers: [5]",
         "mcpServers: ''",
@@ -236,15 +229,6 @@ def test_escaped_line_breaks_in_a_description_become_real_line_breaks(tmp_path: 
         "hooks: {PreToolUse: [x]}",
         "hooks: {PreToolUse: [{matcher: Bash}]}",
         "hooks: {PreToolUse: [{hooks: [{command: x}]}]}",
-        "memory: global",
-        "background: 1",
-        "background: yes",
-        "isolation: container",
-        "color: 5",
-        "initialPrompt: [a]",
-        "omitClaudeMd: maybe",
-        "experimental: x",
-        "experimental: {cacheTtl: 2h}",
         "workerMemory: small",
     ],
 )
@@ -255,13 +239,63 @@ def test_an_invalid_value_error_names_the_file_line_and_field(line: str, tmp_pat
     assert said.startswith(f"{tmp_path}/reviewer.md:{at}: {line.split(':')[0]}: ")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model: 5",
+        "model: --dangerous",
+        "effort: ultra",
+        "effort: true",
+        "effort: 1.5",
+        "maxTurns: 0",
+        "maxTurns: -1",
+        "maxTurns: 1.5",
+        "maxTurns: true",
+        "maxTurns: many",
+        "memory: global",
+        "background: 1",
+        "background: yes",
+        "isolation: container",
+        "color: 5",
+        "initialPrompt: [a]",
+        "omitClaudeMd: maybe",
+        "experimental: x",
+        "experimental: {cacheTtl: 2h}",
+    ],
+)
+def test_a_value_without_meaning_is_ignored_with_a_reason(line: str, tmp_path: Path) -> None:
+    key = line.split(":")[0]
+    attribute = FIELDS[key][0]
+    found = agent(tmp_path, line)
+    assert getattr(found, attribute) == getattr(agent(tmp_path, "description: x"), attribute)
+    assert list(found.ignored) == [key]
+    assert found.ignored[key].startswith("the value is ignored: expected ")
+
+
+def test_a_repeated_key_has_its_last_value_and_is_reported(tmp_path: Path) -> None:
+    found = agent(tmp_path, "tools: Read\nmodel: opus\ntools: Bash")
+    assert (found.tools, found.model) == (("Bash",), "opus")
+    assert dict(found.ignored) == {"tools": "it appears more than once; the last value is used"}
+
+
+def test_names_that_no_tool_can_have_are_left_out(tmp_path: Path) -> None:
+    found = agent(tmp_path, "tools: Read, edit/files, shelf:find, Bash(git log:*)")
+    assert found.tools == ("Read", "Bash(git log:*)")
+    assert dict(found.ignored) == {"tools": "no such tool: edit/files, shelf:find"}
+
+
+def test_a_list_of_impossible_tools_is_an_error_that_names_them(tmp_path: Path) -> None:
+    said = field_fault(tmp_path, "tools: edit/files, shelf:find")
+    assert said.endswith('Read or Bash(git log:*), found "edit/files, shelf:find"')
+
+
 def test_an_error_shows_the_expected_and_the_found_value(tmp_path: Path) -> None:
-    said = field_fault(tmp_path, "memory: global")
-    assert said.endswith('memory: expected user or project or local, found "global"')
+    said = field_fault(tmp_path, "workerMemory: small")
+    assert said.endswith('workerMemory: expected lean or fast, found "small"')
 
 
 def test_a_long_invalid_value_is_shortened_in_the_error(tmp_path: Path) -> None:
-    assert len(field_fault(tmp_path, f"maxTurns: {'x' * 5000}")) < 300
+    assert len(field_fault(tmp_path, f"permissionMode: {'x' * 5000}")) < 300
 
 
 def test_the_documentation_has_a_row_for_every_field() -> None:

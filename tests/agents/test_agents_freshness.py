@@ -85,7 +85,7 @@ def test_a_change_of_time_size_or_inode_changes_the_signature() -> None:
 def test_each_find_of_a_broken_definition_raises_a_new_error(
     catalog_folders: CatalogFolders,
 ) -> None:
-    catalog_folders.agent("a", "maxTurns: many")
+    catalog_folders.agent("a", "permissionMode: none")
     catalog = catalog_folders.catalog()
     caught = []
     for _ in range(2):

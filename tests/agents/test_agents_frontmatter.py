@@ -121,8 +121,6 @@ def test_yaml_tags_run_no_code_and_leave_plain_values() -> None:
     ("block", "line", "said"),
     [
         ("a: 1\nb:\n  [1, 2\nc.d: 3\n", 5, "expected ',' or ']'"),
-        ("a: 1\na: 2\n", 3, "the key `a` appears again, first on line 2"),
-        ("x: {b: 1, b: 2}\n", 2, "the key `b` appears again, first on line 2"),
         ("- a\n- b\n", 2, "`key: value`"),
         ("just text\n", 2, "`key: value`"),
         ("a: 1\n? [b]\n: c\n", 3, "plain text"),
@@ -305,3 +303,22 @@ def test_splitting_loses_no_text_except_the_two_fence_lines(text: str) -> None:
     assert block is not None
     assert f"---\n{block}" in f"---\n{text}\n---\n{text}"
     assert f"---\n{text}\n---\n{text}".endswith(body)
+
+
+@pytest.mark.parametrize(
+    ("text", "body"),
+    [
+        ("---\na: 1\n---\nbody", "body"),
+        ("---\na: 1\n-------\nbody", "----\nbody"),
+        ("---\na: 1\n---body", "body"),
+        ("---\na: 1\n--- x\nbody", "x\nbody"),
+    ],
+)
+def test_any_line_that_begins_with_three_dashes_ends_the_block(text: str, body: str) -> None:
+    assert frontmatter.split(text) == ("a: 1\n", body)
+
+
+def test_the_last_value_of_a_repeated_key_wins() -> None:
+    found = frontmatter.parse("a: 1\nb: {c: 1, c: 2}\na: 3\n")
+    assert found.values == {"a": 3, "b": {"c": 2}}
+    assert (found.repeated, found.lines["a"]) == (("a",), 4)

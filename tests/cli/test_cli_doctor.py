@@ -92,7 +92,7 @@ def test_probe_finds_out_and_stores_whether_the_cli_forgets(project: TempProject
         "not yet known for one, two; found out at the first task, or by --probe"
     ]
     forgets = [
-        "after /clear it sent nothing of the earlier task: workers of one, two are used again"
+        "after a rewind it sent nothing of the earlier task: workers of one, two are used again"
     ]
     assert probed["Reset/ok"] == forgets
     assert after["Reset/ok"] == forgets

@@ -11,7 +11,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from agent_pool.agents import frontmatter
-from agent_pool.agents.fields import FIELDS, parse_agent_name, to_canonical_json
+from agent_pool.agents.fields import (
+    FIELDS,
+    WITHOUT_MEANING,
+    doubtful_tools,
+    parse_agent_name,
+    to_canonical_json,
+)
 from agent_pool.agents.files import read_text
 from agent_pool.agents.prompt import trim_text
 from agent_pool.errors import ConfigError
@@ -50,6 +56,7 @@ class Agent:
         cache_ttl: one of `CACHE_TTLS`, from `experimental.cacheTtl`.
         worker_memory: one of `WORKER_MEMORIES`; None for the setting `worker_memory`.
         extra: all other keys of the frontmatter; cannot be changed, at any depth.
+        ignored: keys whose value is not used, or only a part of it, and why.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Agent:
     cache_ttl: str | None = None
     worker_memory: str | None = None
     extra: Mapping[str, Any] = field(default_factory=_make_empty_mapping, hash=False)
+    ignored: Mapping[str, str] = field(default_factory=_make_empty_mapping, hash=False)
 
     @property
     def fingerprint(self) -> str:
@@ -188,6 +196,7 @@ def _parse_definition(path: Path, block: str, body: str) -> ParsedDefinition:
         raise ConfigError(f"{path}:{error.line}: {error}") from None
     values = {"name": path.stem, "description": "", **_drop_nulls(front.values)}
     fields: dict[str, Any] = {}
+    ignored = dict.fromkeys(front.repeated, "it appears more than once; the last value is used")
     for key, value in values.items():
         if key not in FIELDS:
             continue
@@ -195,24 +204,35 @@ def _parse_definition(path: Path, block: str, body: str) -> ParsedDefinition:
         try:
             fields[attribute] = parse(value)
         except ValueError as error:
+            if key in WITHOUT_MEANING:
+                ignored[key] = f"the value is ignored: {error}"
+                continue
             # Line 1 for a file name that cannot be an agent's name: no key stands for it.
             raise ConfigError(f"{path}:{front.lines.get(key, 1)}: {key}: {error}") from None
-    agent = Agent(prompt=trim_text(body), path=path, extra=_collect_extra(values), **fields)
+    if reason := doubtful_tools(values.get("tools", "*")):
+        ignored["tools"] = reason
+    agent = Agent(
+        prompt=trim_text(body),
+        path=path,
+        extra=_collect_extra(values),
+        ignored=MappingProxyType(ignored),
+        **fields,
+    )
     return ParsedDefinition(agent, front.lines)
 
 
 def _drop_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values without keys that have no value, except `tools`."""
-    # In YAML a key without a value is null; it counts as absent. But an absent `tools` allows all
-    # tools (and so does an empty one for Claude Code 2.1.332), which is dangerous for a list that
-    # is not finished yet. So `tools` is kept, and its parser refuses it.
+    # In YAML a key without a value is null; it counts as absent. But an empty `tools` means no
+    # tools, and an absent one all tools (2.1.332).
     return {key: value for key, value in values.items() if value is not None or key == "tools"}
 
 
 def _collect_extra(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the keys that have no attribute of `Agent`, also those below `experimental`."""
     extra = {key: value for key, value in values.items() if key not in FIELDS}
-    experiments = {**values.get("experimental", {})}
+    given = values.get("experimental")
+    experiments = {**given} if isinstance(given, dict) else {}
     experiments.pop("cacheTtl", None)
     if experiments:
         extra["experimental"] = experiments

@@ -106,25 +106,45 @@ def _split_tools(text: str) -> Iterator[str]:
     yield tool
 
 
-def _parse_tool_list(value: Any) -> tuple[str, ...]:
-    """Return tools and rules such as ``Bash(git log:*)`` from a list or text, each once."""
+def _list_tools(value: Any) -> tuple[str, ...]:
+    """Return the entries of a list or text of tools, each once."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise _build_error("a list of tools, or tools separated by commas", value)
-    tools = tuple(dict.fromkeys(tool for item in items for tool in _split_tools(item) if tool))
+    return tuple(dict.fromkeys(tool for item in items for tool in _split_tools(item) if tool))
+
+
+def _can_be_tool(entry: str) -> bool:
+    return _TOOL.fullmatch(entry) is not None and entry.isprintable()
+
+
+def _parse_tool_list(value: Any) -> tuple[str, ...]:
+    """Return tools and rules such as ``Bash(git log:*)`` from a list or text, each once."""
+    tools = _list_tools(value)
     for tool in tools:
-        if not (_TOOL.fullmatch(tool) and tool.isprintable()):
+        if not _can_be_tool(tool):
             raise _build_error("the name of a tool, such as Read or Bash(git log:*)", tool)
     return tools
 
 
 def _parse_tools(value: Any) -> tuple[str, ...] | None:
     """Return the tools that an agent can use, None for all."""
-    if value is None:
-        raise ValueError("empty; name the tools, write [] for no tools, or remove it for all tools")
-    tools = _parse_tool_list(value)
+    given = () if value is None else _list_tools(value)
+    # Claude Code drops a name that no tool can have (2.1.332).
+    tools = tuple(filter(_can_be_tool, given))
+    if given and not tools:
+        raise _build_error("the name of a tool, such as Read or Bash(git log:*)", value)
     # Claude Code writes `*` for all tools.
     return None if "*" in tools else tools
+
+
+def doubtful_tools(value: Any) -> str:
+    """Return what is doubtful about the value of `tools`, which `_parse_tools` accepts."""
+    given = () if value is None else _list_tools(value)
+    if not given and value != []:
+        return "it is empty: the agent has no tools; remove the key for all tools"
+    dropped = [tool for tool in given if not _can_be_tool(tool)]
+    return f"no such tool: {', '.join(dropped)}" if dropped else ""
 
 
 def _parse_model(value: Any) -> str | None:
@@ -260,3 +280,13 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = MappingProxyType
     }
 )
 """The keys of the frontmatter that have a meaning: the attribute of `Agent`, and the parser."""
+
+WITHOUT_MEANING: Final = frozenset(
+    {
+        *("background", "color", "effort", "experimental", "initialPrompt", "isolation"),
+        *("maxTurns", "memory", "model", "omitClaudeMd"),
+    }
+)
+"""Keys of which Claude Code 2.1.332 ignores a wrong value. It ignores a wrong `permissionMode`,
+`disallowedTools` and `mcpServers` too, but here they are errors: an agent would get more rights
+than its author wanted, or miss a server."""

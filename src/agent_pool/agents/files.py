@@ -120,15 +120,12 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ConfigError: it is not a regular file, larger than `MAX_FILE_BYTES`, unreadable, not UTF-8,
-            or contains a NUL character.
+        ConfigError: it is not a regular file, larger than `MAX_FILE_BYTES`, unreadable, or
+            contains a NUL character.
     """
     data = _read_bytes(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
+    # Claude Code 2.1.332 reads a byte that is not UTF-8 as U+FFFD too.
+    text = data.decode("utf-8-sig", "replace")
     # UTF-16 without a byte order mark can be valid UTF-8, but then it is full of NUL characters.
     if "\0" in text:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -23,7 +24,9 @@ MAX_OPEN_BRACKETS: Final = 200
 """Brackets open at the same time. ruamel.yaml's time grows with the square of their number: 1,000
 took 0.4 s, 3,000 took 3 s."""
 
-_FENCED = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+# Any line that begins with three dashes ends the block, and the rest of that line belongs to the
+# body (2.1.332).
+_FENCED = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)^---[ \t]*\n?", re.DOTALL | re.MULTILINE)
 _OPENED = re.compile(r"\A---[ \t]*(?:\n|\Z)")
 _ONE_LINE = re.compile(r"(?P<key>[A-Za-z_-]+):\s+(?P<value>\S.*)")
 _NEEDS_QUOTES = re.compile(r"[!#%&*>@\[\]`{|}]|: ")
@@ -68,10 +71,12 @@ class Frontmatter:
     Attributes:
         values: the value of each key, of JSON's types.
         lines: the line of each key in the file, counted from 1.
+        repeated: the keys that appear more than once; the last value of each is used.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
+    repeated: tuple[str, ...] = ()
 
 
 def split(text: str) -> tuple[str | None, str]:
@@ -94,8 +99,8 @@ def parse(block: str) -> Frontmatter:
     A block that is not valid YAML is parsed again with quotes around some of its values.
 
     Raises:
-        FrontmatterError: it is still not valid YAML, is not a mapping, repeats a key, or is over
-            one of the bounds of this module.
+        FrontmatterError: it is still not valid YAML, is not a mapping, or is over one of the bounds
+            of this module.
     """
     if len(block) > MAX_FRONTMATTER_CHARACTERS:
         raise FrontmatterError(
@@ -191,8 +196,10 @@ def _build_frontmatter(block: str) -> Frontmatter:
     if not isinstance(root, MappingNode):
         kind = "a list" if isinstance(root, SequenceNode) else "text"
         raise FrontmatterError(_get_line(root), f"expected lines `key: value`, found {kind}")
+    names = [str(key.value) for key, _ in root.value]
+    repeated = tuple(name for name, number in Counter(names).items() if number > 1)
     values = _ValueBuilder(yaml.constructor).build_mapping(root, 0)
-    return Frontmatter(values, {key.value: _get_line(key) for key, _ in root.value})
+    return Frontmatter(values, {key.value: _get_line(key) for key, _ in root.value}, repeated)
 
 
 def _get_line(node: Node) -> int:
@@ -217,9 +224,10 @@ def _explain(error: MarkedYAMLError) -> str:
 
 
 class _ValueBuilder:
-    """Builds values of JSON's types from YAML nodes, within bounds, every key unique.
+    """Builds values of JSON's types from YAML nodes, within bounds.
 
-    A date, binary data and a value with an unknown tag become their text, as in Claude Code.
+    As in Claude Code 2.1.332, the last value of a repeated key wins, and a date, binary data and a
+    value with an unknown tag become their text.
     """
 
     def __init__(self, constructor: Any) -> None:
@@ -235,7 +243,7 @@ class _ValueBuilder:
             depth: in how many lists and mappings it is, below the top.
 
         Raises:
-            FrontmatterError: the value is over a bound, or a key is not text or is repeated.
+            FrontmatterError: the value is over a bound, or a key is not text.
         """
         # Aliases are counted each time: ten lines of nine aliases each are 9^10 values. An alias
         # of a list inside itself never ends; the depth stops it.
@@ -255,18 +263,12 @@ class _ValueBuilder:
 
     def build_mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
         """Build the value of a mapping; arguments and errors as in `build`."""
-        lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
                 raise FrontmatterError(
                     _get_line(key), "expected a key of plain text, found a list or a mapping"
                 )
-            name = _read_characters(key)
-            # Claude Code 2.1.332 silently uses the last value of a repeated key.
-            if name in lines:
-                problem = f"the key `{name}` appears again, first on line {lines[name]}; remove one"
-                raise FrontmatterError(_get_line(key), problem)
-            lines[name] = _get_line(key)
+            _read_characters(key)
         # This replaces the merge key `<<` by the keys of its mappings and puts them first, so that
         # the mapping's own keys win.
         self._constructor.flatten_mapping(node)

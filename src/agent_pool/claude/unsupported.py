@@ -49,6 +49,7 @@ def unsupported_fields(agent: Agent, project: Project) -> dict[str, str]:
         *_permissions(agent, project.settings),
         *refused_fields(agent, project),
         *_servers(agent, McpConfig(project).find(permitted_agent(agent, project))),
+        *agent.ignored.items(),
         *((key, _unknown_key(key)) for key in agent.extra),
     ):
         found[key] = f"{found[key]}; {reason}" if key in found else reason

@@ -455,10 +455,6 @@ class Supervisor:
     async def _reset(self, name: str) -> None:
         worker = self.workers[name]
         try:
-            # The caller first: its answer needs some steps of the event loop, and the search for
-            # the processes of its task is a thread, which competes for the interpreter.
-            for _ in range(ANSWER_STEPS):
-                await asyncio.sleep(0)
             await self._try_to_reset(worker)
         finally:
             # In every case: a worker that stays RESETTING serves no caller and is never stopped.
@@ -472,6 +468,10 @@ class Supervisor:
         if not verdict.forgets:
             self._perform(self.scheduler.forbid_reset(worker.launch.profile, _now()))
             return
+        # The caller first: its answer needs some steps of the event loop, and the search for the
+        # processes of its task is a thread, which competes for the interpreter.
+        for _ in range(ANSWER_STEPS):
+            await asyncio.sleep(0)
         way = await worker.reset(verdict)
         if way is not None:
             self._publish(worker.name, WorkerReset(worker=worker.name, way=way))
