@@ -57,6 +57,18 @@ async def stop(process: ChildProcess, cookie: str, settings: Settings, *, gentle
         settings: `stop_grace` and `kill_grace`, the seconds of each step.
         gentle: no turn is running, so the process gets `stop_grace` to exit by itself.
     """
+    try:
+        await _climb(process, cookie, settings, gentle=gentle)
+    finally:
+        # A cancelled stop too: afterwards the process has ended, and its pipes are closed.
+        process.kill()
+        # Bounded, because a process that the kernel does not let go cannot be killed. Not by a
+        # short `kill_grace`: on an overloaded machine the event loop hears of the end only after a
+        # while.
+        await process.wait_ended(max(settings.kill_grace, KILLED_SECONDS))
+
+
+async def _climb(process: ChildProcess, cookie: str, settings: Settings, *, gentle: bool) -> None:
     # List the tree first: once the worker has died, its children are no longer below it.
     victims = await asyncio.to_thread(process_tree.members, process.pid, cookie)
     # The CLI exits at the end of its stdin; with a background task it stays (2.1.330).
@@ -70,9 +82,6 @@ async def stop(process: ChildProcess, cookie: str, settings: Settings, *, gentle
     process_tree.kill(victims)
     # Daemons have left the tree, and others were started after the list was made.
     await asyncio.to_thread(lambda: process_tree.kill(process_tree.with_cookie(cookie)))
-    # Bounded, because a process that the kernel does not let go cannot be killed. Not by a short
-    # `kill_grace`: on an overloaded machine the event loop hears of the end only after a while.
-    await process.wait_ended(max(settings.kill_grace, KILLED_SECONDS))
 
 
 def kill(pids: Collection[int], cookie: str) -> None:
