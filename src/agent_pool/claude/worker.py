@@ -7,6 +7,7 @@ class joins them and bounds every wait. The pool decides which task a worker get
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -385,11 +386,19 @@ class Worker:
     async def stop(self) -> None:
         """Stop it and every process with its cookie, gently if no turn is running."""
         if self._process is not None:
+            await self._until_interrupted()
             # In these states the CLI ends with its stdin. A running turn would be finished first.
             calm = (SessionState.READY, SessionState.USED, SessionState.STARTING)
             gentle = self._session.state in calm
             await termination.stop(self._process, self.cookie, self._settings, gentle=gentle)
         remove_files(self._run_dir / self.name)
+
+    async def _until_interrupted(self) -> None:
+        """Wait at most `kill_grace` for the result of an interrupted turn: it has the tokens."""
+        if self._session.state is SessionState.INTERRUPTING:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.kill_grace):
+                    await self._turn_over.wait()
 
     def kill(self) -> None:
         """Send SIGKILL to the process and its group at once, without waiting."""

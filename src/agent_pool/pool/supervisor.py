@@ -170,9 +170,9 @@ class Supervisor:
     @property
     def stop_bound(self) -> float:
         """Return the seconds after which every stop ladder has ended."""
-        # kill_grace three times: for a start or reset under way, after SIGTERM, after SIGKILL. The
-        # rest is for the scans of all processes.
-        return self._settings.stop_grace + 3 * self._settings.kill_grace + 5.0
+        # kill_grace four times: for a start or reset under way, for an interrupted turn, after
+        # SIGTERM, after SIGKILL. The rest is for the scans of all processes.
+        return self._settings.stop_grace + 4 * self._settings.kill_grace + 5.0
 
     # For callers
 
