@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,32 @@ def test_imports_that_form_a_circle_are_followed_once(files: ContextFiles, tmp_p
     assert files.stamp() == files.stamp()
 
 
+@pytest.mark.parametrize("word", ["~nobody-of-this-name/x", "a\0b", "~", "/", "x" * 5000, "\udcff"])
+def test_words_that_are_no_path_are_not_imported(
+    files: ContextFiles, tmp_path: Path, word: str
+) -> None:
+    content = os.fsencode(f"@{word} and more")
+    (tmp_path / "outer" / "project" / "CLAUDE.md").write_bytes(content)
+    assert files.stamp() == files.stamp()
+
+
+def test_a_pipe_or_a_device_is_never_read(files: ContextFiles, tmp_path: Path) -> None:
+    project = tmp_path / "outer" / "project"
+    os.mkfifo(project / "pipe")
+    os.mkfifo(project / "CLAUDE.local.md")
+    write(project / "CLAUDE.md", "@pipe @/dev/zero")
+    assert files.stamp() == files.stamp()
+
+
+def test_a_link_to_itself_in_a_folder_of_skills_is_ignored(
+    files: ContextFiles, tmp_path: Path
+) -> None:
+    skills = tmp_path / "outer" / "project" / ".claude" / "skills"
+    skills.mkdir(parents=True)
+    (skills / "loop").symlink_to("loop")
+    assert files.stamp() == files.stamp()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
@@ -91,6 +118,7 @@ def test_imports_that_form_a_circle_are_followed_once(files: ContextFiles, tmp_p
         (".claude-plugin/plugin.json", {"hooks": {"modules": ["./m.js"]}}, True),
         ("hooks/hooks.json", {"hooks": {}}, False),
         ("hooks/hooks.json", ["modules"], False),
+        (".claude-plugin/plugin.json", {"hooks": [{}, {"modules": ["./m.js"]}]}, True),
         (".claude-plugin/plugin.json", {"name": "modules"}, False),
     ],
 )

@@ -70,6 +70,7 @@ def test_a_cli_without_stamps_gives_each_task_its_own_answer(
         ("other-command", "/clear was taken for 'help'"),
         ("unannounced", "/clear was not announced by conversation_reset"),
         ("silent", "no reset within 0.5 s"),
+        ("never-idle", "it was not idle 0.5 s after its turn"),
         ("twice", "a result came that no task had asked for"),
         ("turn-after-clear", "a turn started by itself"),
         ("model", "its model changed"),
@@ -194,6 +195,23 @@ def test_a_cli_that_only_pretends_to_rewind_is_cleared(harness_with: HarnessWith
         await harness.wait_until_idle()
         stats = await harness.pool.stats()
         assert (stats.resets, stats.rewinds) == (3, 0)
+
+    harness.run(main())
+
+
+@pytest.mark.parametrize(("faults", "rewinds"), [((), 3), (("dies-of-text",), 0)])
+def test_a_failure_late_in_the_probe_keeps_what_was_proved(
+    harness_with: HarnessWith, faults: tuple[str, ...], rewinds: int
+) -> None:
+    harness = harness_with("honest-rewinds", *faults, "canary")
+
+    async def main() -> None:
+        said = [await harness.ask(harness.plan(f"answer {n}")) for n in range(3)]
+        assert [one.text for one in said] == [f"answer {n}" for n in range(3)]
+        assert len({one.pid for one in said}) == 1
+        await harness.wait_until_idle()
+        stats = await harness.pool.stats()
+        assert (stats.resets, stats.rewinds) == (3, rewinds)
 
     harness.run(main())
 

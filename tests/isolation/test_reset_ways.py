@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from agent_pool import PoolStats
-from agent_pool.loopback import ModelReply, ToolUseBlock
 from support.model_scripts import as_text, bash, tool
 from support.npm_cli import cli_from_npm
 from support.pool_harness import PoolHarness
@@ -125,12 +124,17 @@ def test_words_of_a_session_start_hook_are_not_kept_for_later_tasks(fresh: PoolH
     write(fresh.project.root / ".claude/settings.json", json.dumps(settings))
 
     async def main() -> None:
-        first = await fresh.ask(fresh.plan(ModelReply([ToolUseBlock("Bash", {"command": "true"})])))
-        words.write_text("word-two")
-        await fresh.wait_until_idle()
-        stats = await figures(fresh)
+        first = await fresh.ask(fresh.plan())
         assert "word-one" in as_text(first.requests[0])
-        assert (stats.resets, stats.rewinds) == (1, 0)
+        await fresh.wait_until_idle()
+        words.write_text("word-two")
+        # The hook runs at the reset after a task, so the words are those of that moment.
+        await fresh.ask(fresh.plan())
+        third = await fresh.ask(fresh.plan())
+        assert "word-two" in as_text(third.requests[0])
+        assert "word-one" not in as_text(third.requests[0])
+        stats = await figures(fresh)
+        assert (stats.resets, stats.rewinds) == (3, 0)
 
     fresh.run(main())
 

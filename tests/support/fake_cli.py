@@ -41,6 +41,9 @@ UNASKED_TEXT = "a notice that nobody asked for"
 FAULTS: dict[str, tuple[Act, ...]] = {
     "remembers": ({"at": "clear", "do": "remember"},),
     "rewinds": ({"at": "control", "do": "pretend_to_rewind", "match": "rewind_conversation"},),
+    "honest-rewinds": ({"at": "control", "do": "rewind", "match": "rewind_conversation"},),
+    "dies-of-text": ({"at": "prompt", "do": "exit", "code": 3, "match": "/clear canary"},),
+    "never-idle": ({"at": "start", "do": "stay_busy"},),
     "same-session": ({"at": "clear", "do": "keep_session"},),
     "text": ({"at": "clear", "do": "reply", "result": "All clear now!"},),
     "error": (
@@ -165,6 +168,8 @@ class Acts:
         """Part of the session id."""
         self.varying: set[str] = set()
         """Fields of the init frame that are different in each turn."""
+        self.is_busy = False
+        """Each turn reports that the CLI works, and nothing that it is idle."""
 
     def begin(self) -> None:
         """Forget the faults of the last answer."""
@@ -252,6 +257,16 @@ class Acts:
         self.flags.add("pretends to rewind")
         return True
 
+    def rewind(self) -> bool:
+        """Take the only prompt back."""
+        self.flags |= {"pretends to rewind", "rewinds"}
+        return True
+
+    def stay_busy(self) -> bool:
+        """Report with each turn that the CLI works, and never that it is idle."""
+        self.is_busy = True
+        return True
+
     def omit_conversation_reset(self) -> bool:
         """Answer without the frame that announces a new conversation."""
         self.flags.add("unannounced")
@@ -334,6 +349,8 @@ class FakeCLI:
         if not self._play(kind if kind in ("initialize", "interrupt") else "control", kind):
             return
         answer: dict[str, object] = {}
+        if "rewinds" in self._acts.flags:
+            self._messages.clear()
         if "pretends to rewind" in self._acts.flags:
             target = request["target_message_uuid"]
             answer = {"rewound": True, "targetMessageUuid": target, "precedingAssistantUuid": None}
@@ -415,6 +432,8 @@ class FakeCLI:
         version = {"claude_code_version": self._script.version}
         stamps = {"user_message_uuids": [stamp]} if stamp and self._script.stamps else {}
         send({**frame, **version, **stamps})
+        if self._acts.is_busy:
+            send({"type": "system", "subtype": "session_state_changed", "state": "running"})
 
     def _say(self, text: str) -> None:
         content = [{"type": "text", "text": text}]

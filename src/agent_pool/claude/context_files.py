@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ _MEMORY_FILES: Final = ("CLAUDE.md", "CLAUDE.local.md", ".claude/CLAUDE.md", "AG
 _SETTINGS_FILES: Final = ("settings.json", "settings.local.json")
 _TREES: Final = ("rules", "skills", "commands")
 _IMPORT: Final = re.compile(rb"(?:^|\s)@([^\s`]+)")
+_MAX_IMPORTS: Final = 500
+_MAX_BYTES: Final = 1024 * 1024
+"""Bounds of the search for imports; `@` stands before many words that are no file."""
 _TREE_DEPTH: Final = 4
 _TREE_ENTRIES: Final = 2000
 """Bounds of a look into one folder, so that a link to a large folder cannot make a task slow."""
@@ -55,6 +59,7 @@ class ContextFiles:
 
     def __init__(self, launch: LaunchConfig) -> None:
         home = claude_home(launch.env)
+        self._home = launch.env.get("HOME") or str(Path.home())
         cwd = launch.cwd
         folders = (cwd, *cwd.parents)
         self._memory = [str(folder / name) for folder in folders for name in _MEMORY_FILES]
@@ -81,14 +86,14 @@ class ContextFiles:
                 continue
             yield path, signature
             for imported in self._imports_of(path, signature) if depth < IMPORT_DEPTH else ():
-                if imported not in known:
+                if imported not in known and len(known) < len(self._memory) + _MAX_IMPORTS:
                     known.add(imported)
                     pending.append((imported, depth + 1))
 
     def _imports_of(self, path: str, signature: _Signature) -> tuple[str, ...]:
         held = self._imports.get(path)
         if held is None or held[0] != signature:
-            held = self._imports[path] = signature, tuple(_read_imports(Path(path)))
+            held = self._imports[path] = signature, tuple(_read_imports(path, self._home))
         return held[1]
 
     def _tree_signatures(self) -> Iterator[tuple[str, _Signature]]:
@@ -100,9 +105,10 @@ def has_modules(plugin: Path) -> bool:
     hooks = _read_json(plugin / "hooks" / "hooks.json")
     manifest = _read_json(plugin / ".claude-plugin" / "plugin.json")
     named = manifest.get("hooks")
-    if isinstance(named, str):
-        named = _read_json(plugin / named)
-    return "modules" in hooks or (isinstance(named, dict) and "modules" in named)
+    # The manifest can hold hooks, name a file of them, or have a list of both.
+    entries = named if isinstance(named, list) else [named]
+    given = [_read_json(plugin / one) if isinstance(one, str) else one for one in entries]
+    return any(isinstance(one, dict) and "modules" in one for one in (hooks, *given))
 
 
 def _read_json(path: Path) -> dict[str, object]:
@@ -128,20 +134,29 @@ def _signatures(paths: Iterable[str]) -> Iterator[tuple[str, _Signature]]:
 def _signature(path: str) -> _Signature | None:
     try:
         status = os.stat(path)  # noqa: PTH116 - called some fifty times before each task
-    except OSError:  # most of these files do not exist
+    except (OSError, ValueError):  # most do not exist; ValueError: a NUL character in its name
+        return None
+    # A named pipe or a device is never read: that could wait, or go on, for ever.
+    if not stat.S_ISREG(status.st_mode):
         return None
     return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size, status.st_ino
 
 
-def _read_imports(path: Path) -> Iterator[str]:
+def _read_imports(path: str, home: str) -> Iterator[str]:
+    """Yield the paths that the beginning of a regular file imports, and some that it does not."""
     try:
-        content = path.read_bytes()
+        # Without O_NONBLOCK, opening a pipe that has replaced the file would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(_MAX_BYTES) or b""
     except OSError:
         return
     # More than the CLI imports, e.g. from code blocks: a file too many costs one `stat`.
     for match in _IMPORT.finditer(content):
         name = os.fsdecode(match[1]).rstrip(".,;:!?)")
-        yield str(path.parent / Path(name).expanduser())
+        # Not `expanduser`: it raises an error for `~name` without such a user.
+        own = name.removeprefix("~/")
+        yield os.path.join(home if own != name else os.path.dirname(path), own)  # noqa: PTH118, PTH120
 
 
 def _files_below(folder: str) -> Iterator[str]:
@@ -158,5 +173,12 @@ def _files_below(folder: str) -> Iterator[str]:
         for entry in found:
             if entry.name.endswith(".md"):
                 yield entry.path
-            elif depth < _TREE_DEPTH and entry.is_dir():
+            elif depth < _TREE_DEPTH and _is_folder(entry):
                 pending.append((entry.path, depth + 1))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
