@@ -26,6 +26,7 @@ class StreamedProcess:
         self._process = process
         self._stdin = process.stdin
         self._stdout = process.stdout
+        self.was_cleared = False
 
     @classmethod
     async def start(cls, argv: Sequence[str], env: Mapping[str, str]) -> StreamedProcess:
@@ -136,10 +137,14 @@ class BareTurn(Method):
         return str(result.get("result"))
 
     async def _clear(self, process: StreamedProcess, stamp: str) -> None:
-        answer = await process.request("rewind_conversation", target_message_uuid=stamp)
-        if not answer.get("rewound"):  # an older version
+        # As a worker: `/clear` once, so that all later requests begin alike, then rewinds.
+        answer: dict[str, Any] = {}
+        if process.was_cleared:
+            answer = await process.request("rewind_conversation", target_message_uuid=stamp)
+        if not answer.get("rewound"):  # the first time, or an older version
             process.send_prompt("/clear")
             await process.receive_type("result")
+            process.was_cleared = True
         self._free.put_nowait(process)
 
     async def settle(self) -> None:

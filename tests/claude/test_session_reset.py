@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
     ResetFailed,
     ResetFinished,
@@ -300,3 +301,15 @@ def test_clear_removes_the_obstacles_of_earlier_prompts() -> None:
     session.prompt(frames.HELLO.stamp, "next")
     session.receive(frames.HELLO.data)
     assert session.rewind_obstacle == ""
+
+
+def test_a_session_with_an_attribution_line_is_cleared_before_it_is_rewound() -> None:
+    session = Session(max_line=10_000, sends_attribution=True)
+    session.initialize(frames.INITIALIZED.stamp, prompt=None)
+    session.receive(frames.INITIALIZED.data)
+    for obstacle in ("the attribution line would change", ""):
+        session.prompt(frames.HELLO.stamp, "do it")
+        session.receive(frames.HELLO.data)
+        assert session.rewind_obstacle == obstacle
+        session.clear(frames.CLEAR.stamp)
+        session.receive(frames.CLEAR.data)

@@ -203,7 +203,7 @@ def test_a_cli_that_only_pretends_to_rewind_is_cleared(harness_with: HarnessWith
 def test_a_failure_late_in_the_probe_keeps_what_was_proved(
     harness_with: HarnessWith, faults: tuple[str, ...], rewinds: int
 ) -> None:
-    harness = harness_with("honest-rewinds", *faults, "canary")
+    harness = harness_with("honest-rewinds", *faults, "canary", attribution=False)
 
     async def main() -> None:
         said = [await harness.ask(harness.plan(f"answer {n}")) for n in range(3)]

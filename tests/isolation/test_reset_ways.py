@@ -18,8 +18,8 @@ OpenHarness = Callable[..., PoolHarness]
 
 @pytest.fixture
 def fresh(open_harness: OpenHarness) -> PoolHarness:
-    """Open a pool of its own, whose figures belong to one test."""
-    return open_harness(max_size=1)
+    """Open a pool of its own, whose figures belong to one test and whose requests begin alike."""
+    return open_harness(max_size=1, attribution=False)
 
 
 async def figures(harness: PoolHarness) -> PoolStats:
@@ -51,6 +51,25 @@ def test_a_task_is_taken_back_and_leaves_no_trace(fresh: PoolHarness) -> None:
         assert (stats.resets, stats.rewinds) == (4, 4)
 
     fresh.run(main())
+
+
+def test_the_attribution_line_stays_the_same_from_task_to_task(open_harness: OpenHarness) -> None:
+    harness = open_harness(max_size=1)
+
+    async def main() -> None:
+        await harness.ask(harness.plan())
+        others = ("Alpha is the first letter.", "Who wrote this?", "Please count to ten now.")
+        said = [await harness.ask(task) for task in others]
+        lines = [one.requests[0].body["system"][0]["text"] for one in said]
+        assert "x-anthropic-billing-header" in lines[0]
+        assert len(set(lines)) == 1
+        # The prompt cache has all but the task itself.
+        usages = [one.requests[0].usage for one in said[1:]]
+        assert all(usage is not None and usage.cache_read_input_tokens for usage in usages)
+        stats = await figures(harness)
+        assert (stats.resets, stats.rewinds) == (4, 3)
+
+    harness.run(main())
 
 
 def test_a_task_that_is_a_command_reaches_the_model_as_text(fresh: PoolHarness) -> None:
@@ -226,7 +245,7 @@ def test_a_plugin_with_a_module_gets_a_process_for_each_task(
 def test_a_version_is_reset_by_the_way_that_the_probe_found(
     open_harness: OpenHarness, version: str, rewinds: int
 ) -> None:
-    harness = open_harness(cli=cli_from_npm(version), max_size=1)
+    harness = open_harness(cli=cli_from_npm(version), max_size=1, attribution=False)
     harness.project.agent("reader", tools="Read, Bash")
 
     async def main() -> None:

@@ -81,6 +81,7 @@ NO_BACKGROUND: Final = "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"
 works in the background otherwise, so the answer would come before the sub-agent began (2.1.330)."""
 NO_CLAUDE_MD: Final = "CLAUDE_CODE_DISABLE_CLAUDE_MDS"
 ATTRIBUTION: Final = "CLAUDE_CODE_ATTRIBUTION_HEADER"
+ATTRIBUTION_OFF: Final = frozenset({"0", "false", "no", "off"})
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ class LaunchConfig:
     def memory(self) -> WorkerMemory:
         """Return how its processes treat memory: `lean` or `fast`."""
         return memory_in_force(self.env)
+
+    @property
+    def sends_attribution(self) -> bool:
+        """Return whether its requests begin with the CLI's attribution line."""
+        return self.env.get(ATTRIBUTION, "").lower() not in ATTRIBUTION_OFF
 
     def spec(self) -> LaunchSpec:
         """Return it for people to read: secrets in the environment are masked."""

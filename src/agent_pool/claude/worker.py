@@ -521,6 +521,7 @@ def _new_session(launch: LaunchConfig, settings: Settings, verdict: ResetVerdict
         max_line=settings.max_line,
         stamps_results=is_stamped or verdict.stamps_results,
         stamps_turns=is_stamped or verdict.stamps_turns,
+        sends_attribution=launch.sends_attribution,
     )
 
 

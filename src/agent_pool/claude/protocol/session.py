@@ -66,6 +66,7 @@ class Session:
         max_line: the most bytes that one line of the process can have.
         stamps_results: this CLI is known to stamp its results; otherwise its first stamp shows it.
         stamps_turns: the same for the frame `system/init`, which begins each turn.
+        sends_attribution: its requests begin with the CLI's attribution line.
 
     Attributes:
         state: the state of the conversation.
@@ -82,7 +83,12 @@ class Session:
     """
 
     def __init__(
-        self, *, max_line: int, stamps_results: bool = False, stamps_turns: bool = False
+        self,
+        *,
+        max_line: int,
+        stamps_results: bool = False,
+        stamps_turns: bool = False,
+        sends_attribution: bool = False,
     ) -> None:
         self.state = SessionState.STARTING
         self.session_id = ""
@@ -101,6 +107,8 @@ class Session:
         self._prompts: list[str] = []  # the stamps of all prompts since the last reset
         self._rewind_id = ""  # of the rewind that is not answered yet
         self._has_start_hooks = False
+        self._sends_attribution = sends_attribution
+        self._was_cleared = False
         self._obstacle = ""
         self._is_foreign_turn = False  # the CLI works on something else than our prompt
         self._totals = Spend()
@@ -279,6 +287,11 @@ class Session:
         # The CLI refuses a target with a later turn behind it (2.1.332).
         if len(self._prompts) != 1:
             return f"{len(self._prompts)} prompts since the last reset"
+        # The attribution line changes with the first words of a conversation, and nothing behind it
+        # could be read from the prompt cache. After a first `/clear` every conversation begins with
+        # the CLI's note about it, and the line stays as it is (2.1.332).
+        if self._sends_attribution and not self._was_cleared:
+            return "the attribution line would change"
         # Only `/clear` runs these hooks again. After a rewind, the next task would read the words
         # that they printed long ago (2.1.332).
         if self._has_start_hooks:
@@ -477,6 +490,7 @@ class Session:
             self.state = SessionState.BROKEN
             emit(ResetFailed(problem))
         else:
+            self._was_cleared = True
             self._forget_prompts(emit)
 
     def _forget_prompts(self, emit: Emit) -> None:
