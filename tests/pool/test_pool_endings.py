@@ -14,6 +14,7 @@ from agent_pool import (
     TaskTimeout,
     WorkerDied,
 )
+from agent_pool.events import WorkerStateChanged
 from support.model_scripts import HeldAnswers, echo_task, shell_first
 from support.pools import PoolProject, wait_until_idle
 from support.process_checks import is_alive, read_pid
@@ -62,12 +63,21 @@ def test_a_cancelled_caller_leaves_at_once_and_frees_its_worker(
         script = HeldAnswers()
         async with pool_project.real(script, max_size=1) as (pool, _):
             warmed = await pool.warmup("tester")
+            states: list[str | None] = []
+            pool.subscribe(
+                lambda event: (
+                    states.append(event.state) if isinstance(event, WorkerStateChanged) else None
+                )
+            )
             leaving = asyncio.create_task(pool.invoke("tester", "left"))
             await wait_until(lambda: script.began == ["left"])
+            # The reset can be over a few milliseconds later.
+            state_at_the_end: list[str | None] = []
+            leaving.add_done_callback(lambda _: state_at_the_end.append(states[-1]))
             leaving.cancel()
             await asyncio.wait([leaving])
             assert leaving.cancelled()
-            assert [worker.state for worker in await pool.workers()] == ["resetting"]
+            assert state_at_the_end == ["resetting"]
             script.release("next")
             result = await pool.invoke("tester", "next")
             assert (result.text, result.pid) == ("echo: next", warmed.pid)
