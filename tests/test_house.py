@@ -57,6 +57,7 @@ SANS_IO = [
     "claude.protocol.framing",
     "claude.protocol.resets",
     "claude.protocol.results",
+    "claude.protocol.role",
     "claude.protocol.session",
     "claude.protocol.signals",
     "claude.protocol.states",

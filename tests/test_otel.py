@@ -345,7 +345,8 @@ def test_figures_from_before_instrument_are_counted_too(otel_project: PoolProjec
         return await gate(request) if "hold" in request.last_user_text else "done"
 
     async def main() -> None:
-        otel_project.agent("other", description="Tests.")
+        # Another option: its worker serves no task of the first agent.
+        otel_project.agent("other", description="Tests.", maxTurns="9")
         async with otel_project.real(script, max_size=1) as (pool, _):
             for agent, task in (("tester", "one"), ("tester", "refuse"), ("other", "two")):
                 await pool.invoke(agent, task)

@@ -220,8 +220,13 @@ class WorkerReady(BaseWorkerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerAssigned(BaseWorkerEvent):
-    """A spare becomes a worker of an agent."""
+    """A spare, or an idle worker of another agent, becomes a worker of this agent.
 
+    Attributes:
+        previous: the agent that it was before; empty for a spare.
+    """
+
+    previous: str = ""
     type: Literal["worker.assigned"] = field(default="worker.assigned", repr=False)
 
 

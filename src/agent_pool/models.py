@@ -316,6 +316,9 @@ class LaunchSpec(JsonValue):
         version: of the CLI.
         path: the file of the agent's definition.
         memory: ``lean`` or ``fast``, see the setting `worker_memory`.
+        role: the head of the definition by which a process becomes the agent; empty if the command
+            has the agent's options.
+        profile: equal for agents that can share a process, one after the other.
     """
 
     argv: tuple[str, ...]
@@ -325,6 +328,8 @@ class LaunchSpec(JsonValue):
     version: str
     path: str = ""
     memory: str = ""
+    role: str = ""
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +369,7 @@ class ResetVerdict(JsonValue):
         verbatim: the CLI takes a prompt as text that is marked as composed by its client.
         stamps_results: the CLI names in each result the prompt that it answers.
         stamps_turns: the CLI names the prompt at the beginning of its turn, too.
+        switches: a process that takes another role sends nothing of the earlier one.
     """
 
     forgets: bool
@@ -373,6 +379,7 @@ class ResetVerdict(JsonValue):
     verbatim: bool = False
     stamps_results: bool = False
     stamps_turns: bool = False
+    switches: bool = False
 
 
 # The pool
@@ -396,6 +403,7 @@ class WorkerInfo(JsonValue):
         note: an unusual condition, e.g. that the API refuses requests; usually empty.
         project: the folder of the agent's project; empty for a spare.
         memory: ``lean`` or ``fast``, see the setting `worker_memory`.
+        profile: equal for workers that can serve the same agents.
     """
 
     worker: str
@@ -411,6 +419,7 @@ class WorkerInfo(JsonValue):
     note: str = ""
     project: str = ""
     memory: str = ""
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from agent_pool.claude.launch import (
 from agent_pool.claude.protocol.states import SURVIVING_TOOLS
 
 CLI = Path("/opt/claude")
+OLD = "2.1.300"
+"""A version whose processes take no roles."""
 PROJECT = Path("/srv/project")
 SECRET = "hunter2"
 
@@ -98,6 +101,15 @@ def launch(
     given_environ = {"PATH": "/bin"} if environ is None else environ
     project = Projects(setting or settings(), given_environ).default
     return build_launch(cli, version, agent(**fields), project)
+
+
+def head(launched: LaunchConfig) -> dict[str, Any]:
+    """Return the head of the definition of a role, but its name."""
+    assert launched.role is not None
+    lines = launched.role.definition.split("\n---\n")[0].removeprefix("---\n").splitlines()
+    fields = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in lines)}
+    assert fields.pop("name") == launched.role.name
+    return fields
 
 
 def option(launched: LaunchConfig, name: str) -> str | None:
@@ -234,7 +246,7 @@ def test_slash_commands_stay_enabled_because_a_reset_needs_them() -> None:
 
 
 def test_a_value_with_a_leading_dash_stays_an_option_value() -> None:
-    started = launch(model="-x", tools=("-y",), disallowed_tools=("-z",))
+    started = launch(OLD, model="-x", tools=("-y",), disallowed_tools=("-z",))
     assert option(started, "model") == "-x"
     assert option(started, "tools") == "-y"
     assert "-z" in (option(started, "disallowedTools") or "").split(",")
@@ -245,13 +257,68 @@ def test_tools_that_outlive_a_reset_are_disallowed_unless_named() -> None:
     refused = set((option(launch(), "disallowedTools") or "").split(","))
     named = launch(tools=("Read", "Monitor"))
     assert refused >= SURVIVING_TOOLS
-    assert set((option(named, "tools") or "").split(",")) == {"Read", "Monitor"}
+    assert head(named)["tools"] == ["Read", "Monitor"]
     assert refused - set((option(named, "disallowedTools") or "").split(",")) == {"Monitor"}
 
 
 def test_an_empty_tools_list_gives_no_tools_unset_gives_all() -> None:
-    assert option(launch(tools=()), "tools") == ""
-    assert option(launch(tools=None), "tools") is None
+    assert option(launch(OLD, tools=()), "tools") == ""
+    assert option(launch(OLD, tools=None), "tools") is None
+    assert head(launch(tools=()))["tools"] == []
+    assert "tools" not in head(launch(tools=None))
+
+
+def test_a_role_has_the_agents_fields_and_its_whole_prompt() -> None:
+    started = launch(
+        prompt="You test.\n---\nAnd more.",
+        tools=("Read", "Bash(ls *)"),
+        disallowed_tools=("Write",),
+        model="haiku",
+        effort="low",
+        description='Says: "no" # never',
+    )
+    assert head(started) == {
+        "description": 'Says: "no" # never',
+        "tools": ["Read", "Bash(ls *)"],
+        "disallowedTools": ["Write"],
+        "model": "haiku",
+    }
+    role = started.role
+    assert role is not None
+    assert role.definition.endswith("\n---\nYou test.\n---\nAnd more.")
+    assert (role.effort, role.tools) == ("low", frozenset({"Read", "Bash"}))
+    for name in ("model", "tools", "effort", "agent"):
+        assert option(started, name) is None
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"prompt": "Other."},
+        {"tools": ("Read",)},
+        {"tools": ()},
+        {"disallowed_tools": ("Read",)},
+        {"model": "haiku"},
+        {"effort": "low"},
+    ],
+)
+def test_agents_that_differ_in_their_role_share_processes(field: dict[str, Any]) -> None:
+    one, other = launch(), launch(**field)
+    assert one.profile == other.profile
+    assert one.role is not None
+    assert other.role is not None
+    assert one.role.name != other.role.name
+
+
+def test_a_prompt_with_a_text_that_plugins_replace_is_no_role() -> None:
+    started = launch(prompt="Look into ${CLAUDE_PLUGIN_ROOT}.", tools=("Read",))
+    assert started.role is None
+    assert option(started, "tools") == "Read"
+
+
+def test_a_schema_is_a_part_of_the_profile_of_a_role() -> None:
+    assert replace(launch(), schema="{}").profile != launch().profile
+    assert replace(launch(OLD), schema="{}").profile == launch(OLD).profile
 
 
 def test_the_prompt_is_never_on_the_command_line() -> None:
@@ -269,7 +336,8 @@ def test_old_versions_get_their_prompt_from_a_private_file(
     options = file_options(started, tmp_path / "worker")
     assert started.prompt_by_initialize is by_initialize
     if by_initialize:
-        assert options == []
+        folder = [f"--plugin-dir={tmp_path / 'worker.roles'}"] if started.takes_roles else []
+        assert options == folder
     else:
         [only] = options
         path = Path(only.removeprefix("--system-prompt-file="))
@@ -279,7 +347,7 @@ def test_old_versions_get_their_prompt_from_a_private_file(
 
 def test_mcp_servers_are_passed_in_a_private_file_until_removed(tmp_path: Path) -> None:
     config = f'{{"mcpServers":{{"one":{{"headers":"{SECRET}"}}}}}}'
-    [only] = file_options(replace(launch(), mcp_config=config), tmp_path / "worker")
+    [only] = file_options(replace(launch(OLD), mcp_config=config), tmp_path / "worker")
     path = Path(only.removeprefix("--mcp-config="))
     assert path.read_text(encoding="utf-8") == config
     assert path.stat().st_mode & 0o777 == 0o600
@@ -326,10 +394,14 @@ def test_the_prompt_changes_the_profile_in_old_versions() -> None:
 DIFFERENT: dict[str, Callable[[], LaunchConfig]] = {
     "binary": lambda: launch(cli=Path("/usr/bin/claude")),
     "version": lambda: launch("2.1.331"),
-    "tools": lambda: launch(tools=("Read",)),
-    "no tools": lambda: launch(tools=()),
-    "disallowed tools": lambda: launch(disallowed_tools=("Read",)),
-    "model": lambda: launch(model="haiku"),
+    "named tool of a session": lambda: launch(tools=("Monitor",)),
+    "turns": lambda: launch(max_turns=3),
+    "permissions": lambda: launch(permission_mode="plan"),
+    "hooks": lambda: launch(hooks="{}"),
+    "old tools": lambda: launch(OLD, tools=("Read",)),
+    "old no tools": lambda: launch(OLD, tools=()),
+    "old disallowed tools": lambda: launch(OLD, disallowed_tools=("Read",)),
+    "old model": lambda: launch(OLD, model="haiku"),
     "variable": lambda: launch(environ={"PATH": "/bin", "ANTHROPIC_API_KEY": "k"}),
     "value": lambda: launch(environ={"PATH": "/usr/bin"}),
     "folder": lambda: launch(setting=Settings(project_dir=Path("/srv/other"))),

@@ -7,6 +7,7 @@ import pytest
 
 from agent_pool import Retry, Text, ToolOutput, ToolUse, Usage
 from agent_pool.claude.protocol.results import Spend, TurnResult
+from agent_pool.claude.protocol.role import Role
 from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
     Initialized,
@@ -380,11 +381,14 @@ def test_a_control_request_without_a_body_gives_no_signal() -> None:
 # The order of calls
 
 ASKED = PermissionAsked("r", "Bash", {}, "")
+ROLE = Role("tester-1", "---\nname: tester-1\n---\n", None, None, frozenset(), "")
 CALLS: dict[str, Callable[[Session], bytes]] = {
     "prompt": lambda session: session.prompt("s", "task"),
     "interrupt": lambda session: session.interrupt("r"),
     "clear": lambda session: session.clear("s"),
     "rewind": lambda session: session.rewind("r"),
+    "load_roles": lambda session: session.load_roles("r"),
+    "take_role": lambda session: session.take_role("r", ROLE, [ROLE.full_name]),
     "stop_background_task": lambda session: session.stop_background_task("r", "b"),
     "allow_tool": lambda session: session.allow_tool(ASKED),
     "deny_tool": lambda session: session.deny_tool(ASKED, "no"),
@@ -393,7 +397,8 @@ CALLS: dict[str, Callable[[Session], bytes]] = {
 WHILE_ALIVE = {"stop_background_task", "allow_tool", "deny_tool", "refuse_request"}
 ALLOWED: dict[SessionState, set[str]] = {
     SessionState.STARTING: WHILE_ALIVE,
-    SessionState.READY: WHILE_ALIVE | {"prompt", "clear"},
+    SessionState.READY: WHILE_ALIVE | {"prompt", "clear", "load_roles", "take_role"},
+    SessionState.CONFIGURING: WHILE_ALIVE,
     SessionState.IN_TURN: WHILE_ALIVE | {"interrupt"},
     SessionState.INTERRUPTING: WHILE_ALIVE,
     SessionState.USED: WHILE_ALIVE | {"prompt", "clear", "rewind"},
@@ -413,6 +418,8 @@ def session_in(state: SessionState) -> Session:
         session.interrupt("r")
     if state in (SessionState.USED, SessionState.RESETTING):
         session = used() if state is SessionState.USED else clearing()
+    if state is SessionState.CONFIGURING:
+        session.load_roles("r")
     if state is SessionState.CLOSED:
         session.receive_eof()
     if state is SessionState.BROKEN:

@@ -124,7 +124,8 @@ def test_show_prints_the_prompt_and_command_but_no_secrets(project: TempProject)
     shown = json.loads(done.stdout)
     assert (shown["prompt"], shown["path"]) == ("Be brief.", str(path))
     assert shown["argv"][0] == str(real_cli())
-    assert "--tools=Read" in shown["argv"]
+    assert "--strict-mcp-config" in shown["argv"]
+    assert 'tools: ["Read"]' in shown["role"]
     assert shown["cwd"] == str(project.root)
     assert shown["env"]["HOME"] == str(project.home)
     assert "s3cret" not in done.stdout

@@ -70,17 +70,13 @@ def test_a_tool_both_named_and_disallowed_is_removed(harness: PoolHarness, defin
     assert tools(harness, define(tools="Read, Bash", disallowedTools="Bash")) == {"Read"}
 
 
-def test_a_disallowed_rule_holds_even_with_bypassed_permissions(
-    harness: PoolHarness, define: Define
-) -> None:
+def test_a_disallowed_rule_takes_the_whole_tool_away(harness: PoolHarness, define: Define) -> None:
     agent = define(disallowedTools="Bash(touch a,b *), Bash(touch *)")
     forbidden = harness.project.root / "forbidden"
     said = harness.run(harness.ask(harness.plan(bash(f"touch {forbidden}")), agent))
-    assert "has been denied" in said.text
+    assert "No such tool available: Bash" in said.text
     assert not forbidden.exists()
-    assert (
-        harness.run(harness.ask(harness.plan(bash("echo allowed")), agent)).text == "tool: allowed"
-    )
+    assert "Bash" not in said.requests[0].tools
 
 
 def test_an_agent_uses_the_model_that_it_names(harness: PoolHarness, define: Define) -> None:

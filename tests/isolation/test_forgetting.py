@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 from agent_pool.loopback import ModelReply, ModelRequest, TextBlock
 from support.model_scripts import as_text, bash, tool
@@ -79,7 +80,9 @@ def test_a_file_from_an_earlier_task_is_read_again(
     harness.run(main())
 
 
-def test_a_todo_list_ends_with_its_task(harness: PoolHarness) -> None:
+def test_a_todo_list_ends_with_its_task(open_harness: Callable[..., PoolHarness]) -> None:
+    # Without the variable no agent has these tools with `-p` (2.1.332).
+    harness = open_harness(max_size=1, environ={"CLAUDE_CODE_ENABLE_TODO_TOOLS": "1"})
     harness.project.agent("planner", tools="TaskCreate, TaskList")
     item = harness.word("item")
 

@@ -111,7 +111,7 @@ def test_another_binary_or_other_flags_are_tested_again(
 ) -> None:
     wrapper = Wrapper(tmp_path / "bin")
     harness = harness_on(wrapper.path, max_size=2)
-    harness.project.agent("other", tools="Read")
+    harness.project.agent("other", maxTurns="9")
 
     async def main() -> None:
         await harness.ask("one")

@@ -117,6 +117,7 @@ def test_worker_list_is_json_with_one_line_per_worker() -> None:
         "memory_bytes": 190_000_000,
         "memory": "181.2 MiB",
         "worker_memory": "lean",
+        "profile": "",
         "uptime_seconds": 12.3,
         "tokens": {
             "input_tokens": 1,

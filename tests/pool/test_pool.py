@@ -249,7 +249,7 @@ def test_list_shows_the_current_state_of_each_worker(pool_project: PoolProject) 
 def test_reset_replaces_the_workers_of_one_agent_only(
     pool_project: PoolProject,
 ) -> None:
-    pool_project.agent("other")
+    pool_project.agent("other", maxTurns="9")  # its processes have another option
 
     async def main() -> None:
         async with pool_project.faulty() as pool:
@@ -280,7 +280,7 @@ def test_an_agent_can_be_reset_by_its_file_name(pool_project: PoolProject) -> No
 def test_cleaning_up_worker_1_does_not_harm_worker_10(
     pool_project: PoolProject,
 ) -> None:
-    pool_project.agent("other")
+    pool_project.agent("other", maxTurns="9")  # its processes have another option
 
     async def main() -> None:
         async with pool_project.faulty() as pool:
@@ -311,13 +311,24 @@ def test_an_edited_definition_takes_effect_at_the_next_task(pool_project: PoolPr
             assert "You are the first." in first
             assert "You are the second." in second
             assert "You are the first." not in second
-            assert new.pid != old.pid
+            assert new.pid == old.pid
+
+    run(main())
+
+
+def test_an_edit_that_needs_another_process_gets_a_new_worker(pool_project: PoolProject) -> None:
+    async def main() -> None:
+        async with pool_project.faulty() as pool:
+            old = await pool.invoke("tester", "one")
+            pool_project.agent("tester", maxTurns="9")
+            new = await pool.invoke("tester", "two")
+            assert (new.text, new.pid == old.pid) == ("echo: two", False)
             await wait_until(lambda: not is_alive(old.pid))
 
     run(main())
 
 
-def test_an_agent_edited_during_a_task_gets_a_new_worker(
+def test_an_agent_edited_during_a_task_serves_the_next_task_as_edited(
     pool_project: PoolProject,
 ) -> None:
     async def main() -> None:
@@ -331,8 +342,16 @@ def test_an_agent_edited_during_a_task_gets_a_new_worker(
             script.release("one")
             old = await running
             assert (old.text, new.text) == ("echo: one", "echo: two")
-            await wait_until(lambda: not is_alive(old.pid))
-            assert "You were edited." in api.requests[-1].system_text
+            assert new.pid != old.pid
+            edited = next(r for r in api.requests if "two" in r.last_user_text)
+            assert "You were edited." in edited.system_text
+            await wait_until_idle(pool)
+            # The worker of the earlier version takes the edited one over.
+            script.release("three")
+            script.release("four")
+            texts = [(await pool.invoke("tester", task)).text for task in ("three", "four")]
+            assert texts == ["echo: three", "echo: four"]
+            assert all("You were edited." in r.system_text for r in api.requests[2:])
 
     run(main())
 

@@ -89,7 +89,7 @@ def test_all_agents_together_have_no_more_workers_than_max_workers(
 
 
 def test_an_idle_worker_makes_room_for_another_agent(pool_project: PoolProject) -> None:
-    pool_project.agent("other")
+    pool_project.agent("other", maxTurns="9")  # its processes have another option
 
     async def main() -> None:
         async with pool_project.faulty(max_workers=1) as pool:

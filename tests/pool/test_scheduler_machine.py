@@ -40,6 +40,8 @@ OTHER_A = AgentKey(OTHER_PROJECT, "a")
 PROFILES = {A: "f", B: "f", C: "g", OTHER_A: "f"}
 """A worker's profile holds its folder, so two projects never share one; here they do, so that only
 the key can keep their workers apart."""
+ROLES = {A, B, OTHER_A}
+"""The agents that can take over workers of others."""
 AGENTS = st.sampled_from([A, A, A, B, C, OTHER_A])
 LIMITS = st.builds(
     Limits,
@@ -164,7 +166,9 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        what=st.sampled_from(["grow", "pause", "forbid_reset", "drain", "drain", "retire"]),
+        what=st.sampled_from(
+            ["grow", "pause", "no_reset", "drain", "drain", "retire", "switchable", "switchable"]
+        ),
     )
     def disturb_the_pool(self, data: st.DataObject, what: str) -> None:
         if what == "grow":
@@ -176,6 +180,9 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
             profile = data.draw(st.sampled_from(["f", "g"]))
             self.no_reset.add(profile)
             self.perform(self.scheduler.forbid_reset(profile, self.now))
+        elif what == "switchable":
+            self.switchable.add("f")
+            self.perform(self.scheduler.allow_switching("f", self.now))
         elif what == "drain":
             self.perform(self.scheduler.drain(self.now))
         else:
@@ -345,7 +352,8 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
                 self.finish_one(name)
 
     def spec(self, agent: AgentKey) -> AgentSpec:
-        return AgentSpec(agent, f"v{self.versions[agent]}", PROFILES[agent])
+        version = f"v{self.versions[agent]}"
+        return AgentSpec(agent, version, PROFILES[agent], is_role=agent in ROLES)
 
 
 def test_the_scheduler_keeps_all_rules_under_random_events() -> None:

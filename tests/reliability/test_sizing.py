@@ -140,8 +140,9 @@ def test_the_least_recently_used_agent_makes_room_for_another(
     pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     agents = ["tester", "second", "third"]
-    for agent in agents[1:]:
-        pool_project.agent(agent, f"You are {agent}.")
+    for turns, agent in enumerate(agents[1:], 1):
+        # Their processes have different options.
+        pool_project.agent(agent, f"You are {agent}.", maxTurns=str(turns))
 
     async def main() -> None:
         async with pool_project.real(echo_task, max_workers=2) as (pool, _):

@@ -62,6 +62,13 @@ FAULTS: dict[str, tuple[Act, ...]] = {
     "model": ({"at": "start", "do": "vary", "field": "model"},),
     "mode": ({"at": "start", "do": "vary", "field": "permissionMode"},),
     "cwd": ({"at": "start", "do": "vary", "field": "cwd"},),
+    "other-agent": ({"at": "prompt", "do": "show_tools", "tools": ["Read", "Bash"], "times": 1},),
+    "refuses-roles": (
+        {
+            **{"at": "control", "do": "reply", "match": "apply_flag_settings"},
+            **{"subtype": "error", "error": "no such agent"},
+        },
+    ),
 }
 """Acts that break the promises on which a reset depends, by a short name."""
 
@@ -168,6 +175,8 @@ class Acts:
         """Part of the session id."""
         self.varying: set[str] = set()
         """Fields of the init frame that are different in each turn."""
+        self.tools: list[str] = []
+        """The tools in the next init frame."""
         self.is_busy = False
         """Each turn reports that the CLI works, and nothing that it is idle."""
 
@@ -290,6 +299,11 @@ class Acts:
     def vary(self, field: str) -> bool:
         """Report another value of this field at the start of each turn from now on."""
         self.varying.add(field)
+        return True
+
+    def show_tools(self, tools: list[str]) -> bool:
+        """Report these tools at the start of this turn."""
+        self.tools = tools
         return True
 
     def outlive_sigterm(self) -> bool:
@@ -426,7 +440,13 @@ class FakeCLI:
 
     def _begin(self, stamp: str) -> None:
         self._turns += 1
-        told = {"model": "fake", "permissionMode": "bypassPermissions", "cwd": str(Path.cwd())}
+        told: dict[str, object] = {
+            "model": "fake",
+            "permissionMode": "bypassPermissions",
+            "cwd": str(Path.cwd()),
+            "tools": self._acts.tools,
+        }
+        self._acts.tools = []
         told.update(dict.fromkeys(self._acts.varying, f"number {self._turns}"))
         frame = {"type": "system", "subtype": "init", "session_id": self._session_id, **told}
         version = {"claude_code_version": self._script.version}

@@ -28,9 +28,16 @@ from agent_pool.pool.scheduler.scheduler import BACKOFF
 PROJECT, OTHER_PROJECT = "/project", "/other"
 
 
-def spec(name: str, version: str = "1", profile: str = "f", project: str = PROJECT) -> AgentSpec:
+def spec(
+    name: str,
+    version: str = "1",
+    profile: str = "f",
+    project: str = PROJECT,
+    *,
+    is_role: bool = False,
+) -> AgentSpec:
     """Return one version of an agent."""
-    return AgentSpec(AgentKey(project, name), version, profile)
+    return AgentSpec(AgentKey(project, name), version, profile, is_role)
 
 
 A, A2, B = spec("a"), spec("a", "2"), spec("b")
@@ -38,6 +45,8 @@ C = spec("c", profile="g")
 """An agent with another profile than A and B."""
 OTHER_A = spec("a", profile="h", project=OTHER_PROJECT)
 """The agent of the same name in another project."""
+ROLE_A, ROLE_B, ROLE_C = (spec(name, profile="r", is_role=True) for name in "abc")
+"""Agents that can take over each other's workers once the profile is switchable."""
 
 LONG = BACKOFF[1] + 1
 
@@ -139,6 +148,7 @@ class ModelWorker:
     is_stopping: bool = False
     is_clean: bool = True
     is_unfit: bool = False
+    is_switching: bool = False
     ticket: Ticket | None = field(default=None, repr=False)
 
     @property
@@ -164,6 +174,7 @@ class SchedulerModel:
         self.workers: dict[str, ModelWorker] = {}
         self.names_used: set[str] = set()
         self.no_reset: set[str] = set()
+        self.switchable: set[str] = set()
         self.failing: set[AgentKey | None] = set()
 
     # Checks of the actions
@@ -175,8 +186,8 @@ class SchedulerModel:
             match action:
                 case Spawn(name, spec, profile):
                     self.on_spawn(name, spec, profile)
-                case Assign(name, spec):
-                    self.on_assign(name, spec)
+                case Assign(name, spec, previous):
+                    self.on_assign(name, spec, previous)
                 case Reset(name):
                     worker = self.workers[name]
                     assert (worker.doing, worker.is_stopping) == ("given_back", False)
@@ -199,18 +210,38 @@ class SchedulerModel:
         assert len(self.workers) <= self.scheduler.limits.max_workers + one_above
         self.check_start(spec, one_above)
 
-    def on_assign(self, name: str, spec: AgentSpec) -> None:
+    def on_assign(self, name: str, spec: AgentSpec, previous: AgentKey | None) -> None:
         worker = self.workers[name]
-        assert (worker.spec, worker.doing, worker.is_stopping) == (None, "parked", False)
-        assert (worker.profile, worker.is_unfit) == (spec.profile, False)
+        assert worker.key == previous
+        assert (worker.profile, worker.is_unfit, worker.is_stopping) == (spec.profile, False, False)
+        if worker.spec is None:
+            assert worker.doing == "parked"
+        else:
+            self.check_switch(worker, spec)
+        worker.is_switching = worker.spec is not None
         worker.spec, worker.doing = spec, "starting"
-        self.check_start(spec, bool(self.scheduler.workers[name].replaces))
+        is_replacement = bool(self.scheduler.workers[name].replaces)
+        self.check_start(spec, is_replacement and not worker.is_switching, worker.is_switching)
 
-    def check_start(self, spec: AgentSpec | None, one_above: bool) -> None:
-        limits, starting = self.scheduler.limits, self.those("starting")
+    def check_switch(self, worker: ModelWorker, spec: AgentSpec) -> None:
+        assert (worker.doing, worker.is_clean) == ("ready", True)
+        assert worker.spec != spec
+        # A worker never leaves its project, whatever its profile is.
+        assert worker.key is not None
+        assert worker.key.project == spec.key.project
+        assert spec.is_role
+        assert spec.profile in self.switchable - self.no_reset
+        # Only for a caller that waits, and not before those of its own that waited longer.
+        first = next(ticket for ticket in self.waiting if ticket.spec.key == spec.key)
+        own = [ticket for ticket in self.waiting if ticket.spec.key == worker.key]
+        assert all(ticket.number >= first.number for ticket in own)
+
+    def check_start(self, spec: AgentSpec | None, one_above: bool, is_switch: bool = False) -> None:
+        limits = self.scheduler.limits
+        starting = [one for one in self.those("starting") if not self.workers[one].is_switching]
         if one_above:
             assert sum(bool(self.scheduler.workers[name].replaces) for name in starting) == 1
-        else:
+        elif not is_switch:
             assert len(starting) <= limits.spawn_concurrency
         if spec is not None:
             assert spec == self.known[spec.key]

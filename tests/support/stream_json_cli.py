@@ -46,11 +46,11 @@ class StreamJsonCLI:
         )
         return dict(answer[-1]["response"])
 
-    async def prompt(self, text: str) -> tuple[str, list[Frame]]:
-        """Send a prompt; return its stamp, and the frames up to the next result."""
+    async def prompt(self, text: str, **fields: Any) -> tuple[str, list[Frame]]:
+        """Send a prompt with these fields; return its stamp, and the frames up to the result."""
         stamp = str(uuid.uuid4())
         message = {"role": "user", "content": text}
-        await self._send({"type": "user", "uuid": stamp, "message": message})
+        await self._send({"type": "user", "uuid": stamp, "message": message, **fields})
         return stamp, await self.until(lambda frame: frame["type"] == "result")
 
     async def until(self, condition: Callable[[Frame], bool]) -> list[Frame]:

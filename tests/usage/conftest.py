@@ -24,5 +24,7 @@ def totals(harness: PoolHarness) -> UsageTotals:
 def agent(harness: PoolHarness) -> str:
     """Define an agent without any task yet; return its name."""
     name = harness.word("agent")
-    harness.project.agent(name, description="Tests.")
+    # A number of turns of its own: its worker serves no other agent.
+    turns = 100 + int(name.rpartition("-")[2].rstrip("x"))
+    harness.project.agent(name, description="Tests.", maxTurns=str(turns))
     return name

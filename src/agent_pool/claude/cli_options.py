@@ -8,11 +8,12 @@ that have no such option are named by `unsupported`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 from agent_pool.agents import Agent
 from agent_pool.agents.fields import EFFORTS
+from agent_pool.claude.protocol.role import plain_tool
 from agent_pool.claude.protocol.states import SURVIVING_TOOLS
 from agent_pool.settings import PERMISSIONS, Settings
 
@@ -42,8 +43,30 @@ def agent_options(
         *_tool_options(agent, settings),
         *_mcp_tool_options(agent, settings, mcp_tools),
         *_model_options(agent),
-        *([f'--settings={{"hooks":{agent.hooks}}}'] if agent.hooks else []),
+        *_turn_options(agent),
+        *_hook_options(agent),
     ]
+
+
+def process_options(agent: Agent, settings: Settings) -> list[str]:
+    """Return the options of an agent that cannot be changed in a running process."""
+    return [
+        *_permission_options(agent, settings),
+        # In a definition they would have no effect: SendMessage is offered all the same (2.1.332).
+        f"--disallowedTools={','.join(_kept_out(agent, NOT_OFFERED))}",
+        *_turn_options(agent),
+        *_hook_options(agent),
+    ]
+
+
+def withheld_tools(agent: Agent, settings: Settings) -> list[str]:
+    """Return the tools that the setting `inherit` keeps from an agent which does not name them."""
+    # The list of skills comes with the tool.
+    return _kept_out(agent, frozenset() if "skills" in settings.inherit else {"Skill"})
+
+
+def _kept_out(agent: Agent, tools: Set[str]) -> list[str]:
+    return sorted(tools - {plain_tool(tool) for tool in agent.tools or ()})
 
 
 def permission_mode(agent: Agent, settings: Settings) -> str:
@@ -92,13 +115,11 @@ def _mcp_tool_options(
 
 
 def _tool_options(agent: Agent, settings: Settings) -> list[str]:
-    named = {_bare_name(tool) for tool in agent.tools or ()}
-    kept_out = set(NOT_OFFERED)
+    named = {plain_tool(tool) for tool in agent.tools or ()}
     if "skills" in settings.inherit:
         named.add("Skill")  # the list of skills comes with the tool
-    else:
-        kept_out.add("Skill")
-    refused = [*agent.disallowed_tools, *sorted(kept_out - named)]
+    kept_out = [*_kept_out(agent, NOT_OFFERED), *withheld_tools(agent, settings)]
+    refused = [*agent.disallowed_tools, *sorted(kept_out)]
     options = [f"--disallowedTools={','.join(refused)}"]
     if agent.tools is not None:
         # Tools of MCP servers are not known to this option, see `_mcp_tool_options`.
@@ -107,16 +128,17 @@ def _tool_options(agent: Agent, settings: Settings) -> list[str]:
     return options
 
 
-def _bare_name(tool: str) -> str:
-    """Return a tool's name without its rule, and by its present name."""
-    name = tool.partition("(")[0]
-    # The tool that starts sub-agents was called `Task` in older versions.
-    return "Agent" if name == "Task" else name
-
-
 def _model_options(agent: Agent) -> list[str]:
     effort = agent.effort if agent.effort in EFFORTS else None
-    options = {"model": agent.model, "effort": effort, "max-turns": agent.max_turns}
+    options = {"model": agent.model, "effort": effort}
     # Written as --option=value: the CLI takes a separate value that begins with a dash for an
     # option (all versions).
     return [f"--{option}={value}" for option, value in options.items() if value is not None]
+
+
+def _turn_options(agent: Agent) -> list[str]:
+    return [f"--max-turns={agent.max_turns}"] if agent.max_turns is not None else []
+
+
+def _hook_options(agent: Agent) -> list[str]:
+    return [f'--settings={{"hooks":{agent.hooks}}}'] if agent.hooks else []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agent_pool.errors import SpawnError, WorkerDied
+from agent_pool.errors import RemoteProtocolError, SpawnError, WorkerDied
 
 _ADVICE: Final = {
     "cannot be used with root": "run as another user, or set IS_SANDBOX=1 inside a sandbox",
@@ -58,6 +59,27 @@ def start_timed_out(label: WorkerLabel, timeout: float, stderr: str) -> SpawnErr
 def start_refused(label: WorkerLabel, error: str) -> SpawnError:
     """Build the error for a process that answered `initialize` with an error."""
     return SpawnError(f"{label} refused to initialise: {error}", worker=label.name, pid=label.pid)
+
+
+def role_refused(label: WorkerLabel, reasons: Sequence[str], stderr: str) -> SpawnError:
+    """Build the error for a process that did not become another agent."""
+    return SpawnError(
+        f"{label} could not take over the agent: {'; '.join(reasons) or 'its process ended'}; the "
+        "pool replaces it",
+        worker=label.name,
+        pid=label.pid,
+        stderr_tail=stderr,
+        # A new process has another chance.
+        is_fatal=False,
+    )
+
+
+def role_missed(label: WorkerLabel, problem: str) -> RemoteProtocolError:
+    """Build the error for a turn that the wrong agent began."""
+    return RemoteProtocolError(
+        f"{label} is not this agent: {problem}; its answer was discarded and the pool replaces it, "
+        "try again"
+    )
 
 
 def ended_in_task(label: WorkerLabel, code: int | None, stderr: str) -> WorkerDied:

@@ -1,7 +1,9 @@
 """How a worker is started: its command, its environment, its folder.
 
-Two launches with the same `profile` start interchangeable processes: everything in which workers
-differ before they get their system prompt is a part of it.
+Two launches with the same `profile` start interchangeable processes: everything that cannot be
+changed in a running process is a part of it. What can be changed is the role (`roles`): prompt,
+tools, model and effort. Before `ROLES_FROM` a process is one agent for life, and these are options
+of its command.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,11 +23,14 @@ from typing import Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.binary import parse_version
-from agent_pool.claude.cli_options import agent_options
+from agent_pool.claude.cli_options import agent_options, process_options
 from agent_pool.claude.engine import WorkerMemory, engine_variables, memory_in_force
 from agent_pool.claude.mcp_config import McpConfig
+from agent_pool.claude.private_files import write_private
+from agent_pool.claude.protocol.role import Role
+from agent_pool.claude.roles import can_be_role, compose_role
 from agent_pool.claude.trust import permitted_agent
-from agent_pool.errors import ConfigError, SpawnError
+from agent_pool.errors import ConfigError
 from agent_pool.models import LaunchSpec
 from agent_pool.settings import ENV_PREFIX, Settings
 
@@ -45,7 +51,8 @@ BASE_OPTIONS: Final = (
 
 _PROMPT_ENDING: Final = ".prompt.md"
 _MCP_ENDING: Final = ".mcp.json"
-"""The endings of a worker's private files."""
+_ROLES_ENDING: Final = ".roles"
+"""The endings of a worker's private files, and of the folder of its roles."""
 
 FILE_MENTIONS_OFF: Final = (2, 1, 300)
 """From this version on `CLAUDE_CODE_DISABLE_FILE_MENTIONS` is known. Older versions can only switch
@@ -98,6 +105,8 @@ class LaunchConfig:
         prompt_by_initialize: `initialize` carries the prompt; otherwise a file does.
         version: of the CLI.
         schema: the JSON schema of its answers, as JSON; empty for plain text.
+        takes_roles: its processes can take the role of any agent with the same profile.
+        role: the agent's role; None for a spare, and if processes take no roles.
     """
 
     argv: tuple[str, ...]
@@ -108,16 +117,27 @@ class LaunchConfig:
     prompt_by_initialize: bool
     version: str
     schema: str = ""
+    takes_roles: bool = False
+    role: Role | None = None
 
     @cached_property
     def profile(self) -> str:
-        """Return a text that is equal for launches whose processes are equal until `initialize`."""
+        """Return a text that is equal for launches with interchangeable processes.
+
+        That is until `initialize`, or for life if the processes take roles.
+        """
         # `initialize` makes a blank process this agent, so such a prompt makes no difference
         # before.
         prompt = "" if self.prompt_by_initialize else self.prompt
+        # The schema is given with `initialize`, once, and a process that takes roles has that
+        # behind it.
+        schema = self.schema if self.takes_roles else ""
         env = sorted(self.env.items())
         # The version too: an update can replace the binary while a spare of the old one waits.
-        parts = [self.argv, env, str(self.cwd), self.mcp_config, self.version, prompt]
+        parts = [
+            *(self.argv, env, str(self.cwd), self.mcp_config, self.version, prompt),
+            *(self.takes_roles, schema),
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @property
@@ -133,8 +153,17 @@ class LaunchConfig:
     def spec(self) -> LaunchSpec:
         """Return it for people to read: secrets in the environment are masked."""
         env = {name: _masked(name, value) for name, value in sorted(self.env.items())}
-        cwd = str(self.cwd)
-        return LaunchSpec(self.argv, env, cwd, self.prompt, self.version, memory=self.memory)
+        role = self.role.definition.removesuffix(self.prompt) if self.role else ""
+        return LaunchSpec(
+            self.argv,
+            env,
+            str(self.cwd),
+            self.prompt,
+            self.version,
+            memory=self.memory,
+            role=role,
+            profile=self.profile,
+        )
 
 
 def _masked(name: str, value: str) -> str:
@@ -157,7 +186,12 @@ def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> Lau
     if parsed < PROMPT_BY_INITIALIZE:
         _refuse_single_tools(version, agent, tools)
         tools = None
-    options = agent_options(agent, project.settings, tools)
+    role = compose_role(agent, project.settings, tools) if can_be_role(agent, parsed) else None
+    options = (
+        process_options(agent, project.settings)
+        if role
+        else agent_options(agent, project.settings, tools)
+    )
     return LaunchConfig(
         argv=(str(cli), *BASE_OPTIONS, *options),
         env=worker_environment(project.environ, project.settings, agent, parsed),
@@ -166,6 +200,8 @@ def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> Lau
         prompt=agent.prompt,
         prompt_by_initialize=parsed >= PROMPT_BY_INITIALIZE,
         version=version,
+        takes_roles=role is not None,
+        role=role,
     )
 
 
@@ -200,11 +236,13 @@ def file_options(launch: LaunchConfig, stem: Path) -> list[str]:
     """
     options = []
     if not launch.prompt_by_initialize:
-        path = _write_private(stem.with_suffix(_PROMPT_ENDING), launch.prompt)
+        path = write_private(stem.with_suffix(_PROMPT_ENDING), launch.prompt)
         options.append(f"--system-prompt-file={path}")
     if launch.mcp_config:
-        path = _write_private(stem.with_suffix(_MCP_ENDING), launch.mcp_config)
+        path = write_private(stem.with_suffix(_MCP_ENDING), launch.mcp_config)
         options.append(f"--mcp-config={path}")
+    if launch.takes_roles:
+        options.append(f"--plugin-dir={role_folder(stem)}")
     return options
 
 
@@ -213,23 +251,12 @@ def remove_files(stem: Path) -> None:
     for ending in (_PROMPT_ENDING, _MCP_ENDING):
         with suppress(OSError):
             stem.with_suffix(ending).unlink()
+    shutil.rmtree(role_folder(stem), ignore_errors=True)
 
 
-def _write_private(path: Path, content: str) -> Path:
-    try:
-        # Systems remove old temporary folders by age (systemd-tmpfiles): make it again if needed.
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        # Made before it is written: its content is never readable for other users.
-        path.touch(mode=0o600)
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise SpawnError(
-            f"{path} cannot be written: {error.strerror or error}; free some space, or let TMPDIR "
-            "name another folder",
-            # There can be room on the disk again at the next start.
-            is_fatal=False,
-        ) from None
-    return path
+def role_folder(stem: Path) -> Path:
+    """Return the folder of a worker's roles."""
+    return stem.with_suffix(_ROLES_ENDING)
 
 
 def worker_environment(

@@ -4,7 +4,9 @@ A new session id proves nothing: 2.1.117 to 2.1.124 gave one and sent the old me
 only proof is the next request. So the probe starts a process of its own against the offline model
 in a temporary home and gives it a random word (the canary). It sends `/clear` and another task. If
 the word is in the next request, the binary does not forget. Then it takes the second task back and
-gives a third one, whose request must be equal to that of the second but for the word.
+gives a third one, whose request must be equal to that of the second but for the word. Last the
+process becomes another agent with other tools, and the first one again: the other's request must
+hold nothing of the first, and the first's must be as it was.
 
 A probe takes about a second, no tokens and no network. Its verdict is kept in the user's cache
 folder, by everything that could change it.
@@ -25,9 +27,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agent_pool.agents import Agent
 from agent_pool.claude.launch import LaunchConfig
 from agent_pool.claude.offline import offline_environment
 from agent_pool.claude.protocol.states import SessionState
+from agent_pool.claude.roles import compose_role
 from agent_pool.claude.watchdog_script import folder_prefix
 from agent_pool.claude.worker import UNPROBED, Worker
 from agent_pool.errors import AgentPoolError, SpawnError
@@ -43,7 +47,7 @@ PROBE_TIMEOUT: Final = 60.0
 """Seconds for a whole probe; one takes about a second on an idle machine."""
 MORE_TIMEOUT: Final = 30.0
 """Seconds for the part of it that comes after the proof that `/clear` forgets."""
-_EDITION: Final = 4
+_EDITION: Final = 5
 """Part of the key of kept verdicts: another number makes all of them void."""
 _PROBE_FAILED: Final = "the probe failed"
 
@@ -52,7 +56,13 @@ _ATTRIBUTION: Final = re.compile(r"x-anthropic-billing-header[^\"]*")
 """A line of the system prompt that holds a hash of the conversation's first words."""
 
 _ASSUMED: Final = ResetVerdict(True, False, "assumed")
-TRUSTED: Final = ResetVerdict(True, False, "not probed: setting reset = clear")
+TRUSTED: Final = ResetVerdict(True, False, "not probed: setting reset = clear", switches=True)
+
+_PROMPT: Final = "You keep words."
+_OTHER_PROMPT: Final = "You lose words."
+_OTHER_TOOLS: Final = ("Read",)
+_FIRST_ALONE: Final = "Bash"
+"""A tool that the first agent has and the other has not."""
 
 
 class ResetProbe:
@@ -264,11 +274,46 @@ class _Experiment:
         verdict = replace(verdict, rewinds=True, reason=_REWINDS)
         if await self._worker.reset(verdict) != "rewind":
             return verdict
+        # Before prompts are sent as text, which would make the requests differ.
+        verdict = replace(verdict, switches=await self._switches(verdict, second))
+        if self._worker.session.state is SessionState.USED:
+            await self._worker.reset(verdict)
+        if not self._worker.is_clean:
+            return verdict
         self._worker.assume(replace(verdict, verbatim=True))
         # A CLI that does not know such prompts runs the command, and asks no model.
         command = await self._ask("/clear {}")
         is_verbatim = self._word_in(command, -1) and "/clear" in str(command)
         return replace(verdict, verbatim=is_verbatim)
+
+    async def _switches(self, verdict: ResetVerdict, as_it_was: list[Mapping[str, Any]]) -> bool:
+        """Find out whether the process can become another agent that sends nothing of the first.
+
+        Args:
+            verdict: what is known so far.
+            as_it_was: the requests of a task after `/clear`, before it became another agent.
+
+        Raises:
+            SpawnError: it refused to become the other agent.
+        """
+        first = self._worker.launch
+        if first.role is None:
+            return False
+        settings = Settings(project_dir=first.cwd)
+        role = compose_role(_agent(_OTHER_PROMPT, first.cwd, _OTHER_TOOLS), settings, None)
+        await self._worker.become(replace(first, role=role))
+        other = await self._ask("The word is {}.")
+        is_other = other and all(
+            _OTHER_PROMPT in str(body.get("system"))
+            and _PROMPT not in str(body)
+            and _FIRST_ALONE not in {tool.get("name") for tool in body.get("tools") or ()}
+            for body in other
+        )
+        if not is_other or await self._worker.reset(verdict) is None:
+            return False
+        await self._worker.become(first)
+        again = await self._ask("The word is {}.")
+        return bool(again) and self._masked(again) == self._masked(as_it_was)
 
     async def _ask(self, text: str) -> list[Mapping[str, Any]]:
         """Give it a task with a new word; return the bodies of the requests that it sent."""
@@ -315,7 +360,15 @@ def _probe_worker(
 ) -> Worker:
     """Return a worker with these options that can reach only the offline model."""
     env = offline_environment(launch, folder, url)
-    probed = replace(launch, env=env, cwd=folder, mcp_config="", prompt="You keep words.")
+    probed = replace(launch, env=env, cwd=folder, mcp_config="", prompt=_PROMPT)
+    if launch.takes_roles:
+        agent = _agent(_PROMPT, folder)
+        role = compose_role(agent, settings, None)
+        probed = replace(probed, role=role)
     # Two probes can run at once, and the end of one kills every process with its cookie.
     cookie = f"{cookie}-{secrets.token_hex(4)}"
     return Worker("canary", probed, settings, cookie=cookie, run_dir=folder)
+
+
+def _agent(prompt: str, folder: Path, tools: tuple[str, ...] | None = None) -> Agent:
+    return Agent(name="canary", description="", prompt=prompt, path=folder, tools=tools)

@@ -47,6 +47,7 @@ def unsupported_fields(agent: Agent, project: Project) -> dict[str, str]:
         *((_KEYS[name], why) for name, why in _WITHOUT_EFFECT.items() if getattr(agent, name)),
         *_effort(agent),
         *_permissions(agent, project.settings),
+        *_rules_against_tools(agent),
         *refused_fields(agent, project),
         *_servers(agent, McpConfig(project).find(permitted_agent(agent, project))),
         *agent.ignored.items(),
@@ -59,6 +60,11 @@ def unsupported_fields(agent: Agent, project: Project) -> dict[str, str]:
 def _effort(agent: Agent) -> Iterator[_Warning]:
     if agent.effort is not None and agent.effort not in EFFORTS:
         yield "effort", f"the CLI's option accepts only {', '.join(EFFORTS)}, not a number"
+
+
+def _rules_against_tools(agent: Agent) -> Iterator[_Warning]:
+    if rules := ", ".join(tool for tool in agent.disallowed_tools if "(" in tool):
+        yield "disallowedTools", f"Claude Code takes the whole tool away, not only {rules}"
 
 
 def _permissions(agent: Agent, settings: Settings) -> Iterator[_Warning]:

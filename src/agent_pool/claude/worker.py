@@ -19,13 +19,16 @@ from agent_pool.claude import failures, process_tree, termination
 from agent_pool.claude.binary import parse_version
 from agent_pool.claude.context_files import ContextFiles, ContextStamp, has_modules
 from agent_pool.claude.failures import WorkerLabel
-from agent_pool.claude.launch import LaunchConfig, file_options, remove_files
+from agent_pool.claude.launch import LaunchConfig, file_options, remove_files, role_folder
 from agent_pool.claude.permissions import Decider, PermissionRequests
 from agent_pool.claude.process import ChildProcess
 from agent_pool.claude.protocol.results import Spend, TurnResult
+from agent_pool.claude.protocol.role import Role
 from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
     BecameIdle,
+    Configured,
+    ConfigureFailed,
     Initialized,
     InitializeFailed,
     PermissionAsked,
@@ -33,6 +36,7 @@ from agent_pool.claude.protocol.signals import (
     ResetFailed,
     ResetFinished,
     RewindRefused,
+    RoleMissed,
     Signal,
     StrayFinished,
     TurnEvent,
@@ -40,6 +44,7 @@ from agent_pool.claude.protocol.signals import (
     UnknownRequest,
 )
 from agent_pool.claude.protocol.states import SessionState
+from agent_pool.claude.roles import RoleFolder
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse
 from agent_pool.models import Denied, ResetVerdict
@@ -118,6 +123,7 @@ class Worker:
         self._session = _new_session(launch, settings, verdict)
         self._context = ContextFiles(launch)
         self._context_read: ContextStamp | None = None
+        self._roles = RoleFolder(role_folder(run_dir / name))
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
         self._listener: TurnListener | None = None
@@ -127,6 +133,7 @@ class Worker:
         self._turn_over = asyncio.Event()
         self._reset_over = asyncio.Event()
         self._idle = asyncio.Event()
+        self._configured = asyncio.Event()
 
     # Its state
 
@@ -184,7 +191,7 @@ class Worker:
             SpawnError: it did not get ready; the message has its stderr and the next step.
         """
         await self.spawn()
-        await self.initialize(self.launch)
+        await self.become(self.launch)
 
     async def spawn(self) -> None:
         """Start the process, which belongs to no agent yet.
@@ -192,6 +199,8 @@ class Worker:
         Raises:
             SpawnError: the system refused, or a private file cannot be written.
         """
+        if self.launch.takes_roles:
+            self._roles.add(self.launch.role)
         env = {**self.launch.env, process_tree.COOKIE: self.cookie}
         self._context_read = self._context.stamp()
         self._process = await ChildProcess.spawn(
@@ -203,19 +212,53 @@ class Worker:
             on_end=self._process_ended,
         )
 
-    async def initialize(self, launch: LaunchConfig) -> None:
+    async def become(self, launch: LaunchConfig) -> None:
         """Make the started process the agent of `launch`, whose profile must be its own.
 
+        A process that takes roles can become another agent whenever it is clean.
+
         Raises:
-            SpawnError: it did not get ready within `start_timeout`.
+            SpawnError: it did not get ready within `start_timeout`, or did not take the role.
         """
         self.launch = launch
-        prompt = launch.prompt if launch.prompt_by_initialize else None
+        if self._session.state is SessionState.STARTING:
+            await self._initialize(launch)
+        if launch.role is not None:
+            await self._take_role(launch.role)
+
+    async def _initialize(self, launch: LaunchConfig) -> None:
+        by_initialize = launch.prompt_by_initialize and not launch.takes_roles
+        prompt = launch.prompt if by_initialize else None
         schema = json.loads(launch.schema) if launch.schema else None
         # A process that ended during its start gets nothing; `_until_ready` raises its error.
         if not self.has_ended:
             self._send(self._session.initialize(_new_id(), prompt=prompt, schema=schema))
         await self._until_ready(self._settings.start_timeout)
+
+    async def _take_role(self, role: Role) -> None:
+        # The process can end at every await, and a spare can have ended before.
+        if self._roles.add(role) and self.is_clean:
+            await self._configure(self._session.load_roles)
+        if self.is_clean:
+            loaded = self._roles.loaded
+            await self._configure(lambda id_: self._session.take_role(id_, role, loaded))
+        if self.is_clean and self._session.needs_clear:
+            await self._clear()
+        if not self.is_clean:
+            raise self._fault or failures.role_refused(self.label, self.taints, self._stderr())
+
+    async def _configure(self, request: Callable[[str], bytes]) -> None:
+        self._configured.clear()
+        self._send(request(_new_id()))
+        try:
+            async with asyncio.timeout(self._settings.reset_timeout):
+                await self._configured.wait()
+        except TimeoutError:
+            pass
+        # Also after an answer: the event is set by the end of the process, too.
+        if self._session.state is not SessionState.READY:
+            seconds = self._settings.reset_timeout
+            self._session.taint(f"it did not become its agent within {seconds:g} s")
 
     async def turn(
         self, text: str, listener: TurnListener | None = None, decider: Decider | None = None
@@ -443,7 +486,17 @@ class Worker:
                 self._finish_turn(result)
             case StrayFinished():
                 self._on_stray()
-            case Initialized() | BecameIdle() | ResetFinished() | ResetFailed() | RewindRefused():
+            case RoleMissed(problem):
+                self.fail_turn(failures.role_missed(self.label, problem))
+            case (
+                Initialized()
+                | Configured()
+                | ConfigureFailed()
+                | BecameIdle()
+                | ResetFinished()
+                | ResetFailed()
+                | RewindRefused()
+            ):
                 self._event_of(signal).set()
             case InitializeFailed() | ProtocolBroken():
                 self._fail(signal)
@@ -459,6 +512,8 @@ class Worker:
                 return self._ready
             case BecameIdle():
                 return self._idle
+            case Configured() | ConfigureFailed():
+                return self._configured
             case _:
                 return self._reset_over
 
@@ -502,7 +557,8 @@ class Worker:
         self._wake()
 
     def _wake(self) -> None:
-        for event in (self._ready, self._turn_over, self._reset_over, self._idle):
+        waits = (self._ready, self._configured, self._turn_over, self._reset_over, self._idle)
+        for event in waits:
             event.set()
 
     def _stderr(self) -> str:

@@ -67,6 +67,8 @@ async def _as_json(pool: PoolAPI, name: str, *, measure: bool) -> dict[str, Any]
         "argv": list(launch.argv),
         "cwd": launch.cwd,
         "env": dict(launch.env),
+        "role": launch.role,
+        "profile": launch.profile,
         **({"size": _size_as_json(size)} if size else {}),
     }
 
@@ -105,6 +107,7 @@ def _print_launch(agent: AgentInfo, launch: LaunchSpec) -> None:
         ("Command", shlex.join(launch.argv)),
         ("Folder", launch.cwd),
         ("Environment", variables),
+        *((("Role, taken after the start", launch.role.rstrip()),) if launch.role else ()),
         (f"System prompt ({len(launch.prompt):,} characters)", launch.prompt),
     ):
         out.print(Text(heading, style="bold"))

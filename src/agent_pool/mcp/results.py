@@ -167,6 +167,7 @@ def _worker_row(worker: WorkerInfo) -> dict[str, Any]:
         "memory_bytes": worker.rss,
         "memory": bytes_text(worker.rss),
         "worker_memory": worker.memory,
+        "profile": worker.profile,
         "uptime_seconds": round(worker.uptime, 1),
         "tokens": worker.usage.as_json(),
         "cost_usd": worker.cost_usd,

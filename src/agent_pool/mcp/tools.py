@@ -163,7 +163,8 @@ _ENTRIES: Final[Mapping[str, _ToolEntry]] = {
     "list": _ToolEntry(
         "List workers",
         "The worker processes that run now, as a JSON array: agent name and description, "
-        "worker, state, pid, tasks done, memory of the process tree, uptime, tokens and cost. "
+        "worker, state, pid, tasks done, memory of the process tree, uptime, tokens, cost, and a "
+        "profile, equal for workers that can serve the same agents. "
         "The agents that can be called are in the description of invoke.",
         NoArguments,
         _list,

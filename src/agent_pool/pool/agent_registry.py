@@ -61,16 +61,19 @@ class AgentRegistry:
             )
         # The CLI takes a schema once, with `initialize`: each schema has workers of its own.
         variant = hashlib.sha256(schema.encode()).hexdigest()[:8] if schema else ""
+        if schema:
+            launch = replace(launch, schema=schema)
+        role = launch.role.name if launch.role else ""
         spec = AgentSpec(
             key=place.key(agent.name, f"schema {variant}" if variant else ""),
-            version=f"{agent.fingerprint} {launch.profile}",
+            version=f"{agent.fingerprint} {launch.profile} {role}",
             profile=launch.profile,
+            is_role=launch.takes_roles,
         )
         # Removed first: a definition that was edited back must count as the newest version again.
         self._known.pop(spec, None)
-        self._known[spec] = agent, replace(launch, schema=schema) if schema else launch
-        # Without the schema: a spare gets one when it becomes an agent.
-        self._blank.setdefault(spec.profile, launch)
+        self._known[spec] = agent, launch
+        self._blank.setdefault(spec.profile, _blank(launch))
         self._forget_old_versions(spec)
         return spec
 
@@ -95,3 +98,11 @@ class AgentRegistry:
     def launch(self, spec: AgentSpec | None, profile: str) -> LaunchConfig:
         """Return how workers of a spec are started; without a spec, how a spare is."""
         return self._known[spec][1] if spec else self._blank[profile]
+
+
+def _blank(launch: LaunchConfig) -> LaunchConfig:
+    """Return how a spare is started that can become an agent with this launch."""
+    if launch.takes_roles:
+        # `initialize` is behind such a spare, and it carries the schema.
+        return replace(launch, role=None, prompt="")
+    return replace(launch, schema="")

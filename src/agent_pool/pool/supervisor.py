@@ -346,6 +346,7 @@ class Supervisor:
             note=worker.note,
             project=record.key.project if record.key else "",
             memory=worker.launch.memory,
+            profile=record.profile,
         )
 
     # Performing what the scheduler says
@@ -357,8 +358,9 @@ class Supervisor:
                 case Spawn(name, spec, profile):
                     self._create(name, spec, profile)
                     self._occupy(name, self._start(name, spec), "start")
-                case Assign(name, spec):
-                    self._publish(name, WorkerAssigned(worker=name))
+                case Assign(name, spec, previous):
+                    earlier = previous.name if previous else ""
+                    self._publish(name, WorkerAssigned(worker=name, previous=earlier))
                     self._occupy(name, self._assign(name, spec), "assign")
                 case Reset(name):
                     self._occupy(name, self._reset(name), "reset")
@@ -411,16 +413,16 @@ class Supervisor:
 
     async def _start(self, name: str, spec: AgentSpec | None) -> None:
         worker = self.workers[name]
-        # A spare is not initialised yet: `initialize` makes it an agent, once.
-        await self._until_started(
-            name, worker.start() if spec else worker.spawn(), timed=bool(spec)
-        )
+        # A spare that takes no roles is not initialised yet: that makes it an agent, once.
+        is_blank = spec is None and not worker.launch.takes_roles
+        starting = worker.spawn() if is_blank else worker.start()
+        await self._until_started(name, starting, timed=spec is not None)
 
     async def _assign(self, name: str, spec: AgentSpec) -> None:
         worker = self.workers[name]
         worker.agent = str(spec.key)
         launch = self._registry.launch(spec, spec.profile)
-        await self._until_started(name, worker.initialize(launch), timed=False)
+        await self._until_started(name, worker.become(launch), timed=False)
 
     async def _until_started(
         self, name: str, starting: Coroutine[Any, Any, None], *, timed: bool
@@ -468,6 +470,8 @@ class Supervisor:
         if not verdict.forgets:
             self._perform(self.scheduler.forbid_reset(worker.launch.profile, _now()))
             return
+        if verdict.switches:
+            self._perform(self.scheduler.allow_switching(worker.launch.profile, _now()))
         # The caller first: its answer needs some steps of the event loop, and the search for the
         # processes of its task is a thread, which competes for the interpreter.
         for _ in range(ANSWER_STEPS):

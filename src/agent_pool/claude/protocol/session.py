@@ -3,11 +3,12 @@
 A session receives the bytes that the process writes and returns signals. It makes the bytes to
 send and refuses a step that its state does not allow (`states`).
 
-Two rules keep tasks apart:
+Three rules keep tasks apart:
 
 1. Every prompt is stamped with a uuid, and only a result that carries this stamp ends its turn.
    For versions that do not stamp results, prompts and results alternate strictly instead.
-2. Everything that no reset would undo is recorded in `taints`. A tainted session must not serve
+2. A process with a role must show it at the beginning of each turn, or the turn fails.
+3. Everything that no reset would undo is recorded in `taints`. A tainted session must not serve
    another task: replacing its process is always correct. What `/clear` undoes and a rewind does
    not is recorded in `rewind_obstacle`.
 """
@@ -30,8 +31,11 @@ from agent_pool.claude.protocol.frames import (
 from agent_pool.claude.protocol.framing import LineBuffer, decode, encode
 from agent_pool.claude.protocol.resets import COMPACTIONS, clear_problem, rewind_problem
 from agent_pool.claude.protocol.results import Spend, read_result, running_totals
+from agent_pool.claude.protocol.role import Role, flag_settings
 from agent_pool.claude.protocol.signals import (
     BecameIdle,
+    Configured,
+    ConfigureFailed,
     Initialized,
     InitializeFailed,
     PermissionAsked,
@@ -39,6 +43,7 @@ from agent_pool.claude.protocol.signals import (
     ResetFailed,
     ResetFinished,
     RewindRefused,
+    RoleMissed,
     Signal,
     StrayFinished,
     TurnFinished,
@@ -80,6 +85,7 @@ class Session:
         stamps_turns: the CLI stamps the first frame of each turn, too.
         announced_reset: the last reset was announced by a `conversation_reset` frame.
         plugins: the folders of the plugins that the last turn had, without the built-in ones.
+        role: the agent that the process has become; None if it was started as one.
     """
 
     def __init__(
@@ -101,11 +107,14 @@ class Session:
         self.stamps_turns = stamps_turns
         self.announced_reset = False
         self.plugins: tuple[str, ...] = ()
+        self.role: Role | None = None
         self._lines = LineBuffer(max_line)
         self._initialize_id = ""
         self._stamp = ""  # of the prompt, or the /clear, that has no result yet
         self._prompts: list[str] = []  # the stamps of all prompts since the last reset
         self._rewind_id = ""  # of the rewind that is not answered yet
+        self._configure_id = ""  # of the change of the role that is not answered yet
+        self._first_role: Role | None = None  # of the first prompt since the start or `/clear`
         self._has_start_hooks = False
         self._sends_attribution = sends_attribution
         self._was_cleared = False
@@ -140,6 +149,40 @@ class Session:
             fields["jsonSchema"] = schema
         return self._control(request_id, {"subtype": "initialize", **fields})
 
+    def load_roles(self, request_id: str) -> bytes:
+        """Make the request to read the definitions of the process's plugin folder again.
+
+        Raises:
+            LocalProtocolError: the state does not allow it.
+        """
+        return self._configure(request_id, {"subtype": "reload_plugins"})
+
+    def take_role(self, request_id: str, role: Role, loaded: list[str]) -> bytes:
+        """Make the request to become another agent.
+
+        Args:
+            request_id: unique among the requests of this session.
+            role: the agent, whose definition the process has loaded.
+            loaded: the full names of all roles that it has loaded.
+
+        Raises:
+            LocalProtocolError: the state does not allow it.
+        """
+        settings = flag_settings(role, loaded)
+        line = self._configure(request_id, {"subtype": "apply_flag_settings", "settings": settings})
+        self.role = role
+        # Another agent can have another model.
+        self._baseline.pop("model", None)
+        return line
+
+    @property
+    def needs_clear(self) -> bool:
+        """Return whether the tools of an earlier role would still be sent to the model."""
+        # The tools of the first request stay until `/clear`; a rewind does not take them back
+        # (2.1.332). The system prompt is that of the new role at once.
+        first, role = self._first_role, self.role
+        return first is not None and role is not None and not first.has_tools_of(role)
+
     def prompt(self, stamp: str, text: str, *, verbatim: bool = False) -> bytes:
         """Make the frame of one task, whose text the CLI cannot take for a command.
 
@@ -162,6 +205,7 @@ class Session:
         self._step(Step.PROMPT)
         self._stamp = stamp
         self._prompts.append(stamp)
+        self._first_role = self._first_role or self.role
         self._is_foreign_turn = False
         return line
 
@@ -306,6 +350,12 @@ class Session:
         except KeyError:
             raise LocalProtocolError(f"no {step} in state {self.state}") from None
 
+    def _configure(self, request_id: str, request: Mapping[str, Any]) -> bytes:
+        line = self._control(request_id, request)
+        self._step(Step.CONFIGURE)
+        self._configure_id = request_id
+        return line
+
     def _control(self, request_id: str, request: Mapping[str, Any]) -> bytes:
         self._refuse_if_over()
         return encode({"type": "control_request", "request_id": request_id, "request": request})
@@ -347,7 +397,7 @@ class Session:
     def _on_system(self, frame: Frame, emit: Emit) -> None:
         subtype = text_of(frame, "subtype")
         if subtype == "init":
-            self._on_turn_start(frame)
+            self._on_turn_start(frame, emit)
         elif subtype == "background_tasks_changed":
             self._on_background_tasks(frame)
         elif subtype == "api_retry":
@@ -370,7 +420,7 @@ class Session:
         if self.is_idle:
             emit(BecameIdle())
 
-    def _on_turn_start(self, frame: Frame) -> None:
+    def _on_turn_start(self, frame: Frame, emit: Emit) -> None:
         self.version = text_of(frame, "claude_code_version") or self.version
         self.session_id = text_of(frame, "session_id") or self.session_id
         # One stamp is proof: from then on a missing stamp means something.
@@ -385,6 +435,9 @@ class Session:
             self.taint(_SELF_STARTED)
         self._compare_with_baseline(frame)
         self.plugins = plugin_folders(frame)
+        if self.role is not None and (problem := self.role.problem(frame)):
+            self.taint(f"it is not its agent: {problem}")
+            emit(RoleMissed(problem))
 
     def _compare_with_baseline(self, frame: Frame) -> None:
         # A task that switched one of these leaves it switched after /clear (2.1.330).
@@ -491,6 +544,7 @@ class Session:
             emit(ResetFailed(problem))
         else:
             self._was_cleared = True
+            self._first_role = None
             self._forget_prompts(emit)
 
     def _forget_prompts(self, emit: Emit) -> None:
@@ -515,6 +569,8 @@ class Session:
         request_id = body.get("request_id")
         if self._rewind_id and request_id == self._rewind_id:
             self._on_rewind_answer(body, emit)
+        elif self._configure_id and request_id == self._configure_id:
+            self._on_configure_answer(body, emit)
         # Any other answer is that to an interrupt or a stop: what counts is the result that
         # follows.
         elif request_id == self._initialize_id and self.state is SessionState.STARTING:
@@ -531,6 +587,18 @@ class Session:
             emit(RewindRefused(problem))
         else:
             self._forget_prompts(emit)
+
+    def _on_configure_answer(self, body: Frame, emit: Emit) -> None:
+        self._configure_id = ""
+        if self.state is not SessionState.CONFIGURING:
+            return  # it was tainted or has ended
+        self._step(Step.CONFIGURED)
+        if body.get("subtype") == "error":
+            problem = str(body.get("error"))
+            self.taint(f"it could not become its agent: {problem}")
+            emit(ConfigureFailed(problem))
+        else:
+            emit(Configured())
 
     def _on_initialize_answer(self, body: Frame, emit: Emit) -> None:
         if body.get("subtype") == "error":

@@ -24,6 +24,25 @@ class InitializeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """The process has the role that it was asked to take, or has loaded its roles again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureFailed:
+    """The process refused a role; it must not serve again."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleMissed:
+    """The turn that began is not that of the role; its answer must not reach the caller."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFinished:
     """The prompt that was sent has its result."""
 
@@ -91,6 +110,9 @@ Signal = (
     TurnEvent
     | Initialized
     | InitializeFailed
+    | Configured
+    | ConfigureFailed
+    | RoleMissed
     | TurnFinished
     | StrayFinished
     | ResetFinished

@@ -63,6 +63,8 @@ class SessionState(StrEnum):
     """Exactly one prompt has no result yet."""
     INTERRUPTING = "interrupting"
     """As IN_TURN, and the CLI was asked to end the turn."""
+    CONFIGURING = "configuring"
+    """The process was asked to take a role, or to load its roles again."""
     USED = "used"
     """The turn has ended and its context is still there."""
     RESETTING = "resetting"
@@ -77,6 +79,8 @@ class Step(StrEnum):
     """A step that moves a session from one state to the next."""
 
     INITIALIZED = "initialized"
+    CONFIGURE = "configure"
+    CONFIGURED = "configured"
     PROMPT = "prompt"
     INTERRUPT = "interrupt"
     RESULT = "result"
@@ -89,7 +93,13 @@ class Step(StrEnum):
 TRANSITIONS: Final[Mapping[SessionState, Mapping[Step, SessionState]]] = {
     SessionState.STARTING: {Step.INITIALIZED: SessionState.READY},
     # `/clear` before the first prompt makes the CLI read CLAUDE.md and skills again (2.1.332).
-    SessionState.READY: {Step.PROMPT: SessionState.IN_TURN, Step.CLEAR: SessionState.RESETTING},
+    SessionState.READY: {
+        Step.PROMPT: SessionState.IN_TURN,
+        Step.CLEAR: SessionState.RESETTING,
+        Step.CONFIGURE: SessionState.CONFIGURING,
+    },
+    # A conversation that has begun would keep the prompt and the tools of its role (2.1.332).
+    SessionState.CONFIGURING: {Step.CONFIGURED: SessionState.READY},
     # No second prompt: the CLI can merge two open prompts into one turn.
     SessionState.IN_TURN: {
         Step.RESULT: SessionState.USED,

@@ -16,11 +16,13 @@ class AgentSpec:
         key: workers, limits and queues belong to it.
         version: changes when the definition does; workers of another version are retired.
         profile: workers with equal profiles start as interchangeable blank processes.
+        is_role: a worker of another agent with this profile can become this agent.
     """
 
     key: AgentKey
     version: str
     profile: str
+    is_role: bool = False
 
 
 class WorkerState(StrEnum):
@@ -112,7 +114,7 @@ class WorkerRecord:
     Attributes:
         name: its id.
         number: grows with each worker.
-        spec: its agent; `None` for a spare.
+        spec: its agent at present; `None` for a spare.
         profile: how its process was started.
         state: starting, idle, leased, resetting or stopping.
         since: the time from which it has this state.
@@ -124,6 +126,7 @@ class WorkerRecord:
         replaces: the worker that it was started to replace; usually empty.
         unfit: why it must not be granted again.
         is_parked: a spare that is started and can be assigned.
+        is_switching: it is started already, and becomes another agent.
     """
 
     name: str
@@ -140,6 +143,7 @@ class WorkerRecord:
     replaces: str = ""
     unfit: RetireReason | None = None
     is_parked: bool = False
+    is_switching: bool = False
 
     @property
     def key(self) -> AgentKey | None:
@@ -174,10 +178,14 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Make a parked spare a worker of an agent; then call `started`."""
+    """Make a parked spare, or an idle worker, a worker of an agent; then call `started`.
+
+    `previous` is the agent that it was; `None` for a spare.
+    """
 
     worker: str
     spec: AgentSpec
+    previous: AgentKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,11 @@ A worker is STARTING, IDLE, LEASED, RESETTING or STOPPING:
     Spawn -> STARTING -> IDLE -> LEASED -> RESETTING -> IDLE
              any state -> STOPPING -> removed
 
-A worker belongs to one agent of one project (`AgentKey`) for life. A spare belongs to no agent: it
-is started, blank and parked, and can be assigned once to any agent with its profile.
+A worker belongs to one agent of one project (`AgentKey`) at a time. Where agents are roles
+(`AgentSpec.is_role`), an idle worker can be assigned to another agent with its profile, once
+`allow_switching` has told that its CLI then sends nothing of the earlier one; the project is a part
+of the profile. Otherwise it belongs to its agent for life. A spare belongs to no agent: it is
+started, blank and parked, and can be assigned to any agent with its profile.
 
 A caller has a ticket in the queue of its agent. Tickets of an agent are served in their order.
 
@@ -21,10 +24,12 @@ After every stimulus the scheduler balances, in this order:
 
 1. Stop idle workers that must not, or need not, stay: unfit ones, those of an edited definition,
    retiring ones that another worker relieves, those idle for `max_idle`.
-2. Serve waiting callers with idle workers.
-3. Start workers for callers that still wait. The agent with the fewest workers comes first, then
-   the one that has waited longest. Where there is no room, an idle worker of another agent is
-   stopped: spares first, then the longest unused, workers that are kept warm last.
+2. Serve waiting callers with idle workers. First, an agent that has no worker and gets no new one
+   takes one over from an agent whose callers have waited less long.
+3. Get workers for callers that still wait. The agent with the fewest workers comes first, then the
+   one that has waited longest. It takes over an idle worker of another agent, or gets a spare, or a
+   new process. Where there is no room, an idle worker with another profile is stopped: spares
+   first, then the longest unused, workers that are kept warm last.
 4. Start a replacement for a worker that retires, one at a time, before the old one goes.
 5. Start the workers that `keep_warm` asks for, then spares, if there is enough room and memory.
 
@@ -103,6 +108,7 @@ class Scheduler:
         self._spawned = 0
         self._warm: dict[AgentKey, int] = {}  # workers to keep at least
         self._no_reset: set[str] = set()  # profiles whose workers serve one task each
+        self._switchable: set[str] = set()  # profiles whose workers can become other agents
         self._spare_profile = ""  # of the spares to keep; empty for none
         self._failures: Counter[AgentKey] = Counter()  # starts that failed in a row
         self._retry_at: dict[AgentKey, float] = {}
@@ -190,6 +196,7 @@ class Scheduler:
         record = self.workers.get(worker)
         if record is not None and record.state is WorkerState.STARTING:
             record.is_parked = record.spec is None
+            record.is_switching = False
             self._move(record, WorkerState.IDLE, self._idle_since(record, now))
             if record.key is not None:
                 self._failures.pop(record.key, None)
@@ -257,6 +264,11 @@ class Scheduler:
                 record.retiring = record.retiring or RetireReason.NO_RESET
         return self._balance(now)
 
+    def allow_switching(self, profile: str, now: float) -> Actions:
+        """Let workers with this profile become other agents: their CLI leaves no trace."""
+        self._switchable.add(profile)
+        return self._balance(now)
+
     def memory_measured(self, rss: Mapping[str, int], now: float) -> Actions:
         """Note the memory of the workers: resident bytes of their process trees, by name."""
         for worker, size in rss.items():
@@ -316,6 +328,7 @@ class Scheduler:
         self._stop_unwanted(now, out)
         # A start or a stop for callers would gain nothing: they are not served before the end.
         if now >= self.paused_until:
+            self._yield_workers(now, out)
             self._serve(now, out)
             self._start_for_waiting(now, out)
         self._start_replacement(now, out)
@@ -347,7 +360,7 @@ class Scheduler:
             if record.spec is None:
                 self._spare_profile = ""  # the next spare can end in the same way
             return record.unfit
-        if record.spec is not None and not self._is_current(record):
+        if record.spec is not None and not self._is_usable(record):
             return RetireReason.EDITED
         # Until it is relieved it serves on, so that no caller waits for a start.
         if record.retiring and (record.spec is None or self._is_relieved(record)):
@@ -360,6 +373,18 @@ class Scheduler:
                 self._spare_profile = ""  # it was not used: start no other one in its place
             return RetireReason.MAX_IDLE
         return None
+
+    def _yield_workers(self, now: float, out: Actions) -> None:
+        """Assign idle workers to agents that have none, before their own callers get them."""
+        if self._has_room() or self._in_state(WorkerState.STOPPING):
+            return
+        for key in sorted(self._queues, key=self._head):
+            spec = self._specs[key]
+            if not self._count(key) and self._may_start(key, now):
+                record = self._idle_to_switch(spec)
+                # A spare costs the other agent nothing.
+                if record is not None and self._parked_spare(spec.profile) is None:
+                    out.append(self._assign(record, spec, now))
 
     def _serve(self, now: float, out: Actions) -> None:
         for key in list(self._queues):
@@ -388,20 +413,28 @@ class Scheduler:
                 out.append(self._stop(victim, RetireReason.ROOM))
 
     def _neediest(self, promised: Counter[AgentKey], now: float) -> AgentKey | None:
-        """Return the agent whose callers lack workers most; `None` if no worker can be started."""
+        """Return the agent whose callers lack workers most; `None` if none can get a worker."""
         # A start takes half a second of one core: more at once make each one slower.
-        if self._starting() >= self.limits.spawn_concurrency:
-            return None
+        can_start = self._starting() < self.limits.spawn_concurrency
         needy = []
         for key in self._queues:
-            count = self._count(key) + promised[key]
+            count = self._count(key) - self._outdated(key) + promised[key]
             coming = self._coming(key) + promised[key]
             lacks = self._queue_length(key) > coming and count < self.limits.max_size
-            if lacks and self._may_start(key, now):
+            can_get = can_start or self._idle_to_switch(self._specs[key]) is not None
+            if lacks and can_get and self._may_start(key, now):
                 needy.append((count, self._head(key), key))
         return min(needy, key=lambda one: one[:2])[2] if needy else None
 
     def _start(self, spec: AgentSpec, now: float, out: Actions) -> bool:
+        """Get a worker for callers that wait; return False if there is no room."""
+        idle = self._idle_to_switch(spec)
+        if idle is not None:
+            out.append(self._assign(idle, spec, now))
+            return True
+        return self._start_new(spec, now, out)
+
+    def _start_new(self, spec: AgentSpec, now: float, out: Actions) -> bool:
         """Start a worker, from a spare if there is one; return False if there is no room."""
         spare = self._parked_spare(spec.profile)
         # A spare counts against max_workers already, so it needs no more room.
@@ -453,13 +486,13 @@ class Scheduler:
         )
 
     def _start_warm(self, now: float, out: Actions) -> None:
-        for key, wanted in self._warm.items():
+        for key in self._warm:
             while (
-                self._count(key) < min(wanted, self.limits.max_size)
+                self._lacks_warm(key)
                 and self._has_ample_memory()
                 and self._may_start(key, now)
                 and self._starting() < self.limits.spawn_concurrency
-                and self._start(self._specs[key], now, out)
+                and self._start_new(self._specs[key], now, out)
             ):
                 pass
 
@@ -483,7 +516,7 @@ class Scheduler:
             return record.unfit
         if record.profile in self._no_reset:
             return RetireReason.NO_RESET
-        if not self._is_current(record):
+        if not self._is_usable(record):
             return RetireReason.EDITED
         if record.retiring and (
             self._is_relieved(record)
@@ -498,7 +531,11 @@ class Scheduler:
             return False
         own_head = self._head(record.key)
         return any(
-            self._head(key) < own_head and not self._count(key) and self._room_victim(key) is None
+            self._head(key) < own_head
+            and not self._count(key)
+            and self._room_victim(key) is None
+            # That agent takes this worker over once it is reset.
+            and not self._can_become(record, self._specs[key])
             for key in self._queues
         )
 
@@ -561,17 +598,30 @@ class Scheduler:
         """Return the number of living workers of an agent."""
         return sum(record.key == key for record in self._living())
 
+    def _outdated(self, key: AgentKey) -> int:
+        """Return the number of idle workers of an agent that will get its present version."""
+        spec = self._specs[key]
+        idle = self._in_state(WorkerState.IDLE)
+        return sum(record.key == key and self._can_become(record, spec) for record in idle)
+
     def _starting(self) -> int:
-        return len(self._in_state(WorkerState.STARTING))
+        """Return the number of processes that start."""
+        starting = self._in_state(WorkerState.STARTING)
+        return sum(not record.is_switching for record in starting)
 
     def _coming(self, key: AgentKey) -> int:
         """Return the number of workers of an agent that will be idle soon.
 
-        A start counts until it is known to fail, so that the next start waits as it should.
+        A start counts until it is known to fail, so that the next start waits as it should. A
+        worker of another agent counts that is being reset and can be taken over: a reset takes a
+        few milliseconds, a start hundreds.
         """
+        spec = self._specs[key]
         starting = self._in_state(WorkerState.STARTING)
-        resetting = (r for r in self._in_state(WorkerState.RESETTING) if not r.unfit)
-        return sum(record.key == key for record in (*starting, *resetting))
+        resetting = [r for r in self._in_state(WorkerState.RESETTING) if not r.unfit]
+        own = sum(record.key == key for record in (*starting, *resetting))
+        others = (r for r in resetting if r.key != key and not self._queue_length(r.key))
+        return own + sum(self._can_become(record, spec) for record in others)
 
     def _has_room(self) -> bool:
         """Check whether another worker can be started."""
@@ -612,16 +662,52 @@ class Scheduler:
         ]
         return max(idle, key=lambda r: (r.retiring is None, r.since, r.number), default=None)
 
+    def _idle_to_switch(self, spec: AgentSpec) -> WorkerRecord | None:
+        """Return the longest unused idle worker that this agent can take over.
+
+        Its own callers, if there are any, must have waited less long than those of the agent.
+        """
+        head = self._head(spec.key)
+        idle = [
+            record
+            for record in self._in_state(WorkerState.IDLE)
+            if self._can_become(record, spec)
+            and (record.key == spec.key or self._head(record.key) > head)
+        ]
+        # First an earlier version of the agent itself, which can serve no caller any more.
+        return min(idle, key=lambda r: (r.key != spec.key, r.since, r.number), default=None)
+
+    def _can_become(self, record: WorkerRecord, spec: AgentSpec) -> bool:
+        """Check whether a worker can become another agent, or another version of its own."""
+        return (
+            record.spec is not None
+            and record.spec != spec
+            and self._is_switchable(spec)
+            # The profile holds the project; it is compared all the same, because no worker may
+            # ever take anything from one project into another.
+            and record.spec.key.project == spec.key.project
+            and record.profile == spec.profile
+            and not record.unfit
+            and not record.retiring
+        )
+
+    def _is_switchable(self, spec: AgentSpec) -> bool:
+        return (
+            spec.is_role and spec.profile in self._switchable and spec.profile not in self._no_reset
+        )
+
     def _parked_spare(self, profile: str) -> WorkerRecord | None:
         """Return a spare that can become an agent with this profile."""
         spares = (r for r in self._living() if r.is_parked and r.profile == profile and not r.unfit)
         return next(spares, None)
 
     def _is_relieved(self, record: WorkerRecord) -> bool:
-        """Check whether its replacement is ready, or another idle worker of its agent stays."""
+        """Check whether its replacement is ready, or another idle worker stays that can serve."""
+        spec = record.spec
         return any(
             other is not record
-            and other.spec == record.spec
+            and spec is not None
+            and (other.spec == spec or self._can_become(other, spec))
             and not other.unfit
             and (
                 other.replaces == record.name
@@ -649,14 +735,44 @@ class Scheduler:
         """Check whether without it fewer workers would be ready than `keep_warm` asks for."""
         if record.key is None:
             return False
-        starting = self._in_state(WorkerState.STARTING)
-        # A start can still fail, so it does not count as ready.
-        ready = self._count(record.key) - sum(one.key == record.key for one in starting)
-        return ready <= self._warm.get(record.key, 0)
+        ready, wanted = self._warm_workers(record.key, self._can_fail)
+        return ready <= wanted
+
+    def _lacks_warm(self, key: AgentKey) -> bool:
+        """Check whether an agent, and all that share workers with it, have too few of them."""
+        living, wanted = self._warm_workers(key, lambda record: False)
+        return living < wanted and self._count(key) < min(self._warm[key], self.limits.max_size)
+
+    def _warm_workers(
+        self, key: AgentKey, is_left_out: Callable[[WorkerRecord], bool]
+    ) -> tuple[int, int]:
+        """Return how many workers an agent has, and how many are to be kept warm.
+
+        Agents that can take over each other's workers are counted together.
+        """
+        spec = self._specs[key]
+        keys = {key}
+        if self._is_switchable(spec):
+            keys = {one for one, other in self._specs.items() if other.profile == spec.profile}
+        have = sum(r.key in keys and not is_left_out(r) for r in self._living())
+        wanted = sum(min(self._warm.get(one, 0), self.limits.max_size) for one in keys)
+        return have, wanted
+
+    @staticmethod
+    def _can_fail(record: WorkerRecord) -> bool:
+        """Check whether a worker is not ready, so that its start can still fail."""
+        return record.state is WorkerState.STARTING
 
     def _is_current(self, record: WorkerRecord) -> bool:
         """Check whether it has the present version of its agent; a spare has no version."""
         return record.key is None or self._specs.get(record.key) == record.spec
+
+    def _is_usable(self, record: WorkerRecord) -> bool:
+        """Check whether it has, or can take, the present version of its agent."""
+        if record.key is None or self._is_current(record):
+            return True
+        spec = self._specs.get(record.key)
+        return spec is not None and self._can_become(record, spec)
 
     def _is_replaced(self, record: WorkerRecord) -> bool:
         """Check whether another worker was started to replace it."""
@@ -741,11 +857,14 @@ class Scheduler:
         self.changes.append(StateChange(record.name, record.key, None, WorkerState.STARTING))
         return record, Spawn(record.name, spec, profile)
 
-    def _assign(self, spare: WorkerRecord, spec: AgentSpec, now: float) -> Assign:
-        spare.spec = spec
-        spare.is_parked = False
-        self._move(spare, WorkerState.STARTING, now)
-        return Assign(spare.name, spec)
+    def _assign(self, record: WorkerRecord, spec: AgentSpec, now: float) -> Assign:
+        """Make a spare, or an idle worker of another agent, a worker of this agent."""
+        previous = record.key
+        record.is_switching = record.spec is not None
+        record.spec = spec
+        record.is_parked = False
+        self._move(record, WorkerState.STARTING, now)
+        return Assign(record.name, spec, previous)
 
     def _return_unused(self, worker: str, now: float) -> None:
         record = self.workers.get(worker)
