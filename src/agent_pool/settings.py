@@ -127,9 +127,9 @@ class Settings(BaseModel):
     spares: int = Field(
         1,
         ge=0,
-        description="processes without an agent that are kept ready once the pool is used; each "
-        "can become a worker of any agent with the same options; none is kept while there is no "
-        "room for one more worker",
+        description="processes without an agent and a project that are kept ready once the pool is "
+        "used; each can become a worker of any agent with the same options; none is kept while "
+        "there is no room for one more worker",
     )
     spawn_concurrency: int = Field(
         2, ge=1, description="the most processes that start at the same time"

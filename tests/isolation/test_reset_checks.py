@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_pool import TaskTimeout
+from agent_pool import RemoteProtocolError, TaskTimeout
 from support.fake_cli import UNASKED_TEXT, install_faulty
 from support.model_scripts import Gate, as_text
 from support.pool_harness import PoolHarness, TaskOutcome
@@ -82,7 +82,8 @@ def test_a_wrong_reset_answer_is_logged_and_replaces_the_worker(
     harness_with: HarnessWith, fault: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    harness = harness_with(fault)
+    # From 2.1.330 on such a turn fails at once, see below.
+    harness = harness_with(fault, version="2.1.300" if fault == "cwd" else "")
 
     async def main() -> None:
         first = await harness.ask(harness.plan("the first"))
@@ -91,6 +92,17 @@ def test_a_wrong_reset_answer_is_logged_and_replaces_the_worker(
         assert (first.text, second.text) == ("the first", "the second")
         assert (await harness.pool.stats()).retired["tainted"] >= 1
         assert reason in caplog.text
+
+    harness.run(main())
+
+
+def test_a_turn_in_another_folder_fails(harness_with: HarnessWith) -> None:
+    harness = harness_with("cwd")
+
+    async def main() -> None:
+        with pytest.raises(RemoteProtocolError, match="it works in number 1; its answer was disc"):
+            await harness.ask(harness.plan("an answer from elsewhere"))
+        await wait_for_stats(harness.pool, lambda stats: stats.retired.get("tainted"))
 
     harness.run(main())
 

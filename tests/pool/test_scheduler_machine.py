@@ -40,6 +40,8 @@ OTHER_A = AgentKey(OTHER_PROJECT, "a")
 PROFILES = {A: "f", B: "f", C: "g", OTHER_A: "f"}
 """A worker's profile holds its folder, so two projects never share one; here they do, so that only
 the key can keep their workers apart."""
+BASES = {A: "base", B: "base", OTHER_A: "base"}
+"""The profile of spares that can be claimed for the agent."""
 ROLES = {A, B, OTHER_A}
 """The agents that can take over workers of others."""
 AGENTS = st.sampled_from([A, A, A, B, C, OTHER_A])
@@ -160,7 +162,10 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
                 self.perform(self.scheduler.stop(name, RetireReason.MAX_RSS, self.now))
                 assert self.workers[name].is_stopping
             elif self.workers[name].doing == "starting":
-                self.fail_to_start(name, fatal=data.draw(st.booleans()))
+                if self.workers[name].was_claimed and data.draw(st.booleans()):
+                    self.refuse_claim(name)
+                else:
+                    self.fail_to_start(name, fatal=data.draw(st.booleans()))
             elif self.workers[name].doing == "resetting":
                 self.end_reset(name, clean=False)
 
@@ -245,6 +250,16 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
         self.failing = set()
         assert worker.is_stopping
 
+    def refuse_claim(self, name: str) -> None:
+        """Let a spare refuse the project of the agent that it was assigned to."""
+        worker = self.workers[name]
+        assert worker.spec is not None
+        self.unclaimable.add(worker.spec.profile)
+        worker.profile, worker.spec, worker.doing = worker.spec.base, None, "parked"
+        worker.was_claimed = False
+        self.perform(self.scheduler.claim_refused(name, self.now))
+        assert worker.is_unfit == worker.is_stopping
+
     def end_reset(self, name: str, clean: bool) -> None:
         worker = self.workers[name]
         clean = clean and not worker.is_unfit and worker.profile not in self.no_reset
@@ -275,7 +290,11 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
 
     def be_heard_of_late(self, name: str, data: st.DataObject) -> None:
         """Report a start or a reset that was running when its worker was stopped."""
-        said = data.draw(st.sampled_from(["started", "start_failed", "reset_finished", "release"]))
+        said = data.draw(
+            st.sampled_from(
+                ["started", "start_failed", "claim_refused", "reset_finished", "release"]
+            )
+        )
         arguments: dict[str, tuple[Any, ...]] = {"start_failed": (True,), "reset_finished": (True,)}
         self.perform(getattr(self.scheduler, said)(name, *arguments.get(said, ()), self.now))
 
@@ -353,7 +372,8 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
 
     def spec(self, agent: AgentKey) -> AgentSpec:
         version = f"v{self.versions[agent]}"
-        return AgentSpec(agent, version, PROFILES[agent], is_role=agent in ROLES)
+        base = BASES.get(agent, "")
+        return AgentSpec(agent, version, PROFILES[agent], is_role=agent in ROLES, base=base)
 
 
 def test_the_scheduler_keeps_all_rules_under_random_events() -> None:

@@ -26,6 +26,9 @@ from support.scheduler_driver import (
 EDITED_A = spec("a", "2", profile="r", is_role=True)
 ELSEWHERE = spec("b", profile="r", project=OTHER_PROJECT, is_role=True)
 
+CLAIMS = spec("a", profile="here", is_role=True, base="base")
+CLAIMS_ELSEWHERE = spec("a", profile="elsewhere", project=OTHER_PROJECT, is_role=True, base="base")
+
 
 def switching(**limits: object) -> SchedulerDriver:
     """Return a scheduler whose workers of the profile of the roles can become other agents."""
@@ -190,6 +193,59 @@ def test_an_edit_that_changes_the_process_replaces_the_worker() -> None:
     name = pool.idle(ROLE_A)
     pool.request(spec("a", "2", profile="other", is_role=True))
     assert pool.actions[0] == Stop(name, RetireReason.EDITED)
+
+
+# Spares of no project
+
+
+def parked(pool: SchedulerDriver) -> str:
+    """Let a pool start and park a spare that can be claimed; return its name."""
+    pool.tell("keep_warm", CLAIMS, 0)
+    (action,) = pool.actions
+    assert action == Spawn("worker-1", None, "base")
+    assert pool.tell("started", "worker-1") == []
+    return "worker-1"
+
+
+def test_a_spare_of_no_project_serves_any_of_them() -> None:
+    pool = switching(spares=1)
+    name = parked(pool)
+    ticket = pool.request(CLAIMS_ELSEWHERE)
+    assert pool.actions[0] == Assign(name, CLAIMS_ELSEWHERE, None)
+    assert Grant(ticket, name) in pool.tell("started", name)
+    assert pool.scheduler.workers[name].profile == "elsewhere"
+
+
+def test_a_refused_claim_leaves_the_spare_to_other_projects() -> None:
+    pool = switching(spares=1)
+    name = parked(pool)
+    pool.request(CLAIMS_ELSEWHERE)
+    actions = pool.tell("claim_refused", name)
+    assert Spawn("worker-3", CLAIMS_ELSEWHERE, "elsewhere") in actions
+    pool.request(CLAIMS)
+    assert Assign(name, CLAIMS, None) in pool.actions
+
+
+def test_a_project_that_cannot_be_claimed_gets_spares_of_its_own() -> None:
+    pool = switching(spares=1)
+    name = parked(pool)
+    pool.request(CLAIMS_ELSEWHERE)
+    pool.tell("claim_refused", name)
+    for one in list(pool.scheduler.workers.values()):
+        if one.profile == "base":
+            pool.tell("stop", one.name, RetireReason.DIED)
+    pool.settle()
+    pool.request(CLAIMS_ELSEWHERE)
+    pool.settle()
+    spares = [one.profile for one in pool.scheduler.workers.values() if one.spec is None]
+    assert spares == ["elsewhere"]
+
+
+def test_a_claimed_worker_never_returns_to_another_project() -> None:
+    pool = switching(spares=0, max_workers=1)
+    name = pool.idle(CLAIMS)
+    pool.request(CLAIMS_ELSEWHERE)
+    assert pool.actions == [Stop(name, RetireReason.ROOM)]
 
 
 # What goes wrong

@@ -35,9 +35,10 @@ def spec(
     project: str = PROJECT,
     *,
     is_role: bool = False,
+    base: str = "",
 ) -> AgentSpec:
     """Return one version of an agent."""
-    return AgentSpec(AgentKey(project, name), version, profile, is_role)
+    return AgentSpec(AgentKey(project, name), version, profile, is_role, base)
 
 
 A, A2, B = spec("a"), spec("a", "2"), spec("b")
@@ -149,6 +150,7 @@ class ModelWorker:
     is_clean: bool = True
     is_unfit: bool = False
     is_switching: bool = False
+    was_claimed: bool = False
     ticket: Ticket | None = field(default=None, repr=False)
 
     @property
@@ -175,6 +177,7 @@ class SchedulerModel:
         self.names_used: set[str] = set()
         self.no_reset: set[str] = set()
         self.switchable: set[str] = set()
+        self.unclaimable: set[str] = set()
         self.failing: set[AgentKey | None] = set()
 
     # Checks of the actions
@@ -213,12 +216,16 @@ class SchedulerModel:
     def on_assign(self, name: str, spec: AgentSpec, previous: AgentKey | None) -> None:
         worker = self.workers[name]
         assert worker.key == previous
-        assert (worker.profile, worker.is_unfit, worker.is_stopping) == (spec.profile, False, False)
+        assert (worker.is_unfit, worker.is_stopping) == (False, False)
         if worker.spec is None:
             assert worker.doing == "parked"
+            claims = worker.profile == spec.base and spec.profile not in self.unclaimable
+            assert worker.profile == spec.profile or claims
         else:
             self.check_switch(worker, spec)
         worker.is_switching = worker.spec is not None
+        worker.was_claimed = worker.spec is None and worker.profile != spec.profile
+        worker.profile = spec.profile
         worker.spec, worker.doing = spec, "starting"
         is_replacement = bool(self.scheduler.workers[name].replaces)
         self.check_start(spec, is_replacement and not worker.is_switching, worker.is_switching)
@@ -226,6 +233,7 @@ class SchedulerModel:
     def check_switch(self, worker: ModelWorker, spec: AgentSpec) -> None:
         assert (worker.doing, worker.is_clean) == ("ready", True)
         assert worker.spec != spec
+        assert worker.profile == spec.profile
         # A worker never leaves its project, whatever its profile is.
         assert worker.key is not None
         assert worker.key.project == spec.key.project

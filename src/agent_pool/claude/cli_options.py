@@ -76,20 +76,26 @@ def permission_mode(agent: Agent, settings: Settings) -> str:
     return min(asked, ceiling, key=PERMISSIONS.index)
 
 
+def cli_mode(agent: Agent, settings: Settings) -> str:
+    """Return the agent's permission mode by the CLI's own name."""
+    mode = permission_mode(agent, settings)
+    # `ask` is a word of this package: for the CLI it is its mode `default`.
+    return "default" if mode == "ask" else mode
+
+
 def tool_rules(agent: Agent) -> list[str]:
     """Return the tools that it has for some uses only, such as ``Bash(git log:*)``."""
     return [tool for tool in agent.tools or () if "(" in tool]
 
 
 def _permission_options(agent: Agent, settings: Settings) -> list[str]:
-    mode = permission_mode(agent, settings)
+    mode = cli_mode(agent, settings)
     if mode == "bypassPermissions":
         # The CLI refuses this for root unless IS_SANDBOX=1 (all versions).
         return ["--dangerously-skip-permissions"]
     allowed = ",".join(tool_rules(agent))
     return [
-        # `ask` is a word of this package: for the CLI it is its mode `default`.
-        f"--permission-mode={'default' if mode == 'ask' else mode}",
+        f"--permission-mode={mode}",
         # Requests for permission then come as `can_use_tool` frames on stdout.
         "--permission-prompt-tool=stdio",
         *([f"--allowedTools={allowed}"] if allowed else []),

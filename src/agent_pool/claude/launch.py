@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.binary import parse_version
-from agent_pool.claude.cli_options import agent_options, process_options
+from agent_pool.claude.cli_options import agent_options, cli_mode, process_options
 from agent_pool.claude.engine import WorkerMemory, engine_variables, memory_in_force
 from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.claude.private_files import write_private
@@ -52,7 +52,8 @@ BASE_OPTIONS: Final = (
 _PROMPT_ENDING: Final = ".prompt.md"
 _MCP_ENDING: Final = ".mcp.json"
 _ROLES_ENDING: Final = ".roles"
-"""The endings of a worker's private files, and of the folder of its roles."""
+_PARKING_ENDING: Final = ".parking"
+"""The endings of a worker's private files and folders."""
 
 FILE_MENTIONS_OFF: Final = (2, 1, 300)
 """From this version on `CLAUDE_CODE_DISABLE_FILE_MENTIONS` is known. Older versions can only switch
@@ -107,6 +108,8 @@ class LaunchConfig:
         schema: the JSON schema of its answers, as JSON; empty for plain text.
         takes_roles: its processes can take the role of any agent with the same profile.
         role: the agent's role; None for a spare, and if processes take no roles.
+        mode: the permission mode by the CLI's own name.
+        awaits_claim: its process starts in a private folder and is claimed for a project later.
     """
 
     argv: tuple[str, ...]
@@ -119,6 +122,19 @@ class LaunchConfig:
     schema: str = ""
     takes_roles: bool = False
     role: Role | None = None
+    mode: str = "bypassPermissions"
+    awaits_claim: bool = False
+
+    @cached_property
+    def base_profile(self) -> str:
+        """Return a text that is equal for launches that differ only in folder and role.
+
+        A process that waits for its claim can become each of them. It is empty if there is no such
+        process: servers start in the folder of the process, before it is claimed.
+        """
+        if not self.takes_roles or self.mcp_config:
+            return ""
+        return replace(self, cwd=Path(), role=None, awaits_claim=True).profile
 
     @cached_property
     def profile(self) -> str:
@@ -136,7 +152,7 @@ class LaunchConfig:
         # The version too: an update can replace the binary while a spare of the old one waits.
         parts = [
             *(self.argv, env, str(self.cwd), self.mcp_config, self.version, prompt),
-            *(self.takes_roles, schema),
+            *(self.takes_roles, self.awaits_claim, schema),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -202,6 +218,7 @@ def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> Lau
         version=version,
         takes_roles=role is not None,
         role=role,
+        mode=cli_mode(agent, project.settings),
     )
 
 
@@ -243,6 +260,8 @@ def file_options(launch: LaunchConfig, stem: Path) -> list[str]:
         options.append(f"--mcp-config={path}")
     if launch.takes_roles:
         options.append(f"--plugin-dir={role_folder(stem)}")
+    if launch.awaits_claim:
+        options.append("--await-claim")
     return options
 
 
@@ -251,12 +270,18 @@ def remove_files(stem: Path) -> None:
     for ending in (_PROMPT_ENDING, _MCP_ENDING):
         with suppress(OSError):
             stem.with_suffix(ending).unlink()
-    shutil.rmtree(role_folder(stem), ignore_errors=True)
+    for folder in (role_folder(stem), parking_folder(stem)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def role_folder(stem: Path) -> Path:
     """Return the folder of a worker's roles."""
     return stem.with_suffix(_ROLES_ENDING)
+
+
+def parking_folder(stem: Path) -> Path:
+    """Return the empty folder in which a process waits for its claim."""
+    return stem.with_suffix(_PARKING_ENDING)
 
 
 def worker_environment(

@@ -361,6 +361,8 @@ def _probe_worker(
     """Return a worker with these options that can reach only the offline model."""
     env = offline_environment(launch, folder, url)
     probed = replace(launch, env=env, cwd=folder, mcp_config="", prompt=_PROMPT)
+    # The launch of a spare has the same options.
+    probed = replace(probed, awaits_claim=False)
     if launch.takes_roles:
         agent = _agent(_PROMPT, folder)
         role = compose_role(agent, settings, None)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,8 +21,15 @@ from agent_pool.claude import failures, process_tree, termination
 from agent_pool.claude.binary import parse_version
 from agent_pool.claude.context_files import ContextFiles, ContextStamp, has_modules
 from agent_pool.claude.failures import WorkerLabel
-from agent_pool.claude.launch import LaunchConfig, file_options, remove_files, role_folder
+from agent_pool.claude.launch import (
+    LaunchConfig,
+    file_options,
+    parking_folder,
+    remove_files,
+    role_folder,
+)
 from agent_pool.claude.permissions import Decider, PermissionRequests
+from agent_pool.claude.private_files import make_private_folder
 from agent_pool.claude.process import ChildProcess
 from agent_pool.claude.protocol.results import Spend, TurnResult
 from agent_pool.claude.protocol.role import Role
@@ -57,6 +66,11 @@ Before there is a verdict, a turn that the CLI began by itself must not be taken
 
 UNPROBED: Final = ResetVerdict(False, False, "not probed yet")
 """The verdict on a binary of which nothing is known."""
+
+
+class ClaimError(Exception):
+    """A process that waits for its claim refused a folder; its text has the CLI's reason."""
+
 
 TurnListener = Callable[[TurnEvent], None]
 ResetWay = Literal["rewind", "clear"]
@@ -201,6 +215,10 @@ class Worker:
         """
         if self.launch.takes_roles:
             self._roles.add(self.launch.role)
+        if self.launch.awaits_claim:
+            parking = make_private_folder(parking_folder(self._run_dir / self.name))
+            self.launch = replace(self.launch, cwd=parking)
+            self._context = ContextFiles(self.launch)
         env = {**self.launch.env, process_tree.COOKIE: self.cookie}
         self._context_read = self._context.stamp()
         self._process = await ChildProcess.spawn(
@@ -218,11 +236,16 @@ class Worker:
         A process that takes roles can become another agent whenever it is clean.
 
         Raises:
+            ClaimError: the process cannot work in this folder; it can be claimed for another one.
             SpawnError: it did not get ready within `start_timeout`, or did not take the role.
         """
-        self.launch = launch
         if self._session.state is SessionState.STARTING:
             await self._initialize(launch)
+        if self.launch.awaits_claim and not launch.awaits_claim:
+            await self._claim(launch)
+        self.launch = launch
+        if launch.takes_roles and not launch.awaits_claim:
+            self._session.folders = _spellings(launch.cwd)
         if launch.role is not None:
             await self._take_role(launch.role)
 
@@ -234,6 +257,20 @@ class Worker:
         if not self.has_ended:
             self._send(self._session.initialize(_new_id(), prompt=prompt, schema=schema))
         await self._until_ready(self._settings.start_timeout)
+
+    async def _claim(self, launch: LaunchConfig) -> None:
+        # Memory files are read at the claim, settings of the user at the start (2.1.332).
+        read = self._context_read
+        if read is not None and self._context.stamp().settings != read.settings:
+            self._session.taint("settings were edited while it waited for its claim")
+        context = ContextFiles(launch)
+        context_read = context.stamp()
+        if self.is_clean:
+            folder, mode = str(launch.cwd), launch.mode
+            await self._configure(lambda id_: self._session.claim(id_, folder, mode))
+        if self._session.refused_claim and self.is_clean:
+            raise ClaimError(self._session.refused_claim)
+        self._context, self._context_read = context, context_read
 
     async def _take_role(self, role: Role) -> None:
         # The process can end at every await, and a spare can have ended before.
@@ -579,6 +616,11 @@ def _new_session(launch: LaunchConfig, settings: Settings, verdict: ResetVerdict
         stamps_turns=is_stamped or verdict.stamps_turns,
         sends_attribution=launch.sends_attribution,
     )
+
+
+def _spellings(folder: Path) -> frozenset[str]:
+    """Return the paths by which the CLI can name a folder: it follows links (2.1.332)."""
+    return frozenset({str(folder), os.path.realpath(folder)})
 
 
 def _new_id() -> str:

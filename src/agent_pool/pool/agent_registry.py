@@ -69,11 +69,14 @@ class AgentRegistry:
             version=f"{agent.fingerprint} {launch.profile} {role}",
             profile=launch.profile,
             is_role=launch.takes_roles,
+            base=launch.base_profile,
         )
         # Removed first: a definition that was edited back must count as the newest version again.
         self._known.pop(spec, None)
         self._known[spec] = agent, launch
         self._blank.setdefault(spec.profile, _blank(launch))
+        if spec.base:
+            self._blank.setdefault(spec.base, replace(_blank(launch), awaits_claim=True))
         self._forget_old_versions(spec)
         return spec
 

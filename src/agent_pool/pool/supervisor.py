@@ -22,7 +22,7 @@ from agent_pool.claude import process_tree, termination
 from agent_pool.claude.protocol.results import Spend
 from agent_pool.claude.reset_probe import ResetProbe
 from agent_pool.claude.watchdog import Watchdog, make_run_folder
-from agent_pool.claude.worker import Worker
+from agent_pool.claude.worker import ClaimError, Worker
 from agent_pool.errors import AgentPoolError, SpawnError, TaskFailed, TaskTimeout
 from agent_pool.events import (
     Paused,
@@ -430,6 +430,10 @@ class Supervisor:
         worker = self.workers[name]
         try:
             await starting
+        except ClaimError as error:
+            log.info("%s stays a spare: %s", worker.label, error)
+            worker.agent = ""
+            self._perform(self.scheduler.claim_refused(name, _now()))
         except Exception as error:
             # Not CancelledError: `_stop` and `close` cancel a start and end its process themselves.
             self._start_failed(name, error)

@@ -86,6 +86,9 @@ class Session:
         announced_reset: the last reset was announced by a `conversation_reset` frame.
         plugins: the folders of the plugins that the last turn had, without the built-in ones.
         role: the agent that the process has become; None if it was started as one.
+        folders: the paths of the folder that it must work in; empty if that is not checked.
+        refused_claim: why the last claim was refused; empty if it was not. The process waits for
+            another claim then.
     """
 
     def __init__(
@@ -108,12 +111,15 @@ class Session:
         self.announced_reset = False
         self.plugins: tuple[str, ...] = ()
         self.role: Role | None = None
+        self.folders: frozenset[str] = frozenset()
+        self.refused_claim = ""
         self._lines = LineBuffer(max_line)
         self._initialize_id = ""
         self._stamp = ""  # of the prompt, or the /clear, that has no result yet
         self._prompts: list[str] = []  # the stamps of all prompts since the last reset
         self._rewind_id = ""  # of the rewind that is not answered yet
         self._configure_id = ""  # of the change of the role that is not answered yet
+        self._is_claim = False  # that change is a claim
         self._first_role: Role | None = None  # of the first prompt since the start or `/clear`
         self._has_start_hooks = False
         self._sends_attribution = sends_attribution
@@ -148,6 +154,23 @@ class Session:
         if schema is not None:
             fields["jsonSchema"] = schema
         return self._control(request_id, {"subtype": "initialize", **fields})
+
+    def claim(self, request_id: str, folder: str, mode: str) -> bytes:
+        """Make the request to bind a process that waits for its claim to a folder, once.
+
+        Args:
+            request_id: unique among the requests of this session.
+            folder: the absolute path of the project.
+            mode: the permission mode, by the CLI's own name.
+
+        Raises:
+            LocalProtocolError: the state does not allow it.
+        """
+        line = self._configure(
+            request_id, {"subtype": "claim_session", "cwd": folder, "permission_mode": mode}
+        )
+        self._is_claim = True
+        return line
 
     def load_roles(self, request_id: str) -> bytes:
         """Make the request to read the definitions of the process's plugin folder again.
@@ -435,9 +458,17 @@ class Session:
             self.taint(_SELF_STARTED)
         self._compare_with_baseline(frame)
         self.plugins = plugin_folders(frame)
-        if self.role is not None and (problem := self.role.problem(frame)):
+        problem = self._problem_of_turn(frame)
+        if problem:
             self.taint(f"it is not its agent: {problem}")
             emit(RoleMissed(problem))
+
+    def _problem_of_turn(self, frame: Frame) -> str:
+        """Return how a turn differs from the agent and the folder of this session; else empty."""
+        folder = text_of(frame, "cwd")
+        if self.folders and folder and folder not in self.folders:
+            return f"it works in {folder}"
+        return self.role.problem(frame) if self.role is not None else ""
 
     def _compare_with_baseline(self, frame: Frame) -> None:
         # A task that switched one of these leaves it switched after /clear (2.1.330).
@@ -593,8 +624,14 @@ class Session:
         if self.state is not SessionState.CONFIGURING:
             return  # it was tainted or has ended
         self._step(Step.CONFIGURED)
-        if body.get("subtype") == "error":
-            problem = str(body.get("error"))
+        is_claim, self._is_claim = self._is_claim, False
+        problem = str(body.get("error"))
+        if is_claim:
+            # The commands of the project replace those of the parking folder (2.1.332).
+            self._obstacle = ""
+            self.refused_claim = problem if body.get("subtype") == "error" else ""
+            emit(Configured())
+        elif body.get("subtype") == "error":
             self.taint(f"it could not become its agent: {problem}")
             emit(ConfigureFailed(problem))
         else:

@@ -25,7 +25,10 @@ class InitializeFailed:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """The process has the role that it was asked to take, or has loaded its roles again."""
+    """The process has the role that it was asked to take, or has loaded its roles again.
+
+    Also the answer to a claim, see `Session.refused_claim`.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,15 @@ class AgentSpec:
         version: changes when the definition does; workers of another version are retired.
         profile: workers with equal profiles start as interchangeable blank processes.
         is_role: a worker of another agent with this profile can become this agent.
+        base: the profile of spares that belong to no project and can become this agent too;
+            empty if there are none.
     """
 
     key: AgentKey
     version: str
     profile: str
     is_role: bool = False
+    base: str = ""
 
 
 class WorkerState(StrEnum):

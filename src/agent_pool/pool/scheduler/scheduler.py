@@ -16,7 +16,9 @@ A worker belongs to one agent of one project (`AgentKey`) at a time. Where agent
 (`AgentSpec.is_role`), an idle worker can be assigned to another agent with its profile, once
 `allow_switching` has told that its CLI then sends nothing of the earlier one; the project is a part
 of the profile. Otherwise it belongs to its agent for life. A spare belongs to no agent: it is
-started, blank and parked, and can be assigned to any agent with its profile.
+started, blank and parked, and can be assigned to any agent with its profile. A spare of a base
+profile (`AgentSpec.base`) belongs to no project either: it is claimed for the project of its agent
+when it is assigned. Some projects cannot be claimed for; they get spares of their own profile.
 
 A caller has a ticket in the queue of its agent. Tickets of an agent are served in their order.
 
@@ -110,6 +112,7 @@ class Scheduler:
         self._no_reset: set[str] = set()  # profiles whose workers serve one task each
         self._switchable: set[str] = set()  # profiles whose workers can become other agents
         self._spare_profile = ""  # of the spares to keep; empty for none
+        self._unclaimable: set[str] = set()  # profiles for whose project a claim was refused
         self._failures: Counter[AgentKey] = Counter()  # starts that failed in a row
         self._retry_at: dict[AgentKey, float] = {}
 
@@ -201,6 +204,19 @@ class Scheduler:
             if record.key is not None:
                 self._failures.pop(record.key, None)
                 self._retry_at.pop(record.key, None)
+        return self._balance(now)
+
+    def claim_refused(self, worker: str, now: float) -> Actions:
+        """Note that a spare cannot be claimed for the project that it was assigned to."""
+        record = self.workers.get(worker)
+        if record is None or record.spec is None or record.state is not WorkerState.STARTING:
+            return self._balance(now)
+        self._unclaimable.add(record.spec.profile)
+        self._spare_profile = record.spec.profile
+        # It is as it was, and serves other projects.
+        record.profile, record.spec, record.replaces = record.spec.base, None, ""
+        record.is_parked = True
+        self._move(record, WorkerState.IDLE, now)
         return self._balance(now)
 
     def start_failed(self, worker: str, fatal: bool, now: float) -> Actions:
@@ -383,7 +399,7 @@ class Scheduler:
             if not self._count(key) and self._may_start(key, now):
                 record = self._idle_to_switch(spec)
                 # A spare costs the other agent nothing.
-                if record is not None and self._parked_spare(spec.profile) is None:
+                if record is not None and self._parked_spare(spec) is None:
                     out.append(self._assign(record, spec, now))
 
     def _serve(self, now: float, out: Actions) -> None:
@@ -436,7 +452,7 @@ class Scheduler:
 
     def _start_new(self, spec: AgentSpec, now: float, out: Actions) -> bool:
         """Start a worker, from a spare if there is one; return False if there is no room."""
-        spare = self._parked_spare(spec.profile)
+        spare = self._parked_spare(spec)
         # A spare counts against max_workers already, so it needs no more room.
         if spare is not None:
             out.append(self._assign(spare, spec, now))
@@ -456,7 +472,7 @@ class Scheduler:
         for record in self._living():
             spec = record.spec
             if spec is not None and self._wants_replacement(record, now):
-                spare = self._parked_spare(spec.profile)
+                spare = self._parked_spare(spec)
                 if spare is not None:
                     spare.replaces = record.name
                     out.append(self._assign(spare, spec, now))
@@ -696,10 +712,16 @@ class Scheduler:
             spec.is_role and spec.profile in self._switchable and spec.profile not in self._no_reset
         )
 
-    def _parked_spare(self, profile: str) -> WorkerRecord | None:
-        """Return a spare that can become an agent with this profile."""
-        spares = (r for r in self._living() if r.is_parked and r.profile == profile and not r.unfit)
-        return next(spares, None)
+    def _parked_spare(self, spec: AgentSpec) -> WorkerRecord | None:
+        """Return a spare that can become this agent, best one of its own project."""
+        parked = [r for r in self._living() if r.is_parked and not r.unfit]
+        own = (r for r in parked if r.profile == spec.profile)
+        base = self._base(spec)
+        return next(own, None) or next((r for r in parked if base and r.profile == base), None)
+
+    def _base(self, spec: AgentSpec) -> str:
+        """Return the profile of spares that can be claimed for this agent; empty for none."""
+        return "" if spec.profile in self._unclaimable else spec.base
 
     def _is_relieved(self, record: WorkerRecord) -> bool:
         """Check whether its replacement is ready, or another idle worker stays that can serve."""
@@ -834,7 +856,7 @@ class Scheduler:
     def _define(self, spec: AgentSpec) -> None:
         self._specs[spec.key] = spec
         # Spares have the options of the latest request.
-        self._spare_profile = spec.profile
+        self._spare_profile = self._base(spec) or spec.profile
 
     def _spawn(
         self, spec: AgentSpec | None, profile: str, now: float
@@ -861,7 +883,7 @@ class Scheduler:
         """Make a spare, or an idle worker of another agent, a worker of this agent."""
         previous = record.key
         record.is_switching = record.spec is not None
-        record.spec = spec
+        record.spec, record.profile = spec, spec.profile
         record.is_parked = False
         self._move(record, WorkerState.STARTING, now)
         return Assign(record.name, spec, previous)

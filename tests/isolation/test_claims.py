@@ -1,0 +1,135 @@
+"""A spare belongs to no project until it is claimed for one, and to that one for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent_pool import WorkerInfo
+from agent_pool.loopback import ModelRequest
+from support.model_scripts import as_text, bash
+from support.pool_harness import PoolHarness, TaskOutcome
+from support.waiting import WAIT_TIMEOUT
+
+OpenHarness = Callable[..., PoolHarness]
+
+
+@pytest.fixture
+def harness(open_harness: OpenHarness) -> PoolHarness:
+    """Open a pool with one spare, whose binary is probed already."""
+    harness = open_harness(spares=1)
+    harness.run(harness.ask(harness.plan()))
+    return harness
+
+
+def make_project(harness: PoolHarness, name: str, **settings: object) -> Path:
+    """Make a project with an agent, a CLAUDE.md and settings of its own; return its folder."""
+    folder = harness.project.root.parent / name
+    (folder / ".claude" / "agents").mkdir(parents=True)
+    (folder / "CLAUDE.md").write_text(f"The memory of {name}.\n")
+    definition = "---\nname: worker\ndescription: d\ntools: Bash\n---\n"
+    (folder / ".claude" / "agents" / "worker.md").write_text(f"{definition}You work for {name}.\n")
+    if settings:
+        (folder / ".claude" / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+async def parked(harness: PoolHarness) -> WorkerInfo:
+    """Wait for a spare that can be claimed; return it."""
+    async with asyncio.timeout(WAIT_TIMEOUT):
+        while True:
+            for worker in await harness.pool.workers():
+                if not worker.agent and worker.state == "idle":
+                    return worker
+            await asyncio.sleep(0.01)
+
+
+async def ask(harness: PoolHarness, folder: Path, *steps: object) -> TaskOutcome:
+    return await harness.ask(harness.plan(*steps), agent="worker", project=str(folder))
+
+
+def memories(request: ModelRequest) -> set[str]:
+    return {name for name in ("one", "two") if f"The memory of {name}." in as_text(request)}
+
+
+def test_a_spare_serves_the_project_that_needs_it_first(harness: PoolHarness) -> None:
+    one, two = make_project(harness, "one"), make_project(harness, "two")
+
+    async def main() -> None:
+        for folder in (one, two):
+            spare = await parked(harness)
+            assert spare.project == ""
+            outcome = await ask(harness, folder, bash("pwd"))
+            assert outcome.pid == spare.pid
+            assert outcome.text == f"tool: {folder}"
+            (first, *_) = outcome.requests
+            assert memories(first) == {folder.name}
+            assert f"You work for {folder.name}." in first.system_text
+        again = await ask(harness, one, bash("pwd"))
+        assert again.text == f"tool: {one}"
+
+    harness.run(main())
+
+
+def test_a_claimed_spare_reads_memory_files_as_they_are_then(harness: PoolHarness) -> None:
+    one = make_project(harness, "one")
+    user = harness.project.home / ".claude" / "CLAUDE.md"
+
+    async def main() -> None:
+        spare = await parked(harness)
+        (one / "CLAUDE.md").write_text("Edited in the project.\n")
+        user.parent.mkdir(exist_ok=True)
+        user.write_text("Edited for the user.\n")
+        outcome = await ask(harness, one)
+        assert outcome.pid == spare.pid
+        assert "Edited in the project." in as_text(outcome.requests[0])
+        assert "Edited for the user." in as_text(outcome.requests[0])
+
+    harness.run(main())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"env": {"PROJECT_WORD": "set"}}, {"model": "opus"}, {"agent": "worker"}]
+)
+def test_a_project_with_settings_for_the_start_gets_a_process_of_its_own(
+    harness: PoolHarness, settings: dict[str, object]
+) -> None:
+    one, two = make_project(harness, "one", **settings), make_project(harness, "two")
+
+    async def main() -> None:
+        spare = await parked(harness)
+        outcome = await ask(harness, one, bash("echo word: $PROJECT_WORD"))
+        assert outcome.pid != spare.pid
+        assert outcome.text == ("tool: word: set" if "env" in settings else "tool: word:")
+        other = await ask(harness, two, bash("echo word: $PROJECT_WORD"))
+        assert other.text == "tool: word:"
+        assert memories(other.requests[0]) == {"two"}
+
+    harness.run(main())
+
+
+def test_settings_of_the_user_edited_meanwhile_end_the_spare(harness: PoolHarness) -> None:
+    one = make_project(harness, "one")
+    user = harness.project.home / ".claude" / "settings.json"
+
+    async def main() -> None:
+        spare = await parked(harness)
+        user.parent.mkdir(exist_ok=True)
+        user.write_text(json.dumps({"env": {"USER_WORD": "new"}}))
+        outcome = await ask(harness, one, bash("echo word: $USER_WORD"))
+        assert (outcome.text, outcome.pid == spare.pid) == ("tool: word: new", False)
+
+    harness.run(main())
+
+
+def test_no_trust_is_recorded_for_a_claimed_folder(harness: PoolHarness) -> None:
+    one = make_project(harness, "one")
+    harness.run(parked(harness))
+    harness.run(ask(harness, one))
+    state = harness.project.home / ".claude" / ".claude.json"
+    known = json.loads(state.read_text()) if state.exists() else {}
+    assert not known.get("projects", {}).get(str(one), {}).get("hasTrustDialogAccepted")
