@@ -14,7 +14,6 @@ from agent_pool.agents import frontmatter
 from agent_pool.agents.files import (
     FileCache,
     FileSignature,
-    is_inside,
     make_signature,
     read_text,
 )
@@ -71,8 +70,7 @@ class ExpertiseLibrary:
         The first folder that has the file wins. The file is read again after it was edited.
 
         Raises:
-            ConfigError: no folder has the file, the file cannot be used, or a link leads out of
-                the folder.
+            ConfigError: no folder has the file, or the file cannot be used.
         """
         for folder in self._folders:
             path = self._build_path(folder, name)
@@ -106,10 +104,6 @@ class ExpertiseLibrary:
         """Return the path of the text called `name` in `folder`."""
         return folder / f"{name}.md"
 
-    def _get_folder(self, path: Path) -> Path:
-        """Return the searched folder to which the text at `path` belongs."""
-        return path.parent
-
     def _list_names_in(self, folder: Path) -> list[str]:
         """Return the names of the texts in `folder`, in no order."""
         try:
@@ -137,12 +131,6 @@ class ExpertiseLibrary:
 
     def _load(self, path: Path) -> str:
         """Read the text at `path`; raise as `read`."""
-        folder = self._get_folder(path)
-        if not is_inside(path, folder):
-            raise ConfigError(
-                f"{path}: a link leads out of {folder}, to {os.path.realpath(path)}; "
-                "copy the file into the folder instead"
-            )
         return trim_text(frontmatter.split(read_text(path))[1])
 
 
@@ -167,9 +155,6 @@ class SkillLibrary(ExpertiseLibrary):
 
     def _build_path(self, folder: Path, name: str) -> Path:
         return folder / name / SKILL_FILE
-
-    def _get_folder(self, path: Path) -> Path:
-        return path.parent.parent
 
     def _get_name(self, entry: os.DirEntry[str]) -> str:
         # A link counts: it can be a link to another skill's folder.
