@@ -126,18 +126,98 @@ def test_the_same_files_elsewhere_give_the_same_prompt_and_fingerprint(
     assert str(tmp_path) not in here.prompt
 
 
-@pytest.mark.parametrize("key", ["skills", "expertise"])
-def test_error_for_missing_skill_or_expertise_suggests_the_closest_name(
-    key: str, catalog_folders: CatalogFolders
+def test_error_for_missing_expertise_suggests_the_closest_name(
+    catalog_folders: CatalogFolders,
 ) -> None:
-    catalog_folders.write("home/skills/python/SKILL.md", "x")
     catalog_folders.write("home/expertise/python.md", "x")
-    path = catalog_folders.agent("a", f"description: x\n{key}: pyhton")
+    path = catalog_folders.agent("a", "description: x\nexpertise: pyhton")
     said = find_error(catalog_folders.catalog(), "a")
-    kind = "skill" if key == "skills" else "expertise"
-    assert said.startswith(f"{path}:3: {key}: no {kind} is called 'pyhton' (did you mean python?)")
-    assert str(catalog_folders.home / key / "pyhton") in said
-    assert str(catalog_folders.project / ".claude" / key / "pyhton") in said
+    assert said.startswith(f"{path}:3: expertise: no expertise is called 'pyhton' (did you mean")
+    assert str(catalog_folders.home / "expertise" / "pyhton") in said
+    assert str(catalog_folders.project / ".claude" / "expertise" / "pyhton") in said
+
+
+def test_a_missing_skill_is_left_out_with_a_warning(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.write("home/skills/python/SKILL.md", "Use it.")
+    catalog_folders.agent("a", "skills: [pyhton, python, 7, ../up]")
+    found = catalog_folders.catalog().find("a")
+    assert found.prompt.startswith("# Skill: python\n\nUse it.")
+    warning = found.ignored["skills"]
+    assert "no name of a skill: 7; left out: no skill is called 'pyhton' (did you mean" in warning
+    assert "no skill is called '../up'" in warning
+    catalog_folders.write("project/.claude/skills/pyhton/SKILL.md", "Use that.")
+    assert "Use that." in catalog_folders.catalog().find("a").prompt
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("folder", "TITLED"),
+        ("title", "TITLED"),
+        ("both", "USER"),
+        ("one2", "PROJECT"),
+        ("tidy", "TIDY []"),
+        ("ns:deep", "DEEP"),
+        ("deep", "DEEP"),
+        ("cmd", "USER-CMD"),
+        ("in-commands", "SKILL IN COMMANDS"),
+        ("outer", "OUTER"),
+    ],
+)
+def test_a_skill_is_found_by_folder_title_or_command(
+    name: str, text: str, catalog_folders: CatalogFolders
+) -> None:
+    texts = {
+        "project/.claude/skills/folder/SKILL.md": "---\nname: title\n---\nTITLED",
+        "project/.claude/skills/both/SKILL.md": "PROJECT-BOTH",
+        "home/skills/both/SKILL.md": "USER",
+        "home/skills/x/SKILL.md": "---\nname: one2\n---\nUSER-X",
+        "project/.claude/skills/one2/SKILL.md": "PROJECT",
+        "project/.claude/commands/tidy.md": "---\ndescription: d\n---\nTIDY [$ARGUMENTS]",
+        "project/.claude/commands/both.md": "COMMAND",
+        "project/.claude/commands/ns/deep.md": "DEEP",
+        "project/.claude/commands/cmd.md": "PROJECT-CMD",
+        "home/commands/cmd.md": "USER-CMD",
+        "project/.claude/commands/in-commands/SKILL.md": "SKILL IN COMMANDS",
+        "more/r/.claude/skills/outer/SKILL.md": "OUTER",
+    }
+    for path, content in texts.items():
+        catalog_folders.write(path.replace("project/", "more/r/project/"), content)
+    catalog_folders.project = catalog_folders.folder / "more/r/project"
+    catalog_folders.write("more/r/project/.claude/agents/a.md", f"---\nskills: {name}\n---\n")
+    found = catalog_folders.catalog().find("a")
+    assert found.prompt == f"# Skill: {name}\n\n{text}"
+    assert found.ignored == {}
+
+
+def test_several_skills_can_be_separated_by_blanks(catalog_folders: CatalogFolders) -> None:
+    for name in ("one", "two"):
+        catalog_folders.write(f"home/skills/{name}/SKILL.md", name)
+    for value in ("one two", "one, two", "[one two]", "\n\t- one\n\t- two"):
+        catalog_folders.agent("a", f"skills: {value}")
+        assert catalog_folders.catalog().find("a").skills == ("one", "two")
+
+
+@pytest.mark.parametrize("field", ["disable-model-invocation: true", "paths: src/**"])
+def test_a_skill_that_the_cli_does_not_preload_is_left_out(
+    field: str, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.write("home/skills/one/SKILL.md", f"---\n{field}\n---\nONE")
+    catalog_folders.agent("a", "skills: one")
+    found = catalog_folders.catalog().find("a")
+    assert "ONE" not in found.prompt
+    assert "does not load this skill" in found.ignored["skills"]
+
+
+@pytest.mark.parametrize("text", ["Now: !`date`", "```!\ndate\n```"])
+def test_commands_in_a_skill_text_are_reported_and_not_run(
+    text: str, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.write("home/skills/one/SKILL.md", text)
+    catalog_folders.agent("a", "skills: one")
+    found = catalog_folders.catalog().find("a")
+    assert text in found.prompt
+    assert "the commands in the text of one (after `!`) are not run" in found.ignored["skills"]
 
 
 def test_error_for_an_oversized_skill_names_agent_and_skill_file(

@@ -74,8 +74,9 @@ def test_skill_and_expertise_names_are_a_list_or_comma_separated(
     assert getattr(agent(tmp_path, f"{key}: {written}"), key) == ("python", "testing")
 
 
-def test_a_single_skill_name_keeps_the_blanks_inside_it(tmp_path: Path) -> None:
-    assert agent(tmp_path, "skills: api design").skills == ("api design",)
+def test_a_blank_separates_skills_but_not_expertise(tmp_path: Path) -> None:
+    found = agent(tmp_path, "skills: api design\nexpertise: api design")
+    assert (found.skills, found.expertise) == (("api", "design"), ("api design",))
 
 
 def test_skills_and_tools_given_twice_are_listed_once(tmp_path: Path) -> None:
@@ -197,12 +198,12 @@ def test_escaped_line_breaks_in_a_description_become_real_line_breaks(tmp_path: 
         'name: "a\\0b"',
         "description: 5",
         "description: [a]",
-        "skills: 5",
-        "skills: [a, 5]",
-        "skills: {a: b}",
-        "skills: [../a]",
-        "skills: [/etc/passwd]",
-        "skills: [a\\b]",
+        "expertise: 5",
+        "expertise: [a, 5]",
+        "expertise: {a: b}",
+        "expertise: [../a]",
+        "expertise: [/etc/passwd]",
+        "expertise: [a\\b]",
         "expertise: ..",
         'expertise: "a\\0b"',
         "tools: '[Read'",

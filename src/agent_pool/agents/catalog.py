@@ -13,7 +13,13 @@ from agent_pool.agents.definition import Agent, BrokenAgent, ParsedDefinition, l
 from agent_pool.agents.files import FileCache, list_markdown_files
 from agent_pool.agents.names import normalize_name
 from agent_pool.agents.places import find_project_folders
-from agent_pool.agents.prompt import ExpertiseLibrary, SkillLibrary, compose_prompt
+from agent_pool.agents.prompt import (
+    ExpertiseLibrary,
+    SkillLibrary,
+    TextNotFound,
+    compose_prompt,
+    runs_commands,
+)
 from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.settings import Settings, claude_home
 from agent_pool.text import did_you_mean
@@ -21,8 +27,8 @@ from agent_pool.text import did_you_mean
 LoadedDefinition = ParsedDefinition | BrokenAgent
 NamedTexts = tuple[tuple[str, str], ...]
 """The (name, text) of each skill or expertise of an agent, in the order of its prompt."""
-PromptSources = tuple[ParsedDefinition, NamedTexts, NamedTexts]
-"""An agent's definition, skills and expertise: all that its prompt is composed from."""
+PromptSources = tuple[ParsedDefinition, NamedTexts, NamedTexts, tuple[str, ...]]
+"""An agent's definition, skills, expertise and warnings: all that it is composed from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,13 @@ class SearchFolders:
         agents: folders of definitions: ``*.md``, subfolders included.
         skills: folders of skills: ``NAME/SKILL.md``.
         expertise: folders of expertise: ``NAME.md``.
+        commands: folders of commands, which can be named as skills: ``NAME.md``.
     """
 
     agents: tuple[Path, ...]
     skills: tuple[Path, ...]
     expertise: tuple[Path, ...]
+    commands: tuple[Path, ...]
 
 
 class Catalog:
@@ -59,7 +67,8 @@ class Catalog:
         """
         self._choose_folders = _FolderChoice(settings, environ)
         folders = self.folders
-        self._skills = SkillLibrary(folders.skills, _make_absolute(settings.project_dir))
+        project = _make_absolute(settings.project_dir)
+        self._skills = SkillLibrary(folders.skills, project, folders.commands)
         self._expertise = ExpertiseLibrary(folders.expertise)
         self._definitions = FileCache(load_definition)
         self._composed: dict[Path, tuple[PromptSources, Agent]] = {}
@@ -175,17 +184,39 @@ class Catalog:
     def _compose(self, definition: ParsedDefinition) -> Agent:
         """Return the agent with its complete prompt; raise ConfigError as `find`."""
         draft = definition.agent
-        skills = _read_texts(self._skills, draft.skills, definition)
+        skills, warnings = self._read_skills(definition)
         expertise = _read_texts(self._expertise, draft.expertise, definition)
-        sources = (definition, skills, expertise)
+        sources = (definition, skills, expertise, warnings)
         known = self._composed.get(draft.path)
         if known is not None and known[0] == sources:
             return known[1]
         agent = replace(draft, prompt=compose_prompt(draft.prompt, skills, expertise))
+        if warnings:
+            # The definition's own warning about `skills`, if it has one, comes first.
+            reasons = "; ".join(filter(None, (draft.ignored.get("skills"), *warnings)))
+            agent = replace(agent, ignored=MappingProxyType({**draft.ignored, "skills": reasons}))
         if not definition.names_model and self._default_model:
             agent = replace(agent, model=self._default_model)
         self._composed[draft.path] = (sources, agent)
         return agent
+
+    def _read_skills(self, definition: ParsedDefinition) -> tuple[NamedTexts, tuple[str, ...]]:
+        """Return the skills of a definition that exist, and warnings; raise ConfigError."""
+        skills: list[tuple[str, str]] = []
+        warnings: list[str] = []
+        for name in definition.agent.skills:
+            try:
+                skills += _read_texts(self._skills, (name,), definition)
+            except TextNotFound as error:
+                # Claude Code leaves such a skill out (2.1.332).
+                warnings.append(f"left out: {error}")
+        for name, text in skills:
+            if runs_commands(text):
+                warnings.append(
+                    f"the commands in the text of {name} (after `!`) are not run; the agent reads "
+                    "them as they are written"
+                )
+        return tuple(skills), tuple(warnings)
 
     def _choose_or_report(self, candidates: Sequence[LoadedDefinition]) -> Agent | BrokenAgent:
         """Return the agent of these definitions, or the reason why it cannot be used."""
@@ -218,6 +249,8 @@ def _read_texts(
     try:
         return tuple((name, library.read(name)) for name in names)
     except ConfigError as error:
+        if isinstance(error, TextNotFound) and library.field_name == "skills":
+            raise
         line = definition.lines[library.field_name]
         message = f"{definition.path}:{line}: {library.field_name}: {error}"
         raise ConfigError(message) from None
@@ -249,7 +282,9 @@ class _FolderChoice:
         # The user's skills come before the project's, other than the user's agents (2.1.332).
         skills += [user / "skills"]
         skills += [] if settings.skills_dir else self._places.choose("skills")
+        commands = [user / "commands", *self._places.choose("commands")]
         return SearchFolders(
+            commands=self._distinct(*commands),
             agents=self._distinct(*first, *self._places.choose("agents"), user / "agents"),
             skills=self._distinct(*skills),
             expertise=self._distinct(

@@ -17,6 +17,7 @@ from agent_pool.agents.fields import (
     WITHOUT_MEANING,
     doubtful_tools,
     dropped_hooks,
+    dropped_skills,
     parse_agent_name,
     to_canonical_json,
 )
@@ -150,6 +151,10 @@ class ParsedDefinition:
         return self.agent.path
 
 
+_DOUBTS: Final = {"tools": doubtful_tools, "hooks": dropped_hooks, "skills": dropped_skills}
+"""Functions that return what is ignored of a value that is not wrong as a whole."""
+
+
 def load_definition(path: Path) -> ParsedDefinition | BrokenAgent | None:
     """Load the agent that the file at `path` defines.
 
@@ -222,7 +227,7 @@ def _parse_definition(
             # Line 1 for a file name that cannot be an agent's name: no key stands for it.
             problem = ConfigError(f"{path}:{front.lines.get(key, 1)}: {key}: {error}")
             return BrokenAgent(name, path, problem, is_complete and key in REFUSED_BY_POOL)
-    for key, doubts in (("tools", doubtful_tools), ("hooks", dropped_hooks)):
+    for key, doubts in _DOUBTS.items():
         if key in values and (reason := doubts(values[key])):
             ignored[key] = reason
     agent = Agent(

@@ -85,6 +85,22 @@ def _parse_names(value: Any) -> tuple[str, ...]:
     return names
 
 
+def _parse_skills(value: Any) -> tuple[str, ...]:
+    """Return the names of skills, separated by commas or blanks, each once."""
+    items = value if isinstance(value, list) else [value]
+    words = [item for item in items if isinstance(item, str)]
+    # A value of another kind names no skill (2.1.332). A name need not be one: then the skill is
+    # missing, which is a warning.
+    return tuple(dict.fromkeys(name for word in words for name in _split_tools(word) if name))
+
+
+def dropped_skills(value: Any) -> str:
+    """Return which items of `skills`, which `_parse_skills` accepts, are ignored."""
+    items = value if isinstance(value, list) else [value]
+    wrong = [json.dumps(item, default=str) for item in items if not isinstance(item, str)]
+    return f"no name of a skill: {', '.join(wrong)}" if wrong else ""
+
+
 def _split_tools(text: str) -> Iterator[str]:
     """Yield the tools in `text`, separated by commas or blanks; some of them can be empty."""
     depth, tool = 0, ""
@@ -292,7 +308,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = MappingProxyType
     {
         "name": ("name", parse_agent_name),
         "description": ("description", _parse_description),
-        "skills": ("skills", _parse_names),
+        "skills": ("skills", _parse_skills),
         "expertise": ("expertise", _parse_names),
         "tools": ("tools", _parse_tools),
         "disallowedTools": ("disallowed_tools", _parse_tool_list),
@@ -325,6 +341,6 @@ WITHOUT_MEANING: Final = frozenset(
 than its author wanted, or miss a server."""
 
 REFUSED_BY_POOL: Final = frozenset(
-    {"permissionMode", "disallowedTools", "mcpServers", "skills", "expertise", "workerMemory"}
+    {"permissionMode", "disallowedTools", "mcpServers", "expertise", "workerMemory"}
 )
 """Keys of which a wrong value is an error here, although Claude Code 2.1.332 loads the file."""
