@@ -187,7 +187,9 @@ def _parse_model(value: Any) -> str | None:
 
 def _parse_effort(value: Any) -> str:
     """Return one of `EFFORTS` or a whole number of up to nine digits, as text."""
-    level = str(value).strip().lower()
+    # Claude Code reads `[low]` as `low` (2.1.332).
+    given = value[0] if isinstance(value, list) and len(value) == 1 else value
+    level = str(given).strip().lower()
     if level not in EFFORTS and not re.fullmatch(r"[0-9]{1,9}", level):
         raise _build_error(f"{', '.join(EFFORTS)} or a whole number", value)
     return level
