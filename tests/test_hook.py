@@ -224,16 +224,62 @@ def test_folder_of_the_call_replaces_an_empty_project_variable(
     assert hook_project.denial("code-reviewer", CLAUDE_PROJECT_DIR="") is not None
 
 
-def test_links_are_followed_only_inside_their_own_folder(
+def test_links_to_files_and_folders_elsewhere_are_followed(
     hook_project: HookProject, tmp_path: Path
 ) -> None:
     outside = hook_project.define("---\nname: outside\n---\n", under=tmp_path / "elsewhere")
+    hook_project.define("---\nname: inner\n---\n", "deep/inner.md", under=outside.parent)
     (hook_project.agents / "linked.md").symlink_to(outside)
     (hook_project.agents / "folder").symlink_to(outside.parent)
-    hook_project.define("---\nname: inside\n---\n", "inside.txt")
-    (hook_project.agents / "alias.md").symlink_to(hook_project.agents / "inside.txt")
-    assert hook_project.defined_name("outside") is None
-    assert hook_project.defined_name("inside") == "inside"
+    (outside.parent / "circle").symlink_to(hook_project.agents)
+    assert hook_project.defined_name("outside") == "outside"
+    assert hook_project.defined_name("inner") == "inner"
+
+
+def test_an_ambiguous_name_is_left_to_claude_code(hook_project: HookProject) -> None:
+    hook_project.define("---\nname: Amb One\n---\n", "a.md")
+    hook_project.define("---\nname: amb_one\n---\n", "b.md")
+    assert hook_project.defined_name("AMB-ONE") is None
+
+
+def lay_out_project(root: Path, shape: str) -> Path:
+    """Build a project with agents around it; return the folder in which the work is done."""
+    texts = {
+        ".claude/agents/top.md": "---\nname: top\n---\n",
+        "main/.claude/agents/tester.md": "---\nname: qa\n---\n",
+        "main/.claude/agents/x.md": "---\nname: tester\n---\n",
+        "main/.claude/agents/y.md": "---\nname: Code Reviewer\n---\n",
+        "main/.claude/agents/z.md": "---\nname: a/b\nname: Prüfer\u2013Eins\n---\n",
+        "main/sub/.claude/agents/near.md": "---\nname: near\n---\n",
+        "tree/sub/f": "",
+    }
+    for path, text in texts.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    if shape != "plain":
+        (root / "main/.git/worktrees/tree").mkdir(parents=True)
+    if shape == "worktree":
+        (root / "tree/.git").write_text("gitdir: ../main/.git/worktrees/tree\n")
+    return root / ("tree/sub" if shape == "worktree" else "main/sub")
+
+
+@pytest.mark.parametrize("shape", ["plain", "repository", "worktree"])
+def test_hook_and_pool_find_the_same_agent_by_every_name(
+    shape: str, hook_project: HookProject, tmp_path: Path
+) -> None:
+    folder = lay_out_project(tmp_path / "shape", shape)
+    environ = {"HOME": str(hook_project.home), "CLAUDE_PROJECT_DIR": str(folder)}
+    catalog = Catalog(Settings(project_dir=folder), environ)
+    names = (
+        "top qa tester x y z near NEAR a/b PRÜFER_eins prüfereins code-reviewer CODE_REVIEWER no"
+    )
+    for name in names.split():
+        try:
+            expected: str | None = catalog.find(name).name
+        except AgentNotFound:
+            expected = None
+        assert hook_project.defined_name(name, CLAUDE_PROJECT_DIR=str(folder)) == expected, name
+    assert (catalog.find("near").name == "near") if shape != "worktree" else catalog.find("qa")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +327,7 @@ def test_name_on_one_line_is_read_as_yaml_reads_it(value: str, quote: str, after
     except (YAMLError, ValueError):
         assume(False)
     assume(read is None or isinstance(read, str))
-    assert hook._find_name([line]) == (read or "").strip()
+    assert hook._find_name([line]) == (read or "")
 
 
 def test_worker_of_the_pool_can_use_the_native_agent_tool(hook_project: HookProject) -> None:
@@ -351,10 +397,10 @@ def test_unreadable_folder_does_not_hide_agents_in_other_folders(
 def test_unreadable_file_does_not_hide_agents_in_other_files(
     hook_project: HookProject, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (hook_project.agents / "a.md").symlink_to(hook_project.agents / "gone.md")
+    (hook_project.agents / "c.md").symlink_to(hook_project.agents / "gone.md")
     hook_project.define(REVIEWER, "b.md")
     assert hook_project.defined_name("code-reviewer") == "code-reviewer"
-    path = hook_project.agents / "a.md"
+    path = hook_project.agents / "c.md"
     said = capfd.readouterr().err
     assert said == f"agent-pool hook: {path}: No such file or directory; calls of its agent pass\n"
 

@@ -11,7 +11,7 @@ The hook runs before each delegation, so it must start fast. It is a script that
 standard library of Python 3.8 or later, and it imports few modules.
 """
 # pathlib would be the slowest import of this script, so os.path is used:
-# ruff: noqa: PTH109, PTH111, PTH118
+# ruff: noqa: PTH109, PTH110, PTH111, PTH113, PTH118, PTH119, PTH120
 
 from __future__ import annotations
 
@@ -81,49 +81,115 @@ def check_call(call: dict[str, Any], environ: Mapping[str, str], server: str) ->
 def list_agent_folders(call: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
     """Return the folders that the pool searches for agents, in its order; they need not exist."""
     project = environ.get("CLAUDE_PROJECT_DIR") or call.get("cwd") or os.getcwd()
-    home = environ.get("CLAUDE_CONFIG_DIR") or os.path.join("~", ".claude")
+    user = environ.get("CLAUDE_CONFIG_DIR") or os.path.join("~", ".claude")
     first = environ.get("AGENT_POOL_AGENTS_DIR") or environ.get("AGENTS_DIR")
-    folders = [os.path.join(project, ".claude", "agents"), os.path.join(home, "agents")]
+    folders = [*([first] if first else []), *_list_project_folders(project, environ)]
     return [
         os.path.join(project, os.path.expanduser(folder))
-        for folder in ([first, *folders] if first else folders)
+        for folder in (*folders, os.path.join(user, "agents"))
     ]
 
 
-def find_agent(requested: str, folders: list[str]) -> str | None:
-    """Return the name of the agent in a file that runs under the requested name.
+def _list_project_folders(project: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield the folders of agents of a project, nearest first, as `places.py` of the pool does."""
+    folder = os.path.realpath(project)
+    while folder != environ.get("HOME"):
+        agents = os.path.join(folder, ".claude", "agents")
+        yield agents
+        git = os.path.join(folder, ".git")
+        if os.path.exists(git):
+            main = _find_main_checkout(git)
+            if main and not os.path.exists(agents):
+                yield os.path.join(main, ".claude", "agents")
+            return
+        if folder == os.path.dirname(folder):
+            return
+        folder = os.path.dirname(folder)
 
-    An exact name wins over a similar one. Return None if no file defines such an agent, or if the
-    name is that of a built-in agent and no file has exactly this name.
+
+def _find_main_checkout(git: str) -> str:
+    """Return the main checkout to which the file `.git` of a linked worktree leads, else ""."""
+    if not os.path.isfile(git):
+        return ""
+    try:
+        target = _read_head(git).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    prefix = "gitdir:"
+    target = target[len(prefix) :].strip() if target.startswith(prefix) else target
+    if "\0" in target:
+        return ""
+    trees = os.path.dirname(os.path.realpath(os.path.join(os.path.dirname(git), target)))
+    if os.path.basename(trees) != "worktrees":
+        return ""
+    common = os.path.dirname(trees)
+    return os.path.dirname(common) if os.path.basename(common) == ".git" else common
+
+
+def find_agent(requested: str, folders: list[str]) -> str | None:
+    """Return the name of the agent in a file that the pool runs under the requested name.
+
+    An agent's own name wins over the name of a file, and this over a similar name. Return None if
+    no file defines such an agent, if several names are similar, or if the name is that of a
+    built-in agent and no file has exactly this name.
     """
-    similar = None
+    own_name, similar = None, set()
     for folder in folders:
-        for path, stem in iterate_definitions(folder):
-            for name in _read_names(path, stem):
-                if name == requested:
-                    return name
-                if similar is None and _normalize(name) == _normalize(requested):
-                    similar = name
-    return None if requested in BUILT_IN_AGENTS else similar
+        # The last path wins, as in the pool.
+        for path, stem in reversed(list(iterate_definitions(folder))):
+            names = _read_names(path, stem)
+            if requested in names[:1]:
+                return requested
+            if requested in names and own_name is None:
+                own_name = names[0]
+            if names and _normalize(names[0]) == _normalize(requested):
+                similar.add(names[0])
+    if own_name is not None:
+        return own_name
+    return None if requested in BUILT_IN_AGENTS or len(similar) != 1 else similar.pop()
 
 
 def iterate_definitions(folder: str) -> Iterator[tuple[str, str]]:
     """Yield the path and the name without ``.md`` of each Markdown file below the folder.
 
-    After `MAX_ENTRIES` files and folders the search ends with a warning.
+    They are sorted by path. After `MAX_ENTRIES` files and folders the search ends with a warning.
     """
     pending, entries_left = [folder], MAX_ENTRIES
-    while pending:
+    found: list[tuple[str, str]] = []
+    linked: set[str] = set()
+    while pending and entries_left >= 0:
         for entry in _list_folder(pending.pop()):
             entries_left -= 1
             if entries_left < 0:
                 _warn(f"{folder}: more than {MAX_ENTRIES} files; the others are not searched")
-                return
-            # A link to a folder is not entered, as in the pool: it can point at a folder above.
-            if entry.is_dir(follow_symlinks=False):
+                break
+            if _is_folder(entry, folder, linked):
                 pending.append(entry.path)
-            elif entry.name.endswith(".md") and not _leads_out(entry, folder):
-                yield entry.path, entry.name[:-3]
+            elif entry.name.endswith(".md"):
+                found.append((entry.path, entry.name[:-3]))
+    found.sort()
+    if not all(path.isascii() for path, _ in found):
+        # JavaScript and the pool compare UTF-16 units. The codec must be imported, so not always.
+        found.sort(key=lambda one: one[0].encode("utf-16-be", "surrogatepass"))
+    yield from found
+
+
+def _is_folder(entry: os.DirEntry[str], root: str, linked: set[str]) -> bool:
+    """Return whether the entry is a folder to enter; add the target of a link to `linked`."""
+    if entry.is_dir(follow_symlinks=False):
+        return True
+    try:
+        if not (entry.is_symlink() and entry.is_dir()):
+            return False
+    except OSError:  # the link points at itself
+        return False
+    # A link can point at a folder above itself. Such a circle ends at the second visit.
+    if not linked:
+        linked.add(os.path.realpath(root))
+    target = os.path.realpath(entry.path)
+    is_new = target not in linked
+    linked.add(target)
+    return is_new
 
 
 def _list_folder(folder: str) -> list[os.DirEntry[str]]:
@@ -136,14 +202,6 @@ def _list_folder(folder: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         _warn(f"{folder}: {error.strerror}; calls of its agents pass")
         return []
-
-
-def _leads_out(entry: os.DirEntry[str], folder: str) -> bool:
-    """Return whether the entry is a link to a file outside the folder; the pool refuses those."""
-    if not entry.is_symlink():
-        return False
-    root = os.path.join(os.path.realpath(folder), "")
-    return not os.path.realpath(entry.path).startswith(root)
 
 
 def _read_names(path: str, stem: str) -> tuple[str, ...]:
@@ -177,15 +235,17 @@ def _read_head(path: str) -> bytes:
 
 def _find_name(lines: list[str]) -> str:
     """Return the value of the field `name` in the lines of a frontmatter; "" without one."""
+    found = ""
     for line in lines:
-        if line.rstrip() == "---":
+        # Any line that begins so ends the frontmatter.
+        if line.startswith("---"):
             break
         key, _, value = line.partition(":")
         # In YAML a colon ends a key only before white space; a line that begins with white space
         # belongs to another field.
         if key.rstrip().strip("\"'") == "name" and not value[:1].strip():
-            return _parse_scalar(value)
-    return ""
+            found = _parse_scalar(value)  # the last value of a repeated key wins
+    return found
 
 
 def _parse_scalar(value: str) -> str:
@@ -193,7 +253,7 @@ def _parse_scalar(value: str) -> str:
     value = value.strip()
     if value[:1] in ("'", '"'):
         end = value.find(value[0], 1)
-        return value[1:end].strip() if end > 0 else ""
+        return value[1:end] if end > 0 else ""
     # `#` begins a comment only after white space.
     value = "" if value.startswith("#") else value.partition(" #")[0].strip()
     return "" if value in ("~", "null", "Null", "NULL") else value
@@ -203,7 +263,17 @@ def _normalize(name: str) -> str:
     """Return the name without case, white space, dashes and underscores."""
     # Claude Code 2.1.332 finds the agent `code-reviewer` by `Code Reviewer` and `codereviewer`,
     # too, unless an agent has exactly the requested name.
-    return "".join(name.lower().split()).replace("-", "").replace("_", "")
+    if name.isascii():
+        return "".join(name.lower().split()).replace("-", "").replace("_", "")
+    # Imported here, because few names need it and every delegation waits for this script.
+    import unicodedata
+
+    plain = unicodedata.normalize("NFKC", name).lower()
+    return "".join(
+        one
+        for one in plain
+        if not (one.isspace() or one == "_" or unicodedata.category(one) == "Pd")
+    )
 
 
 def _read_call() -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_the_catalog_lists_its_folders_in_search_order(catalog_folders: CatalogF
     project, home = catalog_folders.project / ".claude", catalog_folders.home
     plain = catalog_folders.catalog().folders
     assert plain.agents == (project / "agents", home / "agents")
-    assert plain.skills == (project / "skills", home / "skills")
+    assert plain.skills == (home / "skills", project / "skills")
     assert plain.expertise == (project / "expertise", home / "expertise")
     named = {
         kind: catalog_folders.folder / "more" / kind for kind in ("agents", "skills", "expertise")
@@ -125,18 +126,98 @@ def test_the_same_files_elsewhere_give_the_same_prompt_and_fingerprint(
     assert str(tmp_path) not in here.prompt
 
 
-@pytest.mark.parametrize("key", ["skills", "expertise"])
-def test_error_for_missing_skill_or_expertise_suggests_the_closest_name(
-    key: str, catalog_folders: CatalogFolders
+def test_error_for_missing_expertise_suggests_the_closest_name(
+    catalog_folders: CatalogFolders,
 ) -> None:
-    catalog_folders.write("home/skills/python/SKILL.md", "x")
     catalog_folders.write("home/expertise/python.md", "x")
-    path = catalog_folders.agent("a", f"description: x\n{key}: pyhton")
+    path = catalog_folders.agent("a", "description: x\nexpertise: pyhton")
     said = find_error(catalog_folders.catalog(), "a")
-    kind = "skill" if key == "skills" else "expertise"
-    assert said.startswith(f"{path}:3: {key}: no {kind} is called 'pyhton' (did you mean python?)")
-    assert str(catalog_folders.home / key / "pyhton") in said
-    assert str(catalog_folders.project / ".claude" / key / "pyhton") in said
+    assert said.startswith(f"{path}:3: expertise: no expertise is called 'pyhton' (did you mean")
+    assert str(catalog_folders.home / "expertise" / "pyhton") in said
+    assert str(catalog_folders.project / ".claude" / "expertise" / "pyhton") in said
+
+
+def test_a_missing_skill_is_left_out_with_a_warning(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.write("home/skills/python/SKILL.md", "Use it.")
+    catalog_folders.agent("a", "skills: [pyhton, python, 7, ../up]")
+    found = catalog_folders.catalog().find("a")
+    assert found.prompt.startswith("# Skill: python\n\nUse it.")
+    warning = found.ignored["skills"]
+    assert "no name of a skill: 7; left out: no skill is called 'pyhton' (did you mean" in warning
+    assert "no skill is called '../up'" in warning
+    catalog_folders.write("project/.claude/skills/pyhton/SKILL.md", "Use that.")
+    assert "Use that." in catalog_folders.catalog().find("a").prompt
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("folder", "TITLED"),
+        ("title", "TITLED"),
+        ("both", "USER"),
+        ("one2", "PROJECT"),
+        ("tidy", "TIDY []"),
+        ("ns:deep", "DEEP"),
+        ("deep", "DEEP"),
+        ("cmd", "USER-CMD"),
+        ("in-commands", "SKILL IN COMMANDS"),
+        ("outer", "OUTER"),
+    ],
+)
+def test_a_skill_is_found_by_folder_title_or_command(
+    name: str, text: str, catalog_folders: CatalogFolders
+) -> None:
+    texts = {
+        "project/.claude/skills/folder/SKILL.md": "---\nname: title\n---\nTITLED",
+        "project/.claude/skills/both/SKILL.md": "PROJECT-BOTH",
+        "home/skills/both/SKILL.md": "USER",
+        "home/skills/x/SKILL.md": "---\nname: one2\n---\nUSER-X",
+        "project/.claude/skills/one2/SKILL.md": "PROJECT",
+        "project/.claude/commands/tidy.md": "---\ndescription: d\n---\nTIDY [$ARGUMENTS]",
+        "project/.claude/commands/both.md": "COMMAND",
+        "project/.claude/commands/ns/deep.md": "DEEP",
+        "project/.claude/commands/cmd.md": "PROJECT-CMD",
+        "home/commands/cmd.md": "USER-CMD",
+        "project/.claude/commands/in-commands/SKILL.md": "SKILL IN COMMANDS",
+        "more/r/.claude/skills/outer/SKILL.md": "OUTER",
+    }
+    for path, content in texts.items():
+        catalog_folders.write(path.replace("project/", "more/r/project/"), content)
+    catalog_folders.project = catalog_folders.folder / "more/r/project"
+    catalog_folders.write("more/r/project/.claude/agents/a.md", f"---\nskills: {name}\n---\n")
+    found = catalog_folders.catalog().find("a")
+    assert found.prompt == f"# Skill: {name}\n\n{text}"
+    assert found.ignored == {}
+
+
+def test_several_skills_can_be_separated_by_blanks(catalog_folders: CatalogFolders) -> None:
+    for name in ("one", "two"):
+        catalog_folders.write(f"home/skills/{name}/SKILL.md", name)
+    for value in ("one two", "one, two", "[one two]", "\n\t- one\n\t- two"):
+        catalog_folders.agent("a", f"skills: {value}")
+        assert catalog_folders.catalog().find("a").skills == ("one", "two")
+
+
+@pytest.mark.parametrize("field", ["disable-model-invocation: true", "paths: src/**"])
+def test_a_skill_that_the_cli_does_not_preload_is_left_out(
+    field: str, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.write("home/skills/one/SKILL.md", f"---\n{field}\n---\nONE")
+    catalog_folders.agent("a", "skills: one")
+    found = catalog_folders.catalog().find("a")
+    assert "ONE" not in found.prompt
+    assert "does not load this skill" in found.ignored["skills"]
+
+
+@pytest.mark.parametrize("text", ["Now: !`date`", "```!\ndate\n```"])
+def test_commands_in_a_skill_text_are_reported_and_not_run(
+    text: str, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.write("home/skills/one/SKILL.md", text)
+    catalog_folders.agent("a", "skills: one")
+    found = catalog_folders.catalog().find("a")
+    assert text in found.prompt
+    assert "the commands in the text of one (after `!`) are not run" in found.ignored["skills"]
 
 
 def test_error_for_an_oversized_skill_names_agent_and_skill_file(
@@ -170,14 +251,14 @@ def test_error_without_any_agent_marks_the_missing_folders(catalog_folders: Cata
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", ".", "..", "../a", "a/b", "a\\b", "/etc/passwd", "a\0b", "a\nb", "\ud800", "x" * 201],
+    ["", " ", ".", "..", "../a", "a/b", "a\\b", "/etc/passwd", "a\0b", "a\nb", "\ud800", "x" * 257],
 )
-def test_an_unsafe_or_impossible_agent_name_is_refused(
+def test_a_name_that_no_file_defines_is_not_found(
     name: str, catalog_folders: CatalogFolders
 ) -> None:
     catalog_folders.agent("a")
     catalog_folders.write("project/.claude/a.md", "---\nname: outside\n---\n")
-    with pytest.raises(AgentNotFound, match="no agent can have this name"):
+    with pytest.raises(AgentNotFound, match="no agent is called"):
         catalog_folders.catalog().find(name)
 
 
@@ -214,21 +295,22 @@ def _quoted(name: str) -> str:
     return '"' + "".join(f"\\U{ord(character):08x}" for character in name) + '"'
 
 
-def test_a_link_that_leads_out_of_the_folder_is_refused(catalog_folders: CatalogFolders) -> None:
+def test_links_to_files_and_folders_elsewhere_are_followed(
+    catalog_folders: CatalogFolders,
+) -> None:
     outside = catalog_folders.agent("more/outside", "name: outside")
+    catalog_folders.agent("more/deep/inner")
     catalog_folders.agent("fine")
     folder = catalog_folders.project / ".claude" / "agents"
     (folder / "linked.md").symlink_to(outside)
     (folder / "sub").symlink_to(outside.parent)
+    (outside.parent / "up").symlink_to(folder)
+    (outside.parent / "again").symlink_to(outside.parent)
     catalog = catalog_folders.catalog()
-    assert f"linked.md: the link leads out of {folder}" in find_error(catalog, "linked")
-    assert "leads out of" in find_error(catalog, "sub")
-    assert isinstance(find_error(catalog, "outside"), str)
-    assert [(one.name, type(one)) for one in catalog.scan()] == [
-        ("fine", Agent),
-        ("linked", BrokenAgent),
-        ("sub", BrokenAgent),
-    ]
+    assert catalog.find("linked").name == "outside"
+    assert [type(one) for one in catalog.scan()] == [Agent] * 3
+    assert agent_names(catalog) == ["fine", "inner", "outside"]
+    assert catalog.find("outside").ignored == {}
 
 
 def test_broken_and_circular_links_are_left_out_of_a_scan(
@@ -243,12 +325,13 @@ def test_broken_and_circular_links_are_left_out_of_a_scan(
     assert agent_names(catalog_folders.catalog()) == ["fine"]
 
 
-def test_a_link_to_a_file_in_the_same_folder_works(catalog_folders: CatalogFolders) -> None:
+def test_links_and_copies_in_a_folder_are_no_clash(catalog_folders: CatalogFolders) -> None:
     path = catalog_folders.agent("real", "name: one")
     (path.parent / "alias.md").symlink_to(path)
+    catalog_folders.agent("zz", "name: one")
     catalog = catalog_folders.catalog()
-    assert catalog.find("alias").name == "one"
-    assert "2 files of one folder have the agent name 'one'" in find_error(catalog, "one")
+    assert catalog.find("alias") == catalog.find("one")
+    assert catalog.find("one").ignored == {}
 
 
 def test_an_agents_folder_can_be_a_symbolic_link(catalog_folders: CatalogFolders) -> None:
@@ -259,40 +342,135 @@ def test_an_agents_folder_can_be_a_symbolic_link(catalog_folders: CatalogFolders
 
 
 @pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (("x", "name: same"), ("y", "name: same")),
-        (("same", "name: z"), ("y", "name: same")),
-        (("s/same", ""), ("t/same", "")),
-    ],
+    ("unused", "used"),
+    [("B", "a"), ("a-b", "a/x"), ("a/x", "a0"), ("Z", "é"), ("_", "a"), ("😀", "￮"), ("s/x", "t")],
 )
-def test_a_name_in_two_files_is_an_error_naming_both(
-    first: tuple[str, str], second: tuple[str, str], catalog_folders: CatalogFolders
+def test_the_last_path_of_a_name_wins_with_a_warning(
+    unused: str, used: str, catalog_folders: CatalogFolders
 ) -> None:
-    paths = [catalog_folders.agent(*first), catalog_folders.agent(*second)]
-    catalog_folders.agent("fine")
-    catalog = catalog_folders.catalog()
-    expected = (
-        f"{paths[0]} and {paths[1]}: 2 files of one folder have the agent name 'same' "
-        "(field `name` or file name); rename all but one"
+    paths = [
+        catalog_folders.agent(one, "name: same\ndescription: d", one) for one in (unused, used)
+    ]
+    found = catalog_folders.catalog().find("same")
+    assert found.prompt == used
+    assert found.ignored["name"] == (
+        f"{paths[1]} is used, and not {paths[0]}, which has the same name"
     )
-    assert find_error(catalog, "same") == expected
-    assert catalog.find("fine").name == "fine"
-    broken = [one for one in catalog.scan() if isinstance(one, BrokenAgent)]
-    assert [(one.name, str(one.error)) for one in broken] == [("same", expected)]
 
 
-def test_files_with_a_duplicate_name_keep_their_other_names(
+def test_a_name_comes_before_the_file_name_of_another_agent(
     catalog_folders: CatalogFolders,
 ) -> None:
-    catalog_folders.agent("same", "name: z")
-    catalog_folders.agent("y", "name: same")
+    catalog_folders.agent("tester", "name: qa", "qa")
+    catalog_folders.agent("home/agents/x", "name: tester", "tester")
     catalog = catalog_folders.catalog()
-    assert [catalog.find(name).path.stem for name in ("z", "y")] == ["same", "y"]
-    assert [(one.name, type(one)) for one in catalog.scan()] == [
-        ("same", BrokenAgent),
-        ("z", Agent),
-    ]
+    assert catalog.find("tester").prompt == "tester"
+    assert agent_names(catalog) == ["qa", "tester"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["Code Reviewer", "CODE_REVIEWER", "codereviewer", "code\u2013reviewer", " code-REVIEWER"],
+)
+def test_a_similar_name_finds_the_agent_if_no_exact_one_exists(
+    asked: str, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.agent("file", "name: code-reviewer")
+    assert catalog_folders.catalog().find(asked).name == "code-reviewer"
+
+
+def test_a_name_that_is_similar_to_two_agents_is_refused(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.agent("a", "name: Amb One")
+    catalog_folders.agent("b", "name: amb_one")
+    catalog = catalog_folders.catalog()
+    assert catalog.find("amb_one").path.stem == "b"
+    assert "can mean Amb One and amb_one; use the exact name" in find_error(catalog, "AMB-ONE")
+
+
+def test_a_file_that_the_cli_skips_hides_no_other_file(catalog_folders: CatalogFolders) -> None:
+    bad = catalog_folders.agent("bad", "name: a\ndescription: d\nhooks: x")
+    catalog_folders.agent("home/agents/a", "name: a\ndescription: d", "home")
+    found = catalog_folders.catalog().find("a")
+    assert found.prompt == "home"
+    assert str(bad) in found.ignored["name"]
+
+
+@pytest.mark.parametrize("repository", [True, False])
+def test_folders_above_the_project_are_searched_nearest_first(
+    repository: bool, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.agent("more/.claude/agents/top", "", "top")
+    for place in ("more/r", "more/r/sub"):
+        catalog_folders.agent(f"{place}/.claude/agents/both", "", place)
+    catalog_folders.agent("more/r/.claude/agents/root")
+    if repository:
+        (catalog_folders.folder / "more" / "r" / ".git").mkdir()
+    catalog_folders.project = catalog_folders.folder / "more" / "r" / "sub"
+    catalog = catalog_folders.catalog()
+    assert catalog.find("both").prompt == "more/r/sub"
+    assert agent_names(catalog) == ["both", "root", *([] if repository else ["top"])]
+
+
+def test_a_worktree_without_agents_uses_those_of_the_main_checkout(
+    catalog_folders: CatalogFolders,
+) -> None:
+    catalog_folders.agent("more/main/.claude/agents/main")
+    (catalog_folders.folder / "more/main/.git/worktrees/w").mkdir(parents=True)
+    git = f"gitdir: {catalog_folders.folder}/more/main/.git/worktrees/w\n"
+    catalog_folders.write("project/.git", git)
+    catalog = catalog_folders.catalog()
+    assert agent_names(catalog) == ["main"]
+    catalog_folders.agent("own")
+    assert agent_names(catalog) == ["own"]
+
+
+@pytest.mark.parametrize("rule", ["Agent(rev)", "Task(rev)"])
+@pytest.mark.parametrize(
+    "file",
+    ["home/settings.json", "project/.claude/settings.json", "project/.claude/settings.local.json"],
+)
+def test_a_denied_agent_is_refused_with_the_rule_and_its_file(
+    rule: str, file: str, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.agent("rev")
+    catalog_folders.agent("other")
+    catalog = catalog_folders.catalog()
+    catalog.find("rev")
+    stamp = catalog.stamp()
+    path = catalog_folders.write(file, json.dumps({"permissions": {"deny": [7, "Agent(x)", rule]}}))
+    assert f"the rule {rule} in permissions.deny of {path} denies it" in find_error(catalog, "rev")
+    assert catalog.find("other").name == "other"
+    assert catalog.stamp() != stamp
+
+
+@pytest.mark.parametrize(
+    "rule", ["Agent(Rev)", "Agent( rev )", "Agent(a, rev)", "Agent(r*)", "agent(rev)"]
+)
+def test_a_rule_without_the_exact_name_denies_no_agent(
+    rule: str, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.agent("rev")
+    text = json.dumps({"permissions": {"deny": [rule]}})
+    catalog_folders.write("project/.claude/settings.json", text)
+    assert catalog_folders.catalog().find("rev").name == "rev"
+
+
+@pytest.mark.parametrize(
+    ("field", "variable", "model"),
+    [
+        ("", "haiku", "haiku"),
+        ("", "inherit", None),
+        ("", "", None),
+        ("model: inherit", "haiku", None),
+        ("model: sonnet", "haiku", "sonnet"),
+    ],
+)
+def test_the_model_variable_applies_to_agents_that_name_none(
+    field: str, variable: str, model: str | None, catalog_folders: CatalogFolders
+) -> None:
+    catalog_folders.agent("a", field)
+    catalog_folders.environ["CLAUDE_CODE_SUBAGENT_MODEL"] = variable
+    assert catalog_folders.catalog().find("a").model == model
 
 
 def test_equal_file_names_in_subfolders_work_with_different_agent_names(
@@ -302,7 +480,7 @@ def test_equal_file_names_in_subfolders_work_with_different_agent_names(
     catalog_folders.agent("two/AGENT", "name: two")
     catalog = catalog_folders.catalog()
     assert [type(one) for one in catalog.scan()] == [Agent, Agent]
-    assert "2 files of one folder have the agent name 'AGENT'" in find_error(catalog, "AGENT")
+    assert catalog.find("AGENT").name == "two"
 
 
 def test_one_broken_file_breaks_no_other_agent(catalog_folders: CatalogFolders) -> None:
@@ -324,7 +502,7 @@ def test_one_broken_file_breaks_no_other_agent(catalog_folders: CatalogFolders) 
 def test_a_broken_definition_hides_the_same_name_in_later_folders(
     catalog_folders: CatalogFolders,
 ) -> None:
-    catalog_folders.agent("file", "name: a\npermissionMode: none")
+    catalog_folders.agent("file", "name: a\ndescription: d\npermissionMode: none")
     catalog_folders.agent("home/agents/a")
     assert "permissionMode" in find_error(catalog_folders.catalog(), "a")
 

@@ -19,19 +19,20 @@ class CatalogFolders:
         folder: the folder that contains all of them.
         project: the project's folder.
         home: the CLI's configuration folder.
+        environ: more variables of the environment of a catalog.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.project = folder / "project"
         self.home = folder / "home"
+        self.environ: dict[str, str] = {}
         self.project.mkdir()
 
     def catalog(self, **fields: Any) -> Catalog:
         """Build a catalog of these folders; `fields` are settings."""
-        return Catalog(
-            Settings(project_dir=self.project, **fields), {"CLAUDE_CONFIG_DIR": str(self.home)}
-        )
+        environ = {"CLAUDE_CONFIG_DIR": str(self.home), "HOME": str(self.folder), **self.environ}
+        return Catalog(Settings(project_dir=self.project, **fields), environ)
 
     def write(self, path: str, text: str) -> Path:
         """Write a file below `folder`; return its path."""

@@ -13,8 +13,11 @@ from typing import Any, Final
 from agent_pool.agents import frontmatter
 from agent_pool.agents.fields import (
     FIELDS,
+    REFUSED_BY_POOL,
     WITHOUT_MEANING,
     doubtful_tools,
+    dropped_hooks,
+    dropped_skills,
     parse_agent_name,
     to_canonical_json,
 )
@@ -111,11 +114,13 @@ class BrokenAgent:
         name: the field `name` if it can be read, or else the file's name without ``.md``.
         path: the file, or the folder that cannot be searched.
         error: why it cannot be used, with the file and the line.
+        is_known_to_cli: whether Claude Code itself would use the file.
     """
 
     name: str
     path: Path
     error: ConfigError
+    is_known_to_cli: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +130,15 @@ class ParsedDefinition:
     Attributes:
         agent: the agent; its prompt is only the body, without skills and expertise.
         lines: the line of each key of the frontmatter in the file, counted from 1.
+        is_known_to_cli: whether Claude Code itself would use the file; it skips files without a
+            name or a description (2.1.332).
+        names_model: whether the file has a value of `model`, `inherit` included.
     """
 
     agent: Agent
     lines: Mapping[str, int] = field(hash=False)
+    is_known_to_cli: bool
+    names_model: bool
 
     @property
     def name(self) -> str:
@@ -139,6 +149,10 @@ class ParsedDefinition:
     def path(self) -> Path:
         """Return the file."""
         return self.agent.path
+
+
+_DOUBTS: Final = {"tools": doubtful_tools, "hooks": dropped_hooks, "skills": dropped_skills}
+"""Functions that return what is ignored of a value that is not wrong as a whole."""
 
 
 def load_definition(path: Path) -> ParsedDefinition | BrokenAgent | None:
@@ -156,7 +170,7 @@ def load_definition(path: Path) -> ParsedDefinition | BrokenAgent | None:
             # the fault is often a missing `---`; only a README is expected to have no frontmatter.
             return None if name.lower() == "readme" else _report_no_frontmatter(path, text)
         name = _guess_name(block, default=name)
-        return _parse_definition(path, block, body)
+        return _parse_definition(path, name, block, body)
     except FileNotFoundError:
         # The file was removed after its folder was listed.
         return None
@@ -188,13 +202,16 @@ def _guess_name(block: str, default: str) -> str:
         return default
 
 
-def _parse_definition(path: Path, block: str, body: str) -> ParsedDefinition:
-    """Parse a file's frontmatter and body; raise ConfigError with file, line and field."""
+def _parse_definition(
+    path: Path, name: str, block: str, body: str
+) -> ParsedDefinition | BrokenAgent:
+    """Parse a file's frontmatter and body; raise ConfigError for frontmatter that is no YAML."""
     try:
         front = frontmatter.parse(block)
     except frontmatter.FrontmatterError as error:
         raise ConfigError(f"{path}:{error.line}: {error}") from None
     values = {"name": path.stem, "description": "", **_drop_nulls(front.values)}
+    is_complete = "name" in front.values and bool(values["description"])
     fields: dict[str, Any] = {}
     ignored = dict.fromkeys(front.repeated, "it appears more than once; the last value is used")
     for key, value in values.items():
@@ -208,9 +225,11 @@ def _parse_definition(path: Path, block: str, body: str) -> ParsedDefinition:
                 ignored[key] = f"the value is ignored: {error}"
                 continue
             # Line 1 for a file name that cannot be an agent's name: no key stands for it.
-            raise ConfigError(f"{path}:{front.lines.get(key, 1)}: {key}: {error}") from None
-    if reason := doubtful_tools(values.get("tools", "*")):
-        ignored["tools"] = reason
+            problem = ConfigError(f"{path}:{front.lines.get(key, 1)}: {key}: {error}")
+            return BrokenAgent(name, path, problem, is_complete and key in REFUSED_BY_POOL)
+    for key, doubts in _DOUBTS.items():
+        if key in values and (reason := doubts(values[key])):
+            ignored[key] = reason
     agent = Agent(
         prompt=trim_text(body),
         path=path,
@@ -218,7 +237,7 @@ def _parse_definition(path: Path, block: str, body: str) -> ParsedDefinition:
         ignored=MappingProxyType(ignored),
         **fields,
     )
-    return ParsedDefinition(agent, front.lines)
+    return ParsedDefinition(agent, front.lines, is_complete, "model" in values)
 
 
 def _drop_nulls(values: Mapping[str, Any]) -> dict[str, Any]:

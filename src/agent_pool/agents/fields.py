@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from agent_pool.agents.names import check_name
+from agent_pool.agents.names import check_agent_name, check_name
 
 EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 PERMISSION_MODES: Final = (
@@ -58,18 +58,12 @@ def _parse_text(value: Any) -> str:
 
 
 def parse_agent_name(value: Any) -> str:
-    """Return the name of an agent.
-
-    Raises:
-        ValueError: the value is not text, not a name for a file (`check_name`), begins with a
-            dash or contains a colon.
-    """
-    name = _parse_text(value)
-    check_name(name)
-    # Claude Code 2.1.332 does not load an agent with such a name.
-    if name.startswith("-") or ":" in name:
-        raise _build_error("a name without a colon that does not begin with a dash", name)
-    return name
+    """Return the name of an agent; raise ValueError if it cannot be one (`check_agent_name`)."""
+    if not isinstance(value, str):
+        raise _build_error("text", value, "put it in quotes")
+    # Blanks at its ends, written in quotes, belong to the name (2.1.332).
+    check_agent_name(value)
+    return value
 
 
 def _parse_description(value: Any) -> str:
@@ -89,6 +83,22 @@ def _parse_names(value: Any) -> tuple[str, ...]:
         # Each name becomes a part of a path.
         check_name(name)
     return names
+
+
+def _parse_skills(value: Any) -> tuple[str, ...]:
+    """Return the names of skills, separated by commas or blanks, each once."""
+    items = value if isinstance(value, list) else [value]
+    words = [item for item in items if isinstance(item, str)]
+    # A value of another kind names no skill (2.1.332). A name need not be one: then the skill is
+    # missing, which is a warning.
+    return tuple(dict.fromkeys(name for word in words for name in _split_tools(word) if name))
+
+
+def dropped_skills(value: Any) -> str:
+    """Return which items of `skills`, which `_parse_skills` accepts, are ignored."""
+    items = value if isinstance(value, list) else [value]
+    wrong = [json.dumps(item, default=str) for item in items if not isinstance(item, str)]
+    return f"no name of a skill: {', '.join(wrong)}" if wrong else ""
 
 
 def _split_tools(text: str) -> Iterator[str]:
@@ -127,23 +137,42 @@ def _parse_tool_list(value: Any) -> tuple[str, ...]:
     return tools
 
 
+def _list_given_tools(value: Any) -> list[str]:
+    """Return the texts in the value of `tools`; a value of another kind names no tool."""
+    items = value if isinstance(value, list) else [value]
+    return [tool for item in items if isinstance(item, str) for tool in _split_tools(item) if tool]
+
+
 def _parse_tools(value: Any) -> tuple[str, ...] | None:
     """Return the tools that an agent can use, None for all."""
-    given = () if value is None else _list_tools(value)
+    given = _list_given_tools(value)
     # Claude Code drops a name that no tool can have (2.1.332).
-    tools = tuple(filter(_can_be_tool, given))
-    if given and not tools:
-        raise _build_error("the name of a tool, such as Read or Bash(git log:*)", value)
+    tools = tuple(dict.fromkeys(filter(_can_be_tool, given)))
+    if given and not any(map(_can_exist, tools)):
+        # Claude Code does not start such an agent as a sub-agent either (2.1.332).
+        raise ValueError(
+            f"no such tool: {', '.join(given)}; the agent would have no tools. The names of tools "
+            "begin with a capital, such as Read and Bash"
+        )
     # Claude Code writes `*` for all tools.
     return None if "*" in tools else tools
 
 
+def _can_exist(tool: str) -> bool:
+    """Return whether a tool can have this name: those of Claude Code begin with a capital."""
+    return tool == "*" or tool[0].isupper() or tool.startswith("mcp__")
+
+
 def doubtful_tools(value: Any) -> str:
     """Return what is doubtful about the value of `tools`, which `_parse_tools` accepts."""
-    given = () if value is None else _list_tools(value)
-    if not given and value != []:
-        return "it is empty: the agent has no tools; remove the key for all tools"
-    dropped = [tool for tool in given if not _can_be_tool(tool)]
+    given = _list_given_tools(value)
+    if not given:
+        is_meant = value == []
+        return (
+            "" if is_meant else "it is empty: the agent has no tools; remove the key for all tools"
+        )
+    dropped = [tool for tool in given if not (_can_be_tool(tool) and _can_exist(tool))]
+    dropped += [json.dumps(item, default=str) for item in value if not isinstance(item, str)]
     return f"no such tool: {', '.join(dropped)}" if dropped else ""
 
 
@@ -158,7 +187,9 @@ def _parse_model(value: Any) -> str | None:
 
 def _parse_effort(value: Any) -> str:
     """Return one of `EFFORTS` or a whole number of up to nine digits, as text."""
-    level = str(value).strip().lower()
+    # Claude Code reads `[low]` as `low` (2.1.332).
+    given = value[0] if isinstance(value, list) and len(value) == 1 else value
+    level = str(given).strip().lower()
     if level not in EFFORTS and not re.fullmatch(r"[0-9]{1,9}", level):
         raise _build_error(f"{', '.join(EFFORTS)} or a whole number", value)
     return level
@@ -231,12 +262,32 @@ def _parse_server(name: str, config: Any) -> dict[str, Any]:
     return config
 
 
-def _parse_hooks(value: Any) -> str:
-    """Return the canonical JSON of hooks: lists of matchers by event."""
-    groups = value.values() if isinstance(value, dict) else [None]
-    if not all(isinstance(group, list) and all(map(_is_matcher, group)) for group in groups):
+_STRICT_EVENTS: Final = ("PreToolUse", "PermissionRequest")
+"""Claude Code 2.1.332 refuses a file only for a wrong value of these events: their hooks can deny
+an action. It ignores wrong values of other events, known or not."""
+
+
+def _parse_hooks(value: Any) -> str | None:
+    """Return the canonical JSON of hooks: lists of matchers by event; None if no event is left."""
+    if not isinstance(value, dict):
         raise _build_error("for each event a list of `matcher` and `hooks`", value)
-    return to_canonical_json(value)
+    for event in _STRICT_EVENTS:
+        if value.get(event) is not None and not _is_matcher_list(value[event]):
+            expected = f"a list of `matcher` and `hooks` for {event}"
+            raise _build_error(expected, value[event])
+    kept = {event: group for event, group in value.items() if _is_matcher_list(group)}
+    return to_canonical_json(kept) if kept else None
+
+
+def dropped_hooks(value: Any) -> str:
+    """Return which events of `hooks`, which `_parse_hooks` accepts, are ignored."""
+    wrong = [event for event, group in value.items() if not _is_matcher_list(group)]
+    return f"ignored, because no list of `matcher` and `hooks`: {', '.join(wrong)}" if wrong else ""
+
+
+def _is_matcher_list(value: Any) -> bool:
+    """Return whether the value is a list of mappings with `hooks`."""
+    return isinstance(value, list) and all(map(_is_matcher, value))
 
 
 def _is_matcher(value: Any) -> bool:
@@ -259,7 +310,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = MappingProxyType
     {
         "name": ("name", parse_agent_name),
         "description": ("description", _parse_description),
-        "skills": ("skills", _parse_names),
+        "skills": ("skills", _parse_skills),
         "expertise": ("expertise", _parse_names),
         "tools": ("tools", _parse_tools),
         "disallowedTools": ("disallowed_tools", _parse_tool_list),
@@ -290,3 +341,8 @@ WITHOUT_MEANING: Final = frozenset(
 """Keys of which Claude Code 2.1.332 ignores a wrong value. It ignores a wrong `permissionMode`,
 `disallowedTools` and `mcpServers` too, but here they are errors: an agent would get more rights
 than its author wanted, or miss a server."""
+
+REFUSED_BY_POOL: Final = frozenset(
+    {"permissionMode", "disallowedTools", "mcpServers", "expertise", "workerMemory"}
+)
+"""Keys of which a wrong value is an error here, although Claude Code 2.1.332 loads the file."""

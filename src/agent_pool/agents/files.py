@@ -43,21 +43,17 @@ def make_signature(status: os.stat_result) -> FileSignature:
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
 
 
-def is_inside(path: str | Path, folder: str | Path) -> bool:
-    """Return whether `path` is in `folder`, after all links of both are followed."""
-    root = os.path.realpath(folder)
-    return os.path.commonpath((root, os.path.realpath(path))) == root
-
-
 def list_markdown_files(folder: Path) -> list[FileEntry]:
     """Return every ``*.md`` in `folder` and its subfolders, sorted by path.
 
-    The list is empty if the folder does not exist. A link that leads out of the folder, and a
-    subfolder that cannot be read, are entries with a problem. A folder with more than
-    `MAX_FOLDER_ENTRIES` files and subfolders is one entry with a problem.
+    Links to files and folders are followed, also out of the folder; each folder to which links
+    lead is entered once. The list is empty if the folder does not exist. A subfolder that cannot
+    be read is an entry with a problem. A folder with more than `MAX_FOLDER_ENTRIES` files and
+    subfolders is one entry with a problem.
     """
     found: list[FileEntry] = []
     pending, count = [str(folder)], 0
+    linked: set[str] = set()
     while pending:
         current = pending.pop()
         try:
@@ -74,12 +70,30 @@ def list_markdown_files(folder: Path) -> list[FileEntry]:
             )
             return [FileEntry(str(folder), (), problem)]
         for entry in entries:
-            # A link to a folder is not entered: it can point at a folder above itself.
-            if entry.is_dir(follow_symlinks=False):
+            if _is_folder(entry, folder, linked):
                 pending.append(entry.path)
-            elif (file := _check_file(entry, folder)) is not None:
+            elif entry.name.endswith(".md") and (file := _check_file(entry)) is not None:
                 found.append(file)
-    return sorted(found, key=lambda file: file.path)
+    # JavaScript compares UTF-16 units, and the last path of a name wins (2.1.332).
+    return sorted(found, key=lambda file: file.path.encode("utf-16-be", "surrogatepass"))
+
+
+def _is_folder(entry: os.DirEntry[str], root: Path, linked: set[str]) -> bool:
+    """Return whether the entry is a folder to enter; add the target of a link to `linked`."""
+    if entry.is_dir(follow_symlinks=False):
+        return True
+    try:
+        if not (entry.is_symlink() and entry.is_dir()):
+            return False
+    except OSError:  # ELOOP: the link points at itself
+        return False
+    # A link can point at a folder above itself. Such a circle ends at the second visit.
+    if not linked:
+        linked.add(os.path.realpath(root))
+    target = os.path.realpath(entry.path)
+    is_new = target not in linked
+    linked.add(target)
+    return is_new
 
 
 def _list_folder(folder: str) -> list[os.DirEntry[str]]:
@@ -96,23 +110,16 @@ def _list_folder(folder: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def _check_file(entry: os.DirEntry[str], folder: Path) -> FileEntry | None:
-    """Return the entry of a Markdown file or of a link out of `folder`; None for other files."""
-    path, is_markdown = entry.path, entry.name.endswith(".md")
+def _check_file(entry: os.DirEntry[str]) -> FileEntry | None:
+    """Return the entry of a Markdown file; None if there is no such file any more."""
     try:
-        if entry.is_symlink() and not is_inside(path, folder):
-            if not is_markdown and not entry.is_dir():
-                return None
-            target = os.path.realpath(path)
-            problem = (
-                f"the link leads out of {folder}, to {target}; copy it into the folder instead"
-            )
-            return FileEntry(path, (), problem)
-        return FileEntry(path, make_signature(entry.stat())) if is_markdown else None
+        status = entry.stat()
     except OSError:
         # ENOENT: the file was removed after it was listed, or the link has no target.
         # ELOOP: the link points at itself.
         return None
+    # A link to a folder that was entered by another path.
+    return None if stat.S_ISDIR(status.st_mode) else FileEntry(entry.path, make_signature(status))
 
 
 def read_text(path: Path) -> str:

@@ -28,6 +28,7 @@ took 0.4 s, 3,000 took 3 s."""
 # body (2.1.332).
 _FENCED = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)^---[ \t]*\n?", re.DOTALL | re.MULTILINE)
 _OPENED = re.compile(r"\A---[ \t]*(?:\n|\Z)")
+_TABS_BEFORE_ITEM = re.compile(r"^\t+(?=- )", re.MULTILINE)
 _ONE_LINE = re.compile(r"(?P<key>[A-Za-z_-]+):\s+(?P<value>\S.*)")
 _NEEDS_QUOTES = re.compile(r"[!#%&*>@\[\]`{|}]|: ")
 _NUMBERS_AND_BOOLEANS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool")}
@@ -111,6 +112,8 @@ def parse(block: str) -> Frontmatter:
         raise FrontmatterError(
             1, f"more than {MAX_OPEN_BRACKETS} brackets are open at the same time; close them"
         )
+    # YAML allows no tab there, but Claude Code 2.1.332 does.
+    block = _TABS_BEFORE_ITEM.sub(lambda tabs: "  " * len(tabs[0]), block)
     try:
         return _parse_yaml(block)
     except _YamlSyntaxError as first:

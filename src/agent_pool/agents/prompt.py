@@ -6,7 +6,10 @@ The same files always give the same bytes, so that the API's prompt cache is hit
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -14,12 +17,16 @@ from agent_pool.agents import frontmatter
 from agent_pool.agents.files import (
     FileCache,
     FileSignature,
-    is_inside,
+    list_markdown_files,
     make_signature,
     read_text,
 )
+from agent_pool.agents.names import check_name
 from agent_pool.errors import ConfigError
 from agent_pool.text import did_you_mean
+
+_ARGUMENTS: Final = re.compile(r"\$ARGUMENTS(?!\[)")
+_COMMAND: Final = re.compile(r"(?:^|\s)!`[^`]+`|^```!", re.MULTILINE)
 
 SKILL_FILE: Final = "SKILL.md"
 SKILL_DIR_VARIABLE: Final = "${CLAUDE_SKILL_DIR}"
@@ -49,6 +56,10 @@ def trim_text(text: str) -> str:
     return "\n".join(line.rstrip(" \t") for line in text.split("\n")).strip()
 
 
+class TextNotFound(ConfigError):  # noqa: N818 - named as AgentNotFound is
+    """No folder has a skill or expertise of this name, or the CLI would not load it."""
+
+
 class ExpertiseLibrary:
     """The files ``NAME.md`` of some folders; agents name them to add them to their prompts.
 
@@ -71,8 +82,7 @@ class ExpertiseLibrary:
         The first folder that has the file wins. The file is read again after it was edited.
 
         Raises:
-            ConfigError: no folder has the file, the file cannot be used, or a link leads out of
-                the folder.
+            ConfigError: no folder has the file, or the file cannot be used.
         """
         for folder in self._folders:
             path = self._build_path(folder, name)
@@ -82,8 +92,12 @@ class ExpertiseLibrary:
                 continue
             except OSError as error:
                 raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise self._missing(name)
+
+    def _missing(self, name: str) -> TextNotFound:
+        """Build the error for a name that no folder has."""
         places = ", ".join(str(self._build_path(folder, name)) for folder in self._folders)
-        raise ConfigError(
+        return TextNotFound(
             f"no {self.noun} is called {name!r}{did_you_mean(name, self.list_names())}; "
             f"searched for {places}; correct the name or create one of these files"
         )
@@ -105,10 +119,6 @@ class ExpertiseLibrary:
     def _build_path(self, folder: Path, name: str) -> Path:
         """Return the path of the text called `name` in `folder`."""
         return folder / f"{name}.md"
-
-    def _get_folder(self, path: Path) -> Path:
-        """Return the searched folder to which the text at `path` belongs."""
-        return path.parent
 
     def _list_names_in(self, folder: Path) -> list[str]:
         """Return the names of the texts in `folder`, in no order."""
@@ -137,39 +147,99 @@ class ExpertiseLibrary:
 
     def _load(self, path: Path) -> str:
         """Read the text at `path`; raise as `read`."""
-        folder = self._get_folder(path)
-        if not is_inside(path, folder):
-            raise ConfigError(
-                f"{path}: a link leads out of {folder}, to {os.path.realpath(path)}; "
-                "copy the file into the folder instead"
-            )
         return trim_text(frontmatter.split(read_text(path))[1])
 
 
 class SkillLibrary(ExpertiseLibrary):
     """The files ``NAME/SKILL.md`` of some folders; a skill's folder can hold files for the agent.
 
-    They are read as in `ExpertiseLibrary`.
+    They are read as in `ExpertiseLibrary`. As in Claude Code 2.1.332, a name stands for the folder
+    of a skill, or else for the field `name` of a skill, or else for a command.
     """
 
     field_name = "skills"
     noun = "skill"
 
-    def __init__(self, folders: tuple[Path, ...], project_dir: Path) -> None:
+    def __init__(
+        self, folders: tuple[Path, ...], project_dir: Path, commands: tuple[Path, ...] = ()
+    ) -> None:
         """Search `folders` in this order; a folder need not exist.
 
         Args:
             folders: the searched folders.
             project_dir: the folder in which agents work; paths in it are written relative to it.
+            commands: the folders of commands, ``NAME.md``; a subfolder is written ``SUB:NAME``.
         """
         super().__init__(folders)
         self._project_dir = project_dir
+        self._commands = commands
+        self._heads = FileCache(_read_head)
+
+    def read(self, name: str) -> str:
+        """Return the text with this name, without its frontmatter.
+
+        Raises:
+            TextNotFound: there is none, or Claude Code loads it only on other occasions.
+            ConfigError: the file cannot be used.
+        """
+        found = self._find(name)
+        if found is None:
+            raise self._missing(name)
+        path, signature = found
+        if self._heads.get(str(path), signature).is_not_preloaded:
+            raise TextNotFound(
+                f"{path}: Claude Code does not load this skill with an agent, because of its field "
+                "`disable-model-invocation` or `paths`"
+            )
+        return self._texts.get(str(path), signature)
+
+    def stamp(self) -> Hashable:
+        """Return a value that changes when a text is added, removed or edited."""
+        commands = [tuple(list_markdown_files(folder)) for folder in self._commands]
+        return (super().stamp(), *commands)
+
+    def _find(self, name: str) -> tuple[Path, FileSignature] | None:
+        """Return the file for which a name stands, and its signature; None if there is none."""
+        return self._find_folder(name) or self._find_title(name) or self._find_command(name)
+
+    def _find_folder(self, name: str) -> tuple[Path, FileSignature] | None:
+        try:
+            check_name(name)  # it becomes a part of a path
+        except ValueError:
+            return None
+        for folder in self._folders:
+            path = self._build_path(folder, name)
+            try:
+                return path, self._read_signature(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        return None
+
+    def _find_title(self, name: str) -> tuple[Path, FileSignature] | None:
+        for folder in self._folders:
+            for entry in sorted(self._list_names_in(folder)):
+                path = self._build_path(folder, entry)
+                # Those without a file, or with one that cannot be read, have no title.
+                with suppress(OSError, ConfigError):
+                    signature = self._read_signature(path)
+                    if self._heads.get(str(path), signature).title == name:
+                        return path, signature
+        return None
+
+    def _find_command(self, name: str) -> tuple[Path, FileSignature] | None:
+        for folder in self._commands:
+            for file in list_markdown_files(folder):
+                parts = Path(file.path).relative_to(folder).with_suffix("").parts
+                own = ":".join(parts[:-1] if parts[-1:] == ("SKILL",) else parts)
+                # `deep` means `sub:deep` too (2.1.332).
+                if file.problem is None and (own == name or own.endswith(f":{name}")):
+                    return Path(file.path), file.signature
+        return None
 
     def _build_path(self, folder: Path, name: str) -> Path:
         return folder / name / SKILL_FILE
-
-    def _get_folder(self, path: Path) -> Path:
-        return path.parent.parent
 
     def _get_name(self, entry: os.DirEntry[str]) -> str:
         # A link counts: it can be a link to another skill's folder.
@@ -181,8 +251,12 @@ class SkillLibrary(ExpertiseLibrary):
         return (*super()._read_signature(path), path.parent.stat().st_mtime_ns)
 
     def _load(self, path: Path) -> str:
+        # Claude Code replaces the arguments of the command, and an agent has none (2.1.332).
+        text = _ARGUMENTS.sub("", super()._load(path))
+        if path.name != SKILL_FILE:
+            return text
         place = self._describe_folder(path.parent)
-        text = super()._load(path).replace(SKILL_DIR_VARIABLE, place)
+        text = text.replace(SKILL_DIR_VARIABLE, place)
         has_other_files = any(file.name != SKILL_FILE for file in path.parent.iterdir())
         return f"(Its files: {place})\n\n{text}" if has_other_files else text
 
@@ -195,3 +269,34 @@ class SkillLibrary(ExpertiseLibrary):
             if folder.is_relative_to(root):
                 return prefix + folder.relative_to(root).as_posix()
         return str(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the frontmatter of a skill says about its use.
+
+    Attributes:
+        title: the field `name`; "" without one.
+        is_not_preloaded: whether Claude Code leaves the skill out of an agent that names it.
+    """
+
+    title: str
+    is_not_preloaded: bool
+
+
+def _read_head(path: Path) -> _Head:
+    """Read the frontmatter of a skill; frontmatter that is no YAML counts as empty."""
+    try:
+        values = frontmatter.parse(frontmatter.split(read_text(path))[0] or "").values
+    except frontmatter.FrontmatterError:
+        values = {}
+    title, hidden = values.get("name"), values.get("disable-model-invocation")
+    return _Head(
+        title if isinstance(title, str) else "",
+        str(hidden).lower() == "true" or bool(values.get("paths")),
+    )
+
+
+def runs_commands(text: str) -> bool:
+    """Return whether a skill has commands whose output Claude Code would put into its text."""
+    return _COMMAND.search(text) is not None

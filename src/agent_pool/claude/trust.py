@@ -161,4 +161,9 @@ def _is_of_user(agent: Agent, project: Project) -> bool:
     # First: the project can be the user's home, and then contains it.
     if agent.path.is_relative_to(claude_home(project.environ) / "agents"):
         return True
-    return not agent.path.is_relative_to(project.root)
+    # Every other folder belongs to the project, also one above it and that of the main checkout.
+    chosen = project.settings.agents_dir
+    if chosen is None:
+        return False
+    folder = chosen.expanduser().absolute()
+    return agent.path.is_relative_to(folder) and not folder.is_relative_to(project.root)
