@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Final, Literal, Self, cast
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
 
-from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from agent_pool.errors import (
@@ -71,6 +71,9 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 # Tasks
 
+MASKED: Final = "…"
+"""Stands for a value that must not be shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usage(JsonValue):
@@ -124,7 +127,15 @@ class TaskRequest(JsonValue):
             name; None for a task without a context.
         ends_conversation: end the conversation with this task.
         schema: a JSON schema of type object; the answer is then also a Python object.
+        model: a model's alias or id, instead of the definition's; ``inherit`` for the session's.
+        effort: low, medium, high, xhigh or max, instead of the definition's.
+        permission_mode: a mode that is at most as permissive as the definition's own.
+        env: further environment variables of the agent's process. Their values are secrets: no
+            text form, event, log or list shows them; `as_json` does.
     """
+
+    # An error of pydantic would show all fields as they were given.
+    __pydantic_config__: ClassVar = ConfigDict(hide_input_in_errors=True)
 
     agent: str
     task: str
@@ -133,6 +144,16 @@ class TaskRequest(JsonValue):
     conversation: str | None = None
     ends_conversation: bool = False
     schema: Mapping[str, Any] | None = None
+    model: str | None = None
+    effort: str | None = None
+    permission_mode: str | None = None
+    env: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def without_secrets(self) -> TaskRequest:
+        """Return the request for events and lists: each value of `env` is masked."""
+        if not isinstance(self.env, Mapping):  # a wrong one, which its check refuses later
+            return replace(self, env=None)
+        return replace(self, env=dict.fromkeys(map(str, self.env), MASKED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +259,8 @@ class AgentKey(JsonValue):
     Attributes:
         project: the project's folder.
         name: the agent's name there.
-        variant: tells workers of the same agent apart that answer by different JSON schemas;
-            empty without a schema.
+        variant: tells workers of the same agent apart that were started with different JSON
+            schemas or options of a call; empty for those of the definition alone.
     """
 
     project: str

@@ -23,6 +23,7 @@ from agent_pool.events import Ended, Retry, Started, Submitted, TaskEvent
 from agent_pool.models import Denied, PermissionRequest, TaskRequest, TaskResult
 from agent_pool.pool.agent_registry import AgentRegistry
 from agent_pool.pool.answer_schema import check_answer
+from agent_pool.pool.call_options import read_options
 from agent_pool.pool.conversations import Conversations
 from agent_pool.pool.event_bus import EventBus, call_listener
 from agent_pool.pool.request_checks import check_request
@@ -69,7 +70,7 @@ class RunningTask:
         self._started: float | None = None
         self._worker = ""
         self._reused = False
-        self.emit(Submitted(request))
+        self.emit(Submitted(request.without_secrets()))
 
     def emit(self, event: TaskEvent) -> None:
         """Publish an event of this task, and pass it to `on_event`."""
@@ -161,7 +162,8 @@ class TaskRunner:
         request = task.request
         # First: a wrong request must cost neither a process nor a place in the queue.
         schema = check_request(request)
-        spec = await self._registry.resolve(request.agent, request.project, schema)
+        options = read_options(request)
+        spec = await self._registry.resolve(request.agent, request.project, schema, options)
         task.resolved(spec)
         if request.conversation is not None:
             return await self._run_in_conversation(task, spec, request.conversation)
