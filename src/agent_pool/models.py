@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from agent_pool.errors import (
@@ -48,8 +48,17 @@ class JsonValue:
         try:
             made: Self = _adapter(cls).validate_python(data)
         except ValidationError as error:
-            raise ConfigError(f"this is not the JSON of {cls.__name__}: {error}") from None
+            problems = explain_problems(error)
+            raise ConfigError(f"this is not the JSON of {cls.__name__}: {problems}") from None
         return made
+
+
+def explain_problems(error: ValidationError) -> str:
+    """Return what is wrong, and where; no value is shown, because it can be a secret."""
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'the value'}: {one['msg']}"
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    )
 
 
 def _as_plain(value: Any) -> Any:
@@ -134,9 +143,6 @@ class TaskRequest(JsonValue):
             text form, event, log or list shows them; `as_json` does.
     """
 
-    # An error of pydantic would show all fields as they were given.
-    __pydantic_config__: ClassVar = ConfigDict(hide_input_in_errors=True)
-
     agent: str
     task: str
     project: str | None = None
@@ -153,7 +159,9 @@ class TaskRequest(JsonValue):
         """Return the request for events and lists: each value of `env` is masked."""
         if not isinstance(self.env, Mapping):  # a wrong one, which its check refuses later
             return replace(self, env=None)
-        return replace(self, env=dict.fromkeys(map(str, self.env), MASKED))
+        # A wrong name can hold a value: {"TOKEN=abc": ""}.
+        names = (str(name).partition("=")[0] for name in self.env)
+        return replace(self, env=dict.fromkeys(names, MASKED))
 
 
 @dataclass(frozen=True, slots=True)

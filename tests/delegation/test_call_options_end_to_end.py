@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent_pool import ConfigError
-from agent_pool.loopback import LoopbackAPI
+from agent_pool.loopback import LoopbackAPI, ModelRequest
 from support.cli_runner import agent_pool
 from support.model_scripts import as_text, bash, echo_task
 from support.pool_harness import PoolHarness
@@ -122,8 +123,8 @@ def test_run_takes_every_option_of_a_call(project: TempProject, tmp_path: Path) 
     other = folder_with_agent(tmp_path, "You are the other.")
     project.agent("tester", "You are the first.", description="x")
 
-    def script(request: object) -> object:
-        done = echo_task(request)  # type: ignore[arg-type]
+    def script(request: ModelRequest) -> Any:
+        done = echo_task(request)
         return done if done.startswith("tool: ") else bash("pwd; echo $OF_CALL $OF_SETTINGS")
 
     with LoopbackAPI(script).in_thread() as api:
@@ -148,14 +149,14 @@ def test_lines_of_a_batch_have_options_and_results_no_secrets(
 ) -> None:
     other = folder_with_agent(tmp_path, "You are the other.")
     project.agent("tester", "You are the first.", description="x")
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"agent": "tester", "task": "one", "env": {"TOKEN": "s3cret"}, "model": "claude-opus-4-5"},
         {"agent": "tester", "task": "two", "cwd": str(other), "effort": "low"},
     ]
     (project.root / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
-    def script(request: object) -> object:
-        done = echo_task(request)  # type: ignore[arg-type]
+    def script(request: ModelRequest) -> Any:
+        done = echo_task(request)
         return done if done.startswith("tool: ") else bash('test -n "$TOKEN" && echo has token')
 
     with LoopbackAPI(script).in_thread() as api:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool import AgentPoolError, ConfigError, TaskRequest
+from agent_pool import ConfigError, TaskRequest
 from agent_pool.agents import Agent
 from agent_pool.agents.fields import PERMISSION_MODES
 from agent_pool.claude.cli_options import permission_mode
@@ -43,7 +44,7 @@ def request(**options: Any) -> TaskRequest:
         ({"model": "--help"}, "model: expected a model"),
         ({"model": 5}, "model: expected text"),
         ({"env": ["A=b"]}, "env: expected a mapping of text, found list"),
-        ({"env": {"A=B": SECRET}}, "env: expected the name of a variable, found 'A=B'"),
+        ({"env": {f"A={SECRET}": "x"}}, "env: expected the name of a variable, found 'A' and ="),
         ({"env": {"": SECRET}}, "env: expected the name of a variable, found ''"),
         ({"env": {"A\0": SECRET}}, "env: expected the name of a variable"),
         ({"env": {"A": SECRET + "\0"}}, "env: the value of A is not text without zero bytes"),
@@ -104,7 +105,7 @@ def test_the_variant_of_an_environment_shows_no_value() -> None:
 
 
 def test_a_variable_that_env_block_names_is_refused() -> None:
-    with pytest.raises(ConfigError, match="never get AWS_KEY .setting env_block"):
+    with pytest.raises(ConfigError, match=r"never get AWS_KEY \(setting env_block"):
         CallOptions(env={"AWS_KEY": SECRET}).apply(agent(), Settings(env_block=("AWS_*",)))
 
 
@@ -121,23 +122,22 @@ def test_values_of_variables_appear_in_no_text_form() -> None:
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("env", [{"TOKEN": SECRET}, {"A=": SECRET}, [SECRET], {5: SECRET}])
+@pytest.mark.parametrize("env", [{"TOKEN": SECRET}, {f"A={SECRET}": "x"}, [SECRET], {5: SECRET}])
 def test_no_event_of_a_task_shows_its_variables(pool_project: PoolProject, env: Any) -> None:
     events: list[Event] = []
 
     async def main() -> None:
         async with pool_project.faulty() as pool:
             pool.subscribe(events.append)
-            try:
+            with suppress(ConfigError):
                 await pool.invoke("tester", "quince", env=env)
-            except AgentPoolError as error:
-                assert SECRET not in str(error)
 
     run(main())
     texts = [json.dumps(event.as_json()) for event in events]
     assert any('"task.ended"' in text for text in texts)
     assert SECRET not in "".join(texts) + repr(events)
-    assert [event_from_json(json.loads(text)) for text in texts] == events
+    again = [event_from_json(json.loads(text)).as_json() for text in texts]
+    assert again == [event.as_json() for event in events]
 
 
 def test_wrong_options_are_refused_before_a_process_is_started(

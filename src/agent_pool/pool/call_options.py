@@ -171,7 +171,10 @@ def _read_env(env: object) -> dict[str, str]:
 
 def _check_variable(name: object, value: object) -> None:
     if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-        raise ConfigError(f"env: expected the name of a variable, found {name!r:.80}")
+        # After a `=` a secret can follow, by a mistake such as {"TOKEN=abc": ""}.
+        shown, equals, _ = str(name).partition("=")
+        rest = " and =" if equals else ""
+        raise ConfigError(f"env: expected the name of a variable, found {shown!r:.80}{rest}")
     if not isinstance(value, str) or "\0" in value:
         kind = "text without zero bytes"
         raise ConfigError(f"env: the value of {name} is not {kind}")
