@@ -123,6 +123,7 @@ class PoolAPI(Protocol):
         effort: str | None = None,
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -155,6 +156,7 @@ class PoolAPI(Protocol):
         effort: str | None = None,
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         """Yield the events of a task as they come; the last one is `Ended` with the result.

@@ -141,6 +141,8 @@ class TaskRequest(JsonValue):
         permission_mode: a mode that is at most as permissive as the definition's own.
         env: further environment variables of the agent's process. Their values are secrets: no
             text form, event, log or list shows them; `as_json` does.
+        isolation: ``worktree``: the task runs in a git worktree of its own, as with the field
+            `isolation` of a definition; None for what the definition says.
     """
 
     agent: str
@@ -154,6 +156,7 @@ class TaskRequest(JsonValue):
     effort: str | None = None
     permission_mode: str | None = None
     env: Mapping[str, str] | None = field(default=None, repr=False)
+    isolation: str | None = None
 
     def without_secrets(self) -> TaskRequest:
         """Return the request for events and lists: each value of `env` is masked."""
@@ -185,6 +188,9 @@ class TaskResult(JsonValue):
         conversation: the name of its conversation, None if it has none.
         place: its place in the conversation: 1 for the first task, which starts without context.
         task_id: the pool's id of the task.
+        worktree: the folder of its git worktree, if the task changed it; otherwise None, and the
+            worktree is removed.
+        branch: the branch of that worktree; None without one.
     """
 
     text: str
@@ -203,6 +209,8 @@ class TaskResult(JsonValue):
     conversation: str | None = None
     place: int = 1
     task_id: str = ""
+    worktree: str | None = None
+    branch: str | None = None
 
     def raise_for_error(self) -> None:
         """Do nothing if the CLI reported an answer.

@@ -233,6 +233,7 @@ class FakePool:
         effort: str | None = None,
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -247,6 +248,7 @@ class FakePool:
             effort=effort,
             permission_mode=permission_mode,
             env=env,
+            isolation=isolation,
         )
         return await self._run(request, on_event, on_permission)
 
@@ -263,6 +265,7 @@ class FakePool:
         effort: str | None = None,
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
@@ -276,6 +279,7 @@ class FakePool:
             effort=effort,
             permission_mode=permission_mode,
             env=env,
+            isolation=isolation,
         )
         events: list[TaskEvent] = []
         await self._run(request, events.append, on_permission)

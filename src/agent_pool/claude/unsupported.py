@@ -17,7 +17,6 @@ from agent_pool.text import did_you_mean
 
 _WITHOUT_EFFECT: Final = {
     "background": "every task of a pooled agent already runs in the background of its caller",
-    "isolation": "a pooled agent works in the project's folder",
     "memory": "a pooled agent starts each task without memories",
     "initial_prompt": "a pooled agent starts with the task",
     "cache_ttl": "the CLI has no option for cacheTtl; the API's default applies",
@@ -46,6 +45,7 @@ def unsupported_fields(agent: Agent, project: Project) -> dict[str, str]:
     for key, reason in (
         *((_KEYS[name], why) for name, why in _WITHOUT_EFFECT.items() if getattr(agent, name)),
         *_effort(agent),
+        *_isolation(agent),
         *_permissions(agent, project.settings),
         *refused_fields(agent, project),
         *_servers(agent, McpConfig(project).find(permitted_agent(agent, project))),
@@ -59,6 +59,11 @@ def unsupported_fields(agent: Agent, project: Project) -> dict[str, str]:
 def _effort(agent: Agent) -> Iterator[_Warning]:
     if agent.effort is not None and agent.effort not in EFFORTS:
         yield "effort", f"the CLI's option accepts only {', '.join(EFFORTS)}, not a number"
+
+
+def _isolation(agent: Agent) -> Iterator[_Warning]:
+    if agent.isolation == "remote":
+        yield "isolation", "a pooled agent works on this machine; only worktree has an effect"
 
 
 def _permissions(agent: Agent, settings: Settings) -> Iterator[_Warning]:

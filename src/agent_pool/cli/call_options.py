@@ -10,7 +10,7 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FIELDS: Final = ("cwd", "model", "effort", "permission_mode", "env")
+FIELDS: Final = ("cwd", "model", "effort", "permission_mode", "env", "isolation")
 """The names of the options, as lines of a batch have them too."""
 
 
@@ -46,6 +46,12 @@ _OPTIONS: Final = (
         "--permission-mode",
         metavar="MODE",
         help="A permission mode that permits less than the definition's.",
+    ),
+    click.option(
+        "--worktree",
+        "isolation",
+        flag_value="worktree",
+        help="Run in a git worktree, which is kept if the task changes anything.",
     ),
     click.option(
         "--env",

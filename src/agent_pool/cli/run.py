@@ -169,3 +169,6 @@ def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
         click.echo(printable(text) if sys.stdout.isatty() else text, color=True)
     if not quiet:
         console(err=True).print(result_text(result), style="dim")
+    # Even if quiet: otherwise its place would be known to no reader.
+    if result.worktree and not as_json:
+        click.echo(f"changes are in {result.worktree} (branch {result.branch})", err=True)

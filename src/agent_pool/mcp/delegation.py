@@ -56,6 +56,7 @@ async def _run(pool: PoolAPI, call: InvokeArguments, caller: Caller, update: Upd
             model=call.model,
             effort=call.effort,
             permission_mode=call.permission_mode,
+            isolation=call.isolation,
             on_event=on_event,
             on_permission=permissions.decide,
         )

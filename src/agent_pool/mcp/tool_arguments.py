@@ -139,6 +139,9 @@ class InvokeArguments(ToolArguments):
     permission_mode: NonBlank | None = Field(
         None, description="A stricter permission mode than the agent's own."
     )
+    isolation: NonBlank | None = Field(
+        None, description="worktree: work in a git worktree, which is kept if anything changes."
+    )
 
     @property
     def request(self) -> TaskRequest:
@@ -153,6 +156,7 @@ class InvokeArguments(ToolArguments):
             model=self.model,
             effort=self.effort,
             permission_mode=self.permission_mode,
+            isolation=self.isolation,
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
-from agent_pool.agents import Agent, Projects
+from agent_pool.agents import Agent, Project, Projects
 from agent_pool.claude.launch import LaunchConfig
+from agent_pool.claude.trust import permitted_agent
 from agent_pool.errors import ConfigError
 from agent_pool.pool.call_options import NO_OPTIONS, CallOptions
 from agent_pool.pool.launch_cache import LaunchCache
@@ -17,6 +19,26 @@ from agent_pool.pool.scheduler import AgentSpec
 KEPT_VERSIONS: Final = 8
 """Versions of an edited agent that are kept although no worker has them: a caller that has just
 resolved its agent can still ask for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class IsolatedFolder:
+    """The folder of a single task.
+
+    Attributes:
+        path: the folder.
+        slot: a number that no other task has now. It is part of the agent's key, so that tasks
+            that run at once do not retire each other's workers; it is used again, so that the
+            number of keys stays small.
+    """
+
+    path: Path
+    slot: int
+
+    @property
+    def variant(self) -> str:
+        """Return its part of the agent's key."""
+        return f"worktree {self.slot}"
 
 
 class AgentRegistry:
@@ -49,6 +71,7 @@ class AgentRegistry:
         project: str | None = None,
         schema: str = "",
         options: CallOptions = NO_OPTIONS,
+        isolated: IsolatedFolder | None = None,
     ) -> AgentSpec:
         """Return the spec of an agent as it is defined now, with the options of a call.
 
@@ -57,6 +80,7 @@ class AgentRegistry:
             project: the project's folder; `None` for the pool's own.
             schema: the JSON schema of its answers as JSON; empty for plain text.
             options: what the call changes; workers of other options have another key.
+            isolated: the folder that the worker works in, instead of the project's.
 
         Raises:
             AgentNotFound, ConfigError, SpawnError: see `PoolAPI.invoke`.
@@ -65,9 +89,7 @@ class AgentRegistry:
         defined = place.catalog.find(name)
         agent = options.apply(defined, place.settings)
         changes = options.variant(defined, agent)
-        launch = await self._launches.get(
-            agent, place, options.environment_of(place) if changes else None
-        )
+        launch = await self._launch(agent, place, options if changes else NO_OPTIONS, isolated)
         # A schema is sent with `initialize`, as the prompt is; older versions ignore the prompt
         # there.
         if schema and not launch.prompt_by_initialize:
@@ -78,22 +100,54 @@ class AgentRegistry:
         # each of them has workers of its own. With one key for all, a call with options would
         # retire the agent's other workers as those of an older version.
         digest = hashlib.sha256(schema.encode()).hexdigest()[:8] if schema else ""
-        variant = ", ".join(filter(None, (digest and f"schema {digest}", changes)))
+        folder = isolated.variant if isolated else ""
+        names = (digest and f"schema {digest}", changes, folder)
+        variant = ", ".join(filter(None, names))
         spec = AgentSpec(
             key=place.key(agent.name, variant),
             version=f"{agent.fingerprint} {launch.profile}",
-            profile=launch.profile,
+            # Without one no spare is started for it: the folder is gone when the task has ended.
+            profile="" if isolated else launch.profile,
         )
         self._keep(spec, agent, launch, schema)
         return spec
+
+    async def _launch(
+        self,
+        agent: Agent,
+        place: Project,
+        options: CallOptions,
+        isolated: IsolatedFolder | None,
+    ) -> LaunchConfig:
+        if options == NO_OPTIONS and isolated is None:
+            return await self._launches.get(agent, place)
+        derived = options.environment_of(place)
+        if isolated is not None:
+            derived = replace(derived, root=isolated.path)
+        # Asked of the project itself: in another folder its agent files would pass for the user's.
+        return await self._launches.get(permitted_agent(agent, place), place, derived)
+
+    def isolates(self, name: str, project: str | None, options: CallOptions) -> Project | None:
+        """Return the project if a task of this agent gets a worktree; otherwise None.
+
+        Raises:
+            AgentNotFound, ConfigError: see `PoolAPI.invoke`.
+        """
+        place = self._projects.get(project)
+        return place if options.isolates(place.catalog.find(name)) else None
+
+    def forget(self, spec: AgentSpec) -> None:
+        """Drop a spec that no caller can ask for again, and that no worker has."""
+        self._known.pop(spec, None)
 
     def _keep(self, spec: AgentSpec, agent: Agent, launch: LaunchConfig, schema: str) -> None:
         # Removed first: a definition that was edited back must count as the newest version again.
         self._known.pop(spec, None)
         self._known[spec] = agent, replace(launch, schema=schema) if schema else launch
         # Without the schema: a spare gets one when it becomes an agent.
-        self._blank.pop(spec.profile, None)
-        self._blank[spec.profile] = launch
+        if spec.profile:
+            self._blank.pop(spec.profile, None)
+            self._blank[spec.profile] = launch
         self._forget_old_versions(spec)
 
     def _forget_old_versions(self, spec: AgentSpec) -> None:
@@ -108,10 +162,17 @@ class AgentRegistry:
         for profile in list(self._blank)[: -self._kept_variants]:
             del self._blank[profile]
 
-    def specs_of(self, project: str, agent: str) -> set[AgentSpec]:
-        """Return all specs of an agent: its versions, with and without schemas."""
+    def specs_of(self, folder: str, agent: str) -> set[AgentSpec]:
+        """Return all specs of an agent: its versions, schemas and options.
+
+        Args:
+            folder: the folder of its project, or the one that a worker of it works in.
+            agent: the agent's own name.
+        """
         return {
-            spec for spec in self._known if (spec.key.project, spec.key.name) == (project, agent)
+            spec
+            for spec, (_, launch) in self._known.items()
+            if spec.key.name == agent and folder in (spec.key.project, str(launch.cwd))
         }
 
     def agent(self, spec: AgentSpec | None) -> Agent | None:

@@ -40,12 +40,14 @@ class CallOptions:
         effort: one of `EFFORTS`.
         permission_mode: one of `PERMISSION_MODES`.
         env: further variables of the worker's environment.
+        isolation: ``worktree``, or None for what the definition says.
     """
 
     model: str | None = None
     effort: str | None = None
     permission_mode: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    isolation: str | None = None
 
     def apply(self, agent: Agent, settings: Settings) -> Agent:
         """Return the agent with these options.
@@ -65,6 +67,10 @@ class CallOptions:
         if mode := _stricter_mode(self.permission_mode, agent, settings):
             changes["permission_mode"] = mode
         return replace(agent, **changes)
+
+    def isolates(self, agent: Agent) -> bool:
+        """Check whether a task of this agent gets a worktree."""
+        return "worktree" in (self.isolation, agent.isolation)
 
     def variant(self, agent: Agent, derived: Agent) -> str:
         """Return a text that tells the derived agent from its definition; empty if they are equal.
@@ -104,6 +110,7 @@ def read_options(request: TaskRequest) -> CallOptions:
         effort=_read_choice("effort", request.effort, EFFORTS),
         permission_mode=_read_mode(request.permission_mode),
         env=_read_env(request.env),
+        isolation=_read_choice("isolation", request.isolation, ("worktree",)),
     )
 
 

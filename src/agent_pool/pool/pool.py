@@ -148,6 +148,7 @@ class AgentPool:
             await self._probe.close()
             await self._launches.close()
             await self._wait_for_tasks()
+            await self._runner.close()
 
     async def _wait_for_tasks(self) -> None:
         # Every task has its result or its error now; its `Ended` is some steps of the loop away.
@@ -206,6 +207,7 @@ class AgentPool:
         effort: str | None = None,
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -220,6 +222,7 @@ class AgentPool:
             effort=effort,
             permission_mode=permission_mode,
             env=env,
+            isolation=isolation,
         )
         return await self._submit(request, on_event, on_permission).result_or_cancel()
 
@@ -236,6 +239,7 @@ class AgentPool:
         effort: str | None = None,
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
@@ -249,6 +253,7 @@ class AgentPool:
             effort=effort,
             permission_mode=permission_mode,
             env=env,
+            isolation=isolation,
         )
         # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
         events: asyncio.Queue[TaskEvent] = asyncio.Queue()
