@@ -86,7 +86,7 @@ async def make_worktree(folder: Path, environ: Mapping[str, str]) -> Worktree:
     except (GitError, OSError) as error:
         raise TaskFailed(
             f"no git worktree can be made for {str(folder)!r}, so the task was not started "
-            f"(isolation: worktree): {error or 'there is no commit yet'}"
+            f"(isolation: worktree): {str(error) or 'there is no commit yet'}"
         ) from None
 
 
