@@ -210,8 +210,15 @@ def test_a_conversation_can_be_ended_without_stopping_its_agent(era: str) -> Non
 
 def test_options_of_a_call_reach_the_pool_but_no_variables(era: str) -> None:
     options = {"cwd": "/srv/shop", "model": "opus", "effort": "low", "permission_mode": "plan"}
+    options["isolation"] = "worktree"
     wanted = TaskRequest(
-        "a", "one", "/srv/shop", model="opus", effort="low", permission_mode="plan"
+        "a",
+        "one",
+        "/srv/shop",
+        model="opus",
+        effort="low",
+        permission_mode="plan",
+        isolation="worktree",
     )
 
     async def main() -> None:
