@@ -144,8 +144,10 @@ def test_a_folder_without_a_repository_starts_no_worker(pool_project: PoolProjec
                 await pool.invoke("tester", "pwd", isolation="worktree")
             with pytest.raises(ConfigError, match="isolation: expected one of worktree"):
                 await pool.invoke("tester", "pwd", isolation="remote")
-            with pytest.raises(ConfigError, match="cannot have a conversation"):
-                await pool.invoke("tester", "pwd", isolation="worktree", conversation="c")
+            talk = TaskRequest("tester", "pwd", isolation="worktree", conversation="c")
+            for ask in (pool.check(talk), (await pool.submit(talk)).result()):
+                with pytest.raises(ConfigError, match="cannot have a conversation"):
+                    await ask
             assert (await pool.stats()).spawned == 0
             assert api.requests == []
 

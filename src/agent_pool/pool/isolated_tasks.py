@@ -18,7 +18,7 @@ from agent_pool.errors import (
     TooManyRequests,
 )
 from agent_pool.events import Queued
-from agent_pool.models import TaskResult
+from agent_pool.models import TaskRequest, TaskResult
 from agent_pool.pool.agent_registry import AgentRegistry, IsolatedFolder
 from agent_pool.pool.call_options import CallOptions
 from agent_pool.pool.scheduler import AgentSpec
@@ -62,11 +62,7 @@ class IsolatedTasks:
         Raises:
             AgentPoolError: see `PoolAPI.invoke`; the message names the worktree if it is kept.
         """
-        if task.request.conversation is not None:
-            raise ConfigError(
-                f"agent {task.request.agent!r}: a task in a worktree (isolation: worktree) cannot "
-                "have a conversation, because its worktree and its worker end with it"
-            )
+        refuse_conversation(task.request)
         slot = await self._take_slot(task)
         try:
             worktree = await make_worktree(project.root, project.environ)
@@ -173,6 +169,19 @@ class IsolatedTasks:
     def _free_slot(self, slot: int) -> None:
         self._slots.discard(slot)
         self._room.release()
+
+
+def refuse_conversation(request: TaskRequest) -> None:
+    """Refuse a conversation for a task in a worktree.
+
+    Raises:
+        ConfigError: the request has one.
+    """
+    if request.conversation is not None:
+        raise ConfigError(
+            f"agent {request.agent!r}: a task in a worktree (isolation: worktree) cannot have a "
+            "conversation, because its worktree and its worker end with it"
+        )
 
 
 class _IsolatedRun:

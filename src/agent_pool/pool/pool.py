@@ -42,6 +42,7 @@ from agent_pool.pool.batch import Batch, read_requests
 from agent_pool.pool.call_options import read_options
 from agent_pool.pool.conversations import ConversationKey, Conversations
 from agent_pool.pool.event_bus import EventBus, call_listener
+from agent_pool.pool.isolated_tasks import refuse_conversation
 from agent_pool.pool.launch_cache import LaunchCache
 from agent_pool.pool.request_checks import check_agent_name, check_request
 from agent_pool.pool.stats import StatsCounter
@@ -304,7 +305,10 @@ class AgentPool:
     async def check(self, request: TaskRequest) -> None:
         check_request(request)
         place = self._projects.get(request.project)
-        read_options(request).apply(place.catalog.find(request.agent), place.settings)
+        options, agent = read_options(request), place.catalog.find(request.agent)
+        options.apply(agent, place.settings)
+        if options.isolates(agent):
+            refuse_conversation(request)
 
     async def end_conversation(
         self, agent: str, conversation: str, *, project: str | None = None
