@@ -137,6 +137,28 @@ def test_a_cancelled_or_late_task_keeps_only_changes(
     assert change or is_untouched(repository)
 
 
+def test_a_caller_that_leaves_while_git_works_leaves_nothing(
+    pool_project: PoolProject, repository: Path, tmp_path: Path
+) -> None:
+    began = tmp_path / "began"
+    # A filter of git is a program that it waits for during the checkout.
+    git(repository, "config", "filter.slow.smudge", f"touch {began}; sleep 1; cat")
+    (repository / ".gitattributes").write_text("*.slow filter=slow\n")
+    (repository / "a.slow").write_text("a")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message=slow")
+
+    async def main() -> None:
+        async with pool_project.real(commands) as (pool, _):
+            handle = await pool.submit(TaskRequest("isolated", LOOK))
+            await wait_until(began.exists)
+            handle.cancel()
+            assert (await pool.stats()).spawned == 0
+
+    run(main())
+    assert is_untouched(repository)
+
+
 def test_a_folder_without_a_repository_starts_no_worker(pool_project: PoolProject) -> None:
     async def main() -> None:
         async with pool_project.real(commands) as (pool, api):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_pool.agents import Project
 from agent_pool.claude.worker import Worker
@@ -64,10 +64,12 @@ class IsolatedTasks:
         """
         refuse_conversation(task.request)
         slot = await self._take_slot(task)
+        making = asyncio.create_task(make_worktree(project.root, project.environ))
         try:
-            worktree = await make_worktree(project.root, project.environ)
+            # A git that is killed half way leaves a worktree that git itself cannot remove.
+            worktree = await asyncio.shield(making)
         except BaseException:
-            self._free_slot(slot)
+            self._own(self._discard(making, project, slot))
             raise
         folder = IsolatedFolder(worktree.folder, slot)
         run = _IsolatedRun(project, worktree, folder)
@@ -106,10 +108,23 @@ class IsolatedTasks:
 
     def _begin_end(self, run: _IsolatedRun) -> asyncio.Task[bool]:
         """Start the end of a worktree; it does not depend on the caller, who can leave."""
-        ending = asyncio.get_running_loop().create_task(self._end(run))
+        return self._own(self._end(run))
+
+    def _own(self, work: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:
+        # asyncio itself keeps only weak references to tasks; `close` waits for these.
+        ending = asyncio.get_running_loop().create_task(work)
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
         return ending
+
+    async def _discard(self, making: asyncio.Task[Worktree], project: Project, slot: int) -> bool:
+        """Remove a worktree whose caller left while it was made."""
+        try:
+            return await finish_worktree(await making, project.environ)
+        except AgentPoolError:  # it could not be made, and its caller has the error
+            return False
+        finally:
+            self._free_slot(slot)
 
     async def _end(self, run: _IsolatedRun) -> bool:
         worktree = run.worktree
