@@ -119,6 +119,11 @@ class PoolAPI(Protocol):
         timeout: float | None = None,
         conversation: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        permission_mode: str | None = None,
+        env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -147,6 +152,11 @@ class PoolAPI(Protocol):
         timeout: float | None = None,
         conversation: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        permission_mode: str | None = None,
+        env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         """Yield the events of a task as they come; the last one is `Ended` with the result.

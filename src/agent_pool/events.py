@@ -24,6 +24,7 @@ from agent_pool.models import (
     TaskRequest,
     TaskResult,
     Usage,
+    explain_problems,
 )
 
 
@@ -333,7 +334,8 @@ def event_from_json(data: object) -> Event:
     try:
         event: Event = _event_adapter().validate_python(data)
     except ValidationError as error:
-        raise ConfigError(f"this is not the JSON of an event: {error}") from None
+        problems = explain_problems(error)
+        raise ConfigError(f"this is not the JSON of an event: {problems}") from None
     return event
 
 

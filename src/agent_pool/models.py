@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
@@ -48,8 +48,17 @@ class JsonValue:
         try:
             made: Self = _adapter(cls).validate_python(data)
         except ValidationError as error:
-            raise ConfigError(f"this is not the JSON of {cls.__name__}: {error}") from None
+            problems = explain_problems(error)
+            raise ConfigError(f"this is not the JSON of {cls.__name__}: {problems}") from None
         return made
+
+
+def explain_problems(error: ValidationError) -> str:
+    """Return what is wrong, and where; no value is shown, because it can be a secret."""
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'the value'}: {one['msg']}"
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    )
 
 
 def _as_plain(value: Any) -> Any:
@@ -70,6 +79,9 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 
 
 # Tasks
+
+MASKED: Final = "…"
+"""Stands for a value that must not be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,13 @@ class TaskRequest(JsonValue):
             name; None for a task without a context.
         ends_conversation: end the conversation with this task.
         schema: a JSON schema of type object; the answer is then also a Python object.
+        model: a model's alias or id, instead of the definition's; ``inherit`` for the session's.
+        effort: low, medium, high, xhigh or max, instead of the definition's.
+        permission_mode: a mode that is at most as permissive as the definition's own.
+        env: further environment variables of the agent's process. Their values are secrets: no
+            text form, event, log or list shows them; `as_json` does.
+        isolation: ``worktree``: the task runs in a git worktree of its own, as with the field
+            `isolation` of a definition; None for what the definition says.
     """
 
     agent: str
@@ -133,6 +152,19 @@ class TaskRequest(JsonValue):
     conversation: str | None = None
     ends_conversation: bool = False
     schema: Mapping[str, Any] | None = None
+    model: str | None = None
+    effort: str | None = None
+    permission_mode: str | None = None
+    env: Mapping[str, str] | None = field(default=None, repr=False)
+    isolation: str | None = None
+
+    def without_secrets(self) -> TaskRequest:
+        """Return the request for events and lists: each value of `env` is masked."""
+        if not isinstance(self.env, Mapping):  # a wrong one, which its check refuses later
+            return replace(self, env=None)
+        # A wrong name can hold a value: {"TOKEN=abc": ""}.
+        names = (str(name).partition("=")[0] for name in self.env)
+        return replace(self, env=dict.fromkeys(names, MASKED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +188,9 @@ class TaskResult(JsonValue):
         conversation: the name of its conversation, None if it has none.
         place: its place in the conversation: 1 for the first task, which starts without context.
         task_id: the pool's id of the task.
+        worktree: the folder of its git worktree, if the task changed it; otherwise None, and the
+            worktree is removed.
+        branch: the branch of that worktree; None without one.
     """
 
     text: str
@@ -174,6 +209,8 @@ class TaskResult(JsonValue):
     conversation: str | None = None
     place: int = 1
     task_id: str = ""
+    worktree: str | None = None
+    branch: str | None = None
 
     def raise_for_error(self) -> None:
         """Do nothing if the CLI reported an answer.
@@ -238,8 +275,8 @@ class AgentKey(JsonValue):
     Attributes:
         project: the project's folder.
         name: the agent's name there.
-        variant: tells workers of the same agent apart that answer by different JSON schemas;
-            empty without a schema.
+        variant: tells workers of the same agent apart that were started with different JSON
+            schemas or options of a call; empty for those of the definition alone.
     """
 
     project: str

@@ -52,7 +52,7 @@ def test_fields_that_have_an_effect_are_not_named(look: Look) -> None:
     ("field", "value", "why"),
     [
         ("background", "true", "runs in the background of its caller"),
-        ("isolation", "worktree", "project's folder"),
+        ("isolation", "remote", "only worktree has an effect"),
         ("memory", "user", "without memories"),
         ("initialPrompt", "hi", "starts with the task"),
         ("experimental", "{cacheTtl: 1h}", "no option"),

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from agent_pool import ConfigError, TaskResult, ToolUse
+from agent_pool import ConfigError, TaskRequest, TaskResult, ToolUse
 from agent_pool.api import OnEvent
 from agent_pool.mcp.server import build_server
 from support.fake_pool import FakePool, make_result
@@ -204,5 +204,32 @@ def test_a_conversation_can_be_ended_without_stopping_its_agent(era: str) -> Non
             "There is no conversation 'unknown' with a.",
         ]
         assert [call[0] for call in pool.calls] == ["end_conversation"] * 2
+
+    run(main())
+
+
+def test_options_of_a_call_reach_the_pool_but_no_variables(era: str) -> None:
+    options = {"cwd": "/srv/shop", "model": "opus", "effort": "low", "permission_mode": "plan"}
+    options["isolation"] = "worktree"
+    wanted = TaskRequest(
+        "a",
+        "one",
+        "/srv/shop",
+        model="opus",
+        effort="low",
+        permission_mode="plan",
+        isolation="worktree",
+    )
+
+    async def main() -> None:
+        pool = FakePool()
+        async with connected(build_server(pool), era) as client:
+            one = {"agent": "a", "task": "one", **options}
+            await client.call_tool("invoke", one)
+            await client.call_tool("invoke_many", {"tasks": [one]})
+            refused = await client.call_tool("invoke", {**one, "env": {"A": "b"}})
+            assert refused.is_error
+            assert "unknown argument 'env'" in text_of(refused)
+        assert pool.requests == [wanted, wanted]
 
     run(main())

@@ -26,7 +26,8 @@ def test_valid_arguments_are_read_without_any_change() -> None:
 
 def test_missing_argument_is_named_in_the_error() -> None:
     assert refusal(InvokeArguments, "invoke", {"agent": "reviewer"}) == (
-        "invoke: the argument 'task' is missing. Call it as invoke(agent, task, conversation?)."
+        "invoke: the argument 'task' is missing. Call it as invoke(agent, task, conversation?, "
+        "cwd?, model?, effort?, permission_mode?, isolation?)."
     )
     assert "'agent' is missing; the argument 'task' is missing" in refusal(
         InvokeArguments, "invoke", None
@@ -67,6 +68,11 @@ def test_client_schema_lists_all_arguments_of_invoke_and_their_types() -> None:
         "agent": "string",
         "task": "string",
         "conversation": "string",
+        "cwd": "string",
+        "model": "string",
+        "effort": "string",
+        "permission_mode": "string",
+        "isolation": "string",
     }
     assert all("title" not in field for field in schema["properties"].values())
     assert "enum" not in schema["properties"]["agent"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -35,7 +36,9 @@ def agent_pool(
         without: variables to be left out of the environment.
         more: variables to be added to it.
     """
-    environ = project.environment(url, **more)
+    # The package that is tested can lie elsewhere than the installed one.
+    place = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    environ = project.environment(url, **place, **more)
     for name in without:
         del environ[name]
     done = subprocess.run(

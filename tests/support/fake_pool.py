@@ -173,6 +173,7 @@ class FakePool:
         definitions: the agents.
         worker_infos: the workers.
         calls: the name and the arguments of each call; a task of `map` or `submit` is an `invoke`.
+        requests: the tasks.
         error: raised by every call that reaches the pool, if it is set.
     """
 
@@ -182,6 +183,7 @@ class FakePool:
         self.definitions = FakeDefinitions()
         self.worker_infos: list[WorkerInfo] = []
         self.calls: list[tuple[str, ...]] = []
+        self.requests: list[TaskRequest] = []
         self.error: Exception | None = None
         self._run_task = run_task
         self._task_numbers = itertools.count(1)
@@ -227,11 +229,26 @@ class FakePool:
         timeout: float | None = None,
         conversation: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        permission_mode: str | None = None,
+        env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
         request = TaskRequest(
-            agent, task, project, timeout=timeout, conversation=conversation, schema=schema
+            agent,
+            task,
+            project,
+            timeout=timeout,
+            conversation=conversation,
+            schema=schema,
+            model=model,
+            effort=effort,
+            permission_mode=permission_mode,
+            env=env,
+            isolation=isolation,
         )
         return await self._run(request, on_event, on_permission)
 
@@ -244,10 +261,25 @@ class FakePool:
         timeout: float | None = None,
         conversation: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        permission_mode: str | None = None,
+        env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
-            agent, task, project, timeout=timeout, conversation=conversation, schema=schema
+            agent,
+            task,
+            project,
+            timeout=timeout,
+            conversation=conversation,
+            schema=schema,
+            model=model,
+            effort=effort,
+            permission_mode=permission_mode,
+            env=env,
+            isolation=isolation,
         )
         events: list[TaskEvent] = []
         await self._run(request, events.append, on_permission)
@@ -289,6 +321,7 @@ class FakePool:
         self, request: TaskRequest, on_event: OnEvent | None, on_permission: OnPermission | None
     ) -> TaskResult:
         """Run one task; the first event is `Submitted`, the last one `Ended`."""
+        self.requests.append(request)
         words = (request.agent, request.task, request.conversation)
         self._called("invoke", *(word for word in words if word is not None))
         emit: OnEvent = on_event or (lambda _: None)

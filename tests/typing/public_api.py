@@ -86,10 +86,17 @@ async def check_tasks(pool: PoolAPI, request: TaskRequest) -> None:
         timeout=1.5,
         conversation="c",
         schema=schema,
+        model="opus",
+        effort="low",
+        permission_mode="plan",
+        env={"A": "b"},
+        isolation="worktree",
         on_event=on_event,
         on_permission=on_permission,
     )
     assert_type(result, TaskResult)
+    assert_type(result.worktree, str | None)
+    assert_type(result.branch, str | None)
     handle = await pool.submit(request, on_event=on_event, on_permission=on_permission)
     assert_type(handle, TaskHandle)
     assert_type(handle.id, str)

@@ -17,7 +17,6 @@ from agent_pool.text import did_you_mean
 
 _WITHOUT_EFFECT: Final = {
     "background": "every task of a pooled agent already runs in the background of its caller",
-    "isolation": "a pooled agent works in the project's folder",
     "memory": "a pooled agent starts each task without memories",
     "initial_prompt": "a pooled agent starts with the task",
     "cache_ttl": "the CLI has no option for cacheTtl; the API's default applies",
@@ -46,6 +45,7 @@ def unsupported_fields(agent: Agent, project: Project) -> dict[str, str]:
     for key, reason in (
         *((_KEYS[name], why) for name, why in _WITHOUT_EFFECT.items() if getattr(agent, name)),
         *_effort(agent),
+        *_isolation(agent),
         *_permissions(agent, project.settings),
         *_rules_against_tools(agent),
         *refused_fields(agent, project),
@@ -65,6 +65,11 @@ def _effort(agent: Agent) -> Iterator[_Warning]:
 def _rules_against_tools(agent: Agent) -> Iterator[_Warning]:
     if rules := ", ".join(tool for tool in agent.disallowed_tools if "(" in tool):
         yield "disallowedTools", f"Claude Code takes the whole tool away, not only {rules}"
+
+
+def _isolation(agent: Agent) -> Iterator[_Warning]:
+    if agent.isolation == "remote":
+        yield "isolation", "a pooled agent works on this machine; only worktree has an effect"
 
 
 def _permissions(agent: Agent, settings: Settings) -> Iterator[_Warning]:

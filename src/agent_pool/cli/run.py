@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from agent_pool import PoolAPI, TaskResult
+from agent_pool.cli.call_options import request_fields, task_options
 from agent_pool.cli.command import (
     FAILED,
     Command,
@@ -58,6 +59,7 @@ def _read_schema_option(
     metavar="FILE|JSON",
     help="A JSON schema: the answer is JSON that fits it.",
 )
+@task_options
 @click.option("--ask", is_flag=True, help="Ask you here when the agent needs permission.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the answer.")
 @json_option
@@ -65,6 +67,7 @@ def _read_schema_option(
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     agent: str,
     task: str,
     timeout: float | None,
@@ -73,6 +76,7 @@ def run(
     quiet: bool,
     as_json: bool,
     project: Path | None,
+    **options: Any,
 ) -> None:
     """Give an agent one task and print its answer.
 
@@ -85,11 +89,15 @@ def run(
     With --ask, an agent that needs permission (by its permissionMode, or by the setting
     permission_ceiling) asks you, if stdin is a terminal. Otherwise the request is denied.
 
+    --model, --effort, --permission-mode and --env apply to this task only, and --cwd runs it in
+    another folder, with the agents that are defined there.
+
     \b
     Example:
       agent-pool run code-reviewer 'Review the last commit.'
       agent-pool run judge 'Rate this.' --schema score.schema.json | jq .score
       git diff | agent-pool run code-reviewer - --timeout 10m
+      agent-pool run code-reviewer 'Review src.' --model haiku --effort low
     """
     # A single task needs no process in reserve, and no proof that a worker forgets after it.
     settings = load_command_settings(ctx, project, spares=0, prewarm=(), reset="clear")
@@ -97,6 +105,7 @@ def run(
     try:
         text = read_task(task)
         call: dict[str, Any] = {"agent": agent, "task": text, "timeout": timeout, "schema": schema}
+        call |= request_fields(options)
         progress = None if quiet else TaskProgress(agent, console(err=True))
         if ask and sys.stdin.isatty():
             prompt = TerminalPrompt(progress.paused if progress else nullcontext)
@@ -160,3 +169,6 @@ def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
         click.echo(printable(text) if sys.stdout.isatty() else text, color=True)
     if not quiet:
         console(err=True).print(result_text(result), style="dim")
+    # Even if quiet: otherwise its place would be known to no reader.
+    if result.worktree and not as_json:
+        click.echo(f"changes are in {result.worktree} (branch {result.branch})", err=True)

@@ -17,7 +17,6 @@ from agent_pool import (
     PermissionRequest,
     PoolAPI,
     TaskEvent,
-    TaskRequest,
 )
 from agent_pool.mcp import results
 from agent_pool.mcp.calls import Caller
@@ -52,7 +51,12 @@ async def _run(pool: PoolAPI, call: InvokeArguments, caller: Caller, update: Upd
         outcome = await pool.invoke(
             call.agent,
             call.task,
+            project=call.cwd,
             conversation=call.conversation,
+            model=call.model,
+            effort=call.effort,
+            permission_mode=call.permission_mode,
+            isolation=call.isolation,
             on_event=on_event,
             on_permission=permissions.decide,
         )
@@ -83,10 +87,7 @@ class _BatchCall:
 
     async def run(self, pool: PoolAPI) -> list[EndedTask]:
         outcomes = await pool.map(
-            [
-                TaskRequest(task.agent, task.task, conversation=task.conversation)
-                for task in self._tasks
-            ],
+            [task.request for task in self._tasks],
             on_event=self._on_event,
             on_permission=self._on_permission,
             on_end=self._on_end,

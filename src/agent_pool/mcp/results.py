@@ -117,14 +117,21 @@ def _answer_text(ended: EndedTask) -> str:
 def _failure_text(result: TaskResult) -> str:
     how = "" if result.subtype == "success" else f" ({result.subtype})"
     next_step = _NEXT_STEPS.get(result.subtype, _NEXT_STEP)
-    return f"{result.agent} failed{how}: {result.text or 'no reason given'}\n{next_step}"
+    text = f"{result.agent} failed{how}: {result.text or 'no reason given'}\n{next_step}"
+    return text + _worktree_note(result)
 
 
 def _success_text(result: TaskResult) -> str:
     text = result.text or f"({result.agent} finished without an answer.)"
     if result.conversation is not None and result.place == 1:
         text += f"\n\n(The conversation {result.conversation!r} began with this task.)"
-    return text
+    return text + _worktree_note(result)
+
+
+def _worktree_note(result: TaskResult) -> str:
+    if result.worktree is None:
+        return ""
+    return f"\n\n(Its changes are in the worktree {result.worktree}, branch {result.branch}.)"
 
 
 def _permission_note(ended: EndedTask) -> str:

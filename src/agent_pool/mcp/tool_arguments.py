@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agent_pool import AgentPoolError
+from agent_pool import AgentPoolError, TaskRequest
 from agent_pool.text import did_you_mean
 
 MAX_TASKS: Final = 32
@@ -131,6 +131,33 @@ class InvokeArguments(ToolArguments):
         description="Only for follow-ups: a name of your choice. The next task with the same agent "
         "and name still knows this one; without a name every task starts without context.",
     )
+    cwd: NonBlank | None = Field(
+        None, description="The absolute path of another folder to work in; its agents apply."
+    )
+    model: NonBlank | None = Field(None, description="Another model.")
+    effort: NonBlank | None = Field(None, description="low, medium, high, xhigh or max.")
+    permission_mode: NonBlank | None = Field(
+        None, description="A stricter permission mode than the agent's own."
+    )
+    isolation: NonBlank | None = Field(
+        None, description="worktree: work in a git worktree, which is kept if anything changes."
+    )
+
+    @property
+    def request(self) -> TaskRequest:
+        """Return the task that is asked for."""
+        # No `env`: by a variable such as ANTHROPIC_BASE_URL, words that a model has read somewhere
+        # could send the user's credentials to another server.
+        return TaskRequest(
+            self.agent,
+            self.task,
+            self.cwd,
+            conversation=self.conversation,
+            model=self.model,
+            effort=self.effort,
+            permission_mode=self.permission_mode,
+            isolation=self.isolation,
+        )
 
 
 class InvokeManyArguments(ToolArguments):

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
-from agent_pool.agents import Agent, Projects
+from agent_pool.agents import Agent, Project, Projects
 from agent_pool.claude.launch import LaunchConfig
+from agent_pool.claude.trust import permitted_agent
 from agent_pool.errors import ConfigError
+from agent_pool.pool.call_options import NO_OPTIONS, CallOptions
 from agent_pool.pool.launch_cache import LaunchCache
 from agent_pool.pool.scheduler import AgentSpec
 
 KEPT_VERSIONS: Final = 8
 """Versions of an edited agent that are kept although no worker has them: a caller that has just
 resolved its agent can still ask for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class IsolatedFolder:
+    """The folder of a single task.
+
+    Attributes:
+        path: the folder.
+        slot: a number that no other task has now. It is part of the agent's key, so that tasks
+            that run at once do not retire each other's workers; it is used again, so that the
+            number of keys stays small.
+    """
+
+    path: Path
+    slot: int
+
+    @property
+    def variant(self) -> str:
+        """Return its part of the agent's key."""
+        return f"worktree {self.slot}"
 
 
 class AgentRegistry:
@@ -25,6 +48,7 @@ class AgentRegistry:
         projects: the projects of the pool.
         launches: how agents are started.
         in_use: returns the specs that workers have now.
+        callers: the most callers that can wait at once, each with options of its own.
     """
 
     def __init__(
@@ -32,65 +56,133 @@ class AgentRegistry:
         projects: Projects,
         launches: LaunchCache,
         in_use: Callable[[], Collection[AgentSpec | None]],
+        callers: int = 100,
     ) -> None:
         self._projects = projects
         self._launches = launches
         self._in_use = in_use
+        self._kept_variants = callers + KEPT_VERSIONS
         self._known: dict[AgentSpec, tuple[Agent, LaunchConfig]] = {}
         self._blank: dict[str, LaunchConfig] = {}
 
-    async def resolve(self, name: str, project: str | None = None, schema: str = "") -> AgentSpec:
-        """Return the spec of an agent as it is defined now.
+    async def resolve(
+        self,
+        name: str,
+        project: str | None = None,
+        schema: str = "",
+        options: CallOptions = NO_OPTIONS,
+        isolated: IsolatedFolder | None = None,
+    ) -> AgentSpec:
+        """Return the spec of an agent as it is defined now, with the options of a call.
 
         Args:
             name: the agent's name, or that of its file.
             project: the project's folder; `None` for the pool's own.
             schema: the JSON schema of its answers as JSON; empty for plain text.
+            options: what the call changes; workers of other options have another key.
+            isolated: the folder that the worker works in, instead of the project's.
 
         Raises:
             AgentNotFound, ConfigError, SpawnError: see `PoolAPI.invoke`.
         """
         place = self._projects.get(project)
-        agent = place.catalog.find(name)
-        launch = await self._launches.get(agent, place)
+        defined = place.catalog.find(name)
+        agent = options.apply(defined, place.settings)
+        changes = options.variant(defined, agent)
+        launch = await self._launch(agent, place, options if changes else NO_OPTIONS, isolated)
         # A schema is sent with `initialize`, as the prompt is; older versions ignore the prompt
         # there.
         if schema and not launch.prompt_by_initialize:
             raise ConfigError(
                 f"Claude Code {launch.version} cannot answer by a schema; update Claude Code"
             )
-        # The CLI takes a schema once, with `initialize`: each schema has workers of its own.
-        variant = hashlib.sha256(schema.encode()).hexdigest()[:8] if schema else ""
+        # The CLI takes a schema once, with `initialize`, and some options of a call at its start:
+        # each of them has workers of its own. With one key for all, a call with options would
+        # retire the agent's other workers as those of an older version.
+        digest = hashlib.sha256(schema.encode()).hexdigest()[:8] if schema else ""
+        folder = isolated.variant if isolated else ""
+        names = (digest and f"schema {digest}", changes, folder)
+        variant = ", ".join(filter(None, names))
         if schema:
             launch = replace(launch, schema=schema)
         role = launch.role.name if launch.role else ""
         spec = AgentSpec(
-            key=place.key(agent.name, f"schema {variant}" if variant else ""),
+            key=place.key(agent.name, variant),
             version=f"{agent.fingerprint} {launch.profile} {role}",
-            profile=launch.profile,
+            # Without one no spare is started for it: the folder is gone when the task has ended.
+            profile="" if isolated else launch.profile,
             is_role=launch.takes_roles,
+            # A spare of no project can be claimed for the folder of a single task, too.
             base=launch.base_profile,
         )
+        self._keep(spec, agent, launch)
+        return spec
+
+    async def _launch(
+        self,
+        agent: Agent,
+        place: Project,
+        options: CallOptions,
+        isolated: IsolatedFolder | None,
+    ) -> LaunchConfig:
+        if options == NO_OPTIONS and isolated is None:
+            return await self._launches.get(agent, place)
+        derived = options.environment_of(place)
+        if isolated is not None:
+            derived = replace(derived, root=isolated.path)
+        # Asked of the project itself: in another folder its agent files would pass for the user's.
+        return await self._launches.get(permitted_agent(agent, place), place, derived)
+
+    def isolates(self, name: str, project: str | None, options: CallOptions) -> Project | None:
+        """Return the project if a task of this agent gets a worktree; otherwise None.
+
+        Raises:
+            AgentNotFound, ConfigError: see `PoolAPI.invoke`.
+        """
+        place = self._projects.get(project)
+        return place if options.isolates(place.catalog.find(name)) else None
+
+    def forget(self, spec: AgentSpec) -> None:
+        """Drop a spec that no caller can ask for again, and that no worker has."""
+        self._known.pop(spec, None)
+
+    def _keep(self, spec: AgentSpec, agent: Agent, launch: LaunchConfig) -> None:
         # Removed first: a definition that was edited back must count as the newest version again.
         self._known.pop(spec, None)
         self._known[spec] = agent, launch
-        self._blank.setdefault(spec.profile, _blank(launch))
-        if spec.base:
-            self._blank.setdefault(spec.base, replace(_blank(launch), awaits_claim=True))
+        blank = _blank(launch)
+        for profile, spare in (
+            (spec.profile, blank),
+            (spec.base, replace(blank, awaits_claim=True)),
+        ):
+            if profile:
+                self._blank.pop(profile, None)
+                self._blank[profile] = spare
         self._forget_old_versions(spec)
-        return spec
 
     def _forget_old_versions(self, spec: AgentSpec) -> None:
         in_use = self._in_use()
-        old = [known for known in self._known if known.key == spec.key and known not in in_use]
         # A dictionary keeps its order, so the oldest versions come first.
-        for known in old[:-KEPT_VERSIONS]:
+        unused = [known for known in self._known if known not in in_use]
+        versions = [known for known in unused if known.key == spec.key]
+        variants = [known for known in unused if known.key.variant]
+        for known in {*versions[:-KEPT_VERSIONS], *variants[: -self._kept_variants]}:
             del self._known[known]
+        # A spare has the profile of the latest request, or of one that was the latest a moment ago.
+        for profile in list(self._blank)[: -self._kept_variants]:
+            del self._blank[profile]
 
-    def specs_of(self, project: str, agent: str) -> set[AgentSpec]:
-        """Return all specs of an agent: its versions, with and without schemas."""
+    def specs_of(self, folder: str, agent: str) -> set[AgentSpec]:
+        """Return all specs of an agent: its versions, schemas and options.
+
+        Args:
+            folder: the folder of its project, or the one that a worker of it works in.
+            agent: the agent's own name.
+        """
         return {
-            spec for spec in self._known if (spec.key.project, spec.key.name) == (project, agent)
+            spec
+            for spec, (_, launch) in self._known.items()
+            if spec.key.name == agent and folder in (spec.key.project, str(launch.cwd))
         }
 
     def agent(self, spec: AgentSpec | None) -> Agent | None:

@@ -70,7 +70,7 @@ class Conversations:
         """Return the conversation with a worker, for one task alone.
 
         Raises:
-            ConfigError: it began with another schema than this task has.
+            ConfigError: it began with another schema or other options than this task has.
             TooManyRequests: `max_conversations` are open and this would be another one, or
                 `max_waiting` tasks of conversations wait.
             PoolTimeout, ...: as `Supervisor.acquire`.
@@ -209,11 +209,12 @@ class Conversations:
 
 
 def _refuse_other_schema(conversation: Conversation, spec: AgentSpec) -> None:
-    # A process keeps the schema with which it was initialised.
+    # A process keeps the schema and the options with which it was started.
     if conversation.spec.key != spec.key:
         raise ConfigError(
-            f"the conversation {conversation.key} began with another schema, or with none, and can "
-            "only go on with that; use another name, or end it first"
+            f"the conversation {conversation.key} began with another schema, or with none, or with "
+            "other options (model, effort, permission_mode, env), and can only go on as it began; "
+            "use another name, or end it first"
         )
 
 

@@ -27,8 +27,16 @@ class LaunchCache:
         self._queries: dict[_Binary, asyncio.Task[str]] = {}
         self._launches: dict[AgentKey, tuple[tuple[str, str, str], LaunchConfig]] = {}
 
-    async def get(self, agent: Agent, project: Project) -> LaunchConfig:
+    async def get(
+        self, agent: Agent, project: Project, place: Project | None = None
+    ) -> LaunchConfig:
         """Return how a worker of an agent is started.
+
+        Args:
+            agent: the agent.
+            project: its project, which gives the binary too.
+            place: the project as a single call has it, with a folder or variables of its own; the
+                launch is then built for this call alone. None for the project itself.
 
         Raises:
             SpawnError: there is no usable binary.
@@ -36,6 +44,10 @@ class LaunchCache:
         """
         cli = find_cli(project.settings, project.environ)
         version = await self._version(cli, project)
+        if place is not None:
+            # Not kept: each call can have other variables, and it would take the place of the
+            # launch that the agent's other calls share.
+            return build_launch(cli, version, agent, place)
         key, basis = project.key(agent.name), (agent.fingerprint, str(cli), version)
         known = self._launches.get(key)
         if known is None or known[0] != basis or _reads_files(agent, project):

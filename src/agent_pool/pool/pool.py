@@ -39,8 +39,10 @@ from agent_pool.models import (
 from agent_pool.pool.agent_listing import list_agents
 from agent_pool.pool.agent_registry import AgentRegistry
 from agent_pool.pool.batch import Batch, read_requests
+from agent_pool.pool.call_options import read_options
 from agent_pool.pool.conversations import ConversationKey, Conversations
 from agent_pool.pool.event_bus import EventBus, call_listener
+from agent_pool.pool.isolated_tasks import refuse_conversation
 from agent_pool.pool.launch_cache import LaunchCache
 from agent_pool.pool.request_checks import check_agent_name, check_request
 from agent_pool.pool.stats import StatsCounter
@@ -89,7 +91,9 @@ class AgentPool:
         self._bus.subscribe(self._stats.record)
         cookie = secrets.token_hex(8)
         self._probe = ResetProbe(self.settings, environ, cookie)
-        self._registry = AgentRegistry(self._projects, self._launches, self._specs_in_use)
+        # Twice: tasks can wait for a worker, and others for their conversation.
+        callers = 2 * self.settings.max_waiting
+        self._registry = AgentRegistry(self._projects, self._launches, self._specs_in_use, callers)
         self._supervisor = Supervisor(self.settings, self._probe, self._registry, self._bus, cookie)
         self._conversations = Conversations(self._supervisor, self.settings)
         self._supervisor.on_tick = self._conversations.tick
@@ -145,6 +149,7 @@ class AgentPool:
             await self._probe.close()
             await self._launches.close()
             await self._wait_for_tasks()
+            await self._runner.close()
 
     async def _wait_for_tasks(self) -> None:
         # Every task has its result or its error now; its `Ended` is some steps of the loop away.
@@ -199,11 +204,26 @@ class AgentPool:
         timeout: float | None = None,
         conversation: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        permission_mode: str | None = None,
+        env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
         request = TaskRequest(
-            agent, task, project, timeout=timeout, conversation=conversation, schema=schema
+            agent,
+            task,
+            project,
+            timeout=timeout,
+            conversation=conversation,
+            schema=schema,
+            model=model,
+            effort=effort,
+            permission_mode=permission_mode,
+            env=env,
+            isolation=isolation,
         )
         return await self._submit(request, on_event, on_permission).result_or_cancel()
 
@@ -216,10 +236,25 @@ class AgentPool:
         timeout: float | None = None,
         conversation: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        permission_mode: str | None = None,
+        env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
-            agent, task, project, timeout=timeout, conversation=conversation, schema=schema
+            agent,
+            task,
+            project,
+            timeout=timeout,
+            conversation=conversation,
+            schema=schema,
+            model=model,
+            effort=effort,
+            permission_mode=permission_mode,
+            env=env,
+            isolation=isolation,
         )
         # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
         events: asyncio.Queue[TaskEvent] = asyncio.Queue()
@@ -269,7 +304,11 @@ class AgentPool:
 
     async def check(self, request: TaskRequest) -> None:
         check_request(request)
-        self._projects.get(request.project).catalog.find(request.agent)
+        place = self._projects.get(request.project)
+        options, agent = read_options(request), place.catalog.find(request.agent)
+        options.apply(agent, place.settings)
+        if options.isolates(agent):
+            refuse_conversation(request)
 
     async def end_conversation(
         self, agent: str, conversation: str, *, project: str | None = None

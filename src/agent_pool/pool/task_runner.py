@@ -23,8 +23,10 @@ from agent_pool.events import Ended, Retry, Started, Submitted, TaskEvent
 from agent_pool.models import Denied, PermissionRequest, TaskRequest, TaskResult
 from agent_pool.pool.agent_registry import AgentRegistry
 from agent_pool.pool.answer_schema import check_answer
+from agent_pool.pool.call_options import read_options
 from agent_pool.pool.conversations import Conversations
 from agent_pool.pool.event_bus import EventBus, call_listener
+from agent_pool.pool.isolated_tasks import IsolatedTasks
 from agent_pool.pool.request_checks import check_request
 from agent_pool.pool.scheduler import AgentSpec
 from agent_pool.pool.supervisor import OVERLOADED, Supervisor
@@ -69,7 +71,7 @@ class RunningTask:
         self._started: float | None = None
         self._worker = ""
         self._reused = False
-        self.emit(Submitted(request))
+        self.emit(Submitted(request.without_secrets()))
 
     def emit(self, event: TaskEvent) -> None:
         """Publish an event of this task, and pass it to `on_event`."""
@@ -134,6 +136,11 @@ class TaskRunner:
         self._supervisor = supervisor
         self._conversations = conversations
         self._settings = settings
+        self._isolated = IsolatedTasks(registry, supervisor, settings, self.run_on)
+
+    async def close(self) -> None:
+        """Wait until the worktrees of ended tasks are removed or kept."""
+        await self._isolated.close()
 
     async def run(self, task: RunningTask) -> TaskResult:
         """Run a task to its end, and publish `Ended` unless the task is cancelled.
@@ -161,13 +168,16 @@ class TaskRunner:
         request = task.request
         # First: a wrong request must cost neither a process nor a place in the queue.
         schema = check_request(request)
-        spec = await self._registry.resolve(request.agent, request.project, schema)
+        options = read_options(request)
+        if project := self._registry.isolates(request.agent, request.project, options):
+            return await self._isolated.run(task, project, schema, options)
+        spec = await self._registry.resolve(request.agent, request.project, schema, options)
         task.resolved(spec)
         if request.conversation is not None:
             return await self._run_in_conversation(task, spec, request.conversation)
         worker = await self._supervisor.acquire(spec, task.emit)
         try:
-            return await self._run_on(task, worker)
+            return await self.run_on(task, worker)
         finally:
             # A plain call: a cancelled caller can neither lose a worker nor hand a used one on.
             self._supervisor.release(worker)
@@ -179,7 +189,7 @@ class TaskRunner:
         assert conversation.worker is not None, "acquire() brings a worker"
         is_intact = False
         try:
-            result = await self._run_on(task, conversation.worker)
+            result = await self.run_on(task, conversation.worker)
             # After an error the content of its context is unknown.
             is_intact = not result.is_error
         finally:
@@ -189,7 +199,12 @@ class TaskRunner:
             self._conversations.release(conversation, is_intact=is_intact)
         return replace(result, conversation=name, place=conversation.tasks)
 
-    async def _run_on(self, task: RunningTask, worker: Worker) -> TaskResult:
+    async def run_on(self, task: RunningTask, worker: Worker) -> TaskResult:
+        """Run a task on a worker that the caller holds.
+
+        Raises:
+            AgentPoolError: see `PoolAPI.invoke`.
+        """
         request = task.request
         task.started(worker)
         turn = await self._turn(task, worker)

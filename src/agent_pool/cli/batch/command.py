@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +13,7 @@ from agent_pool import AgentStats, Outcome, PoolAPI, TaskEvent, find_cli
 from agent_pool.cli.batch.lines import BatchLine, read_lines
 from agent_pool.cli.batch.progress import BatchProgress
 from agent_pool.cli.batch.results import BatchResults, open_results
+from agent_pool.cli.call_options import request_fields, task_options
 from agent_pool.cli.command import (
     FAILED,
     Command,
@@ -41,24 +43,31 @@ from agent_pool.text import count, seconds_text
     metavar="TIME",
     help="Stop a task that has no timeout of its own after this long: 90, 30s, 5m.",
 )
+@task_options
 @click.option("-q", "--quiet", is_flag=True, help="Print only the results.")
 @project_option
 @click.pass_context
 def batch(
     ctx: click.Context,
+    /,
     file: str,
     output: Path | None,
     timeout: float | None,
     quiet: bool,
     project: Path | None,
+    **options: Any,
 ) -> None:
     """Give agents many tasks, side by side within the pool's limits.
 
     FILE holds one JSON object per line: {"agent": …, "task": …}, and optionally "id", "timeout",
-    "schema" and "conversation"; - is stdin. Each task that ends gives one line of JSON, on stdout
-    or appended to the file of --output: {"line": …, "id": …, "agent": …, "call": …} with the
-    "result", as run --json prints it, or the "error". Lines that cannot be run are reported before
-    any task is run.
+    "schema", "conversation", "cwd", "model", "effort", "permission_mode", "env" and
+    "isolation"; - is stdin.
+    Each task that ends gives one line of JSON, on stdout or appended to the file of --output:
+    {"line": …, "id": …, "agent": …, "call": …} with the "result", as run --json prints it, or the
+    "error". Lines that cannot be run are reported before any task is run.
+
+    --cwd, --model, --effort, --permission-mode, --worktree and --env are for each line that has no
+    such field of its own. Values of "env" are never written into a result.
 
     With --output, a batch that was stopped can continue: run the same command again. Tasks that
     failed are run again too. Tasks of one agent and conversation run in their order.
@@ -74,7 +83,7 @@ def batch(
     settings = load_command_settings(ctx, project, prewarm=())
     pool = make_pool(settings.with_overrides({"max_conversations": settings.max_workers}))
     find_cli(settings)  # without a CLI no task can run; this reports it once for all tasks
-    lines = run_async(read_lines(_read_input(file), pool))
+    lines = run_async(read_lines(_read_input(file), pool, request_fields(options)))
     with open_results(output, lines) as results:
         left = [line for line in lines if line.number not in results.finished]
         messages = console(err=True)

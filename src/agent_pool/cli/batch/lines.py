@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from agent_pool import AgentPoolError, ConfigError, PoolAPI, TaskRequest
+from agent_pool.cli import call_options
 from agent_pool.cli.command import parse_duration
 from agent_pool.text import count, did_you_mean
 
-KNOWN_FIELDS: Final = ("agent", "task", "id", "timeout", "schema", "conversation")
+KNOWN_FIELDS: Final = (
+    *("agent", "task", "id", "timeout", "schema", "conversation"),
+    *call_options.FIELDS,
+)
+NO_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType({})
 _MAX_PROBLEMS: Final = 20
 """Wrong lines that an error shows; the others are counted."""
 
@@ -25,11 +31,13 @@ class BatchLine:
         number: 1 for the first line.
         id: the user's id of the task; None if the line has none.
         request: the task.
+        options: the options of the task that the line itself has, without values of variables.
     """
 
     number: int
     id: str | int | None
     request: TaskRequest
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def agent(self) -> str:
@@ -37,10 +45,10 @@ class BatchLine:
         return self.request.agent
 
     @property
-    def conversation(self) -> tuple[str, str] | None:
+    def conversation(self) -> tuple[str, str, str] | None:
         """Return a key that only lines of the same conversation have; None if it has none."""
         name = self.request.conversation
-        return None if name is None else (self.agent, name)
+        return None if name is None else (self.request.project or "", self.agent, name)
 
     @property
     def digest(self) -> str:
@@ -49,11 +57,19 @@ class BatchLine:
         # again: its other results must stay valid.
         request = self.request
         task = [self.id, request.agent, request.task, request.schema, request.conversation]
+        # Only those of the line: with other options of the command, such as a better model, a user
+        # can run the tasks that failed again. A list without options is as it always was.
+        if self.options:
+            task.append(self.options)
         return hashlib.sha256(json.dumps(task).encode()).hexdigest()[:16]
 
 
-async def read_lines(data: bytes, pool: PoolAPI) -> list[BatchLine]:
+async def read_lines(
+    data: bytes, pool: PoolAPI, defaults: Mapping[str, Any] = NO_DEFAULTS
+) -> list[BatchLine]:
     """Return the lines of a file as tasks; skip blank lines.
+
+    `defaults` are fields of the request for each line that has no such field of its own.
 
     The last task of each conversation ends it, so that a batch needs no more conversations than
     tasks that run at once.
@@ -69,7 +85,7 @@ async def read_lines(data: bytes, pool: PoolAPI) -> list[BatchLine]:
         if not line.strip():
             continue
         try:
-            read = _parse_line(number, line)
+            read = _parse_line(number, line, defaults)
             await _check(read, pool, schemas)
         except (AgentPoolError, ValueError) as error:
             problems.append(f"line {number}: {error}")
@@ -110,7 +126,7 @@ def _refuse(problems: Sequence[str]) -> None:
     )
 
 
-def _parse_line(number: int, line: bytes) -> BatchLine:
+def _parse_line(number: int, line: bytes, defaults: Mapping[str, Any]) -> BatchLine:
     try:
         found = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -126,7 +142,19 @@ def _parse_line(number: int, line: bytes) -> BatchLine:
     task_id = _checked_id(fields.pop("id", None))
     if isinstance(fields.get("timeout"), str):
         fields["timeout"] = parse_duration(fields["timeout"])
-    return BatchLine(number, task_id, TaskRequest(**fields))
+    options = _shown_options(fields)
+    if "cwd" in fields:
+        fields["project"] = fields.pop("cwd")
+    return BatchLine(number, task_id, TaskRequest(**{**defaults, **fields}), options)
+
+
+def _shown_options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a line, of its variables only the names."""
+    options = {name: fields[name] for name in call_options.FIELDS if name in fields}
+    # A digest of a short secret could be reversed by trying.
+    if isinstance(options.get("env"), dict):
+        options["env"] = sorted(options["env"])
+    return options
 
 
 def _check_field_names(found: Mapping[str, Any]) -> None:

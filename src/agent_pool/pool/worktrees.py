@@ -1,0 +1,246 @@
+"""Git worktrees for tasks with `isolation: worktree`: made, checked for changes, removed.
+
+A worktree stands where Claude Code puts those of its own sub-agents (2.1.332):
+`.claude/worktrees/NAME` of the repository, on the branch `worktree-NAME`. It is kept if its task
+changed it, and removed with its branch if not. Its lock names the process of its pool, so that
+another pool can tell when the pool was killed, and remove what nobody changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from agent_pool.errors import TaskFailed
+
+log = logging.getLogger("agent_pool")
+
+GIT_TIMEOUT: Final = 120.0
+"""Seconds for one git command; the checkout of a large repository is the longest."""
+KILLED_TIMEOUT: Final = 5.0
+"""Seconds in which a killed git must end."""
+
+_OPTIONS: Final = (
+    # Hooks and a file monitor are programs of the repository; Claude Code runs none for a worktree.
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+)
+_OF_REPOSITORY: Final = re.compile(r"GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|PREFIX|NAMESPACE)")
+"""Variables that would lead git to another repository; hooks of git set them."""
+_NAME: Final = re.compile(r"pool-[0-9a-f]{16}")
+_LOCK: Final = re.compile(r"agent-pool \(pid (\d+) start (\d+(?:\.\d+)?)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Worktree:
+    """A worktree of one task.
+
+    Attributes:
+        root: the root of the repository that it belongs to.
+        path: its folder.
+        branch: its branch.
+        base: the commit that it began with.
+        folder: the folder of the task in it: the one that the caller's folder is in the repository.
+    """
+
+    root: Path
+    path: Path
+    branch: str
+    base: str
+    folder: Path
+
+
+class GitError(Exception):
+    """A git command failed; the message is its own, or says why it could not run."""
+
+
+async def make_worktree(folder: Path, environ: Mapping[str, str]) -> Worktree:
+    """Make a worktree of the commit that is checked out in a folder.
+
+    Args:
+        folder: a folder in a git repository.
+        environ: the environment of git.
+
+    Raises:
+        TaskFailed: that is not possible; the message says why.
+    """
+    try:
+        root = Path(await _git(folder, environ, "rev-parse", "--show-toplevel"))
+        base = await _git(root, environ, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        await remove_abandoned(root, environ)
+        made = _plan(root, folder, base)
+        await _add(made, environ)
+        return made
+    except (GitError, OSError) as error:
+        raise TaskFailed(
+            f"no git worktree can be made for {str(folder)!r}, so the task was not started "
+            f"(isolation: worktree): {str(error) or 'there is no commit yet'}"
+        ) from None
+
+
+def _plan(root: Path, folder: Path, base: str) -> Worktree:
+    """Choose a name and a place, and make the folder of all worktrees.
+
+    Raises:
+        GitError: the place leads out of the repository.
+    """
+    place = root / ".claude" / "worktrees"
+    place.mkdir(parents=True, exist_ok=True)
+    # A repository can hold a link there that leads out of it.
+    if place.resolve() != root.resolve() / ".claude" / "worktrees":
+        raise GitError(f"{place} leads out of the repository")
+    name = f"pool-{secrets.token_hex(8)}"
+    path = place / name
+    inside = path / folder.resolve().relative_to(root.resolve())
+    return Worktree(root, path, f"worktree-{name}", base, inside)
+
+
+async def _add(made: Worktree, environ: Mapping[str, str]) -> None:
+    reason = f"agent-pool (pid {os.getpid()} start {psutil.Process().create_time():.2f})"
+    try:
+        await _git(
+            made.root,
+            environ,
+            *("worktree", "add", "--quiet", "--lock", "--reason", reason),
+            # Tracking would write to the repository's config, and that fails if two do it at once.
+            *("--no-track", "-b", made.branch, str(made.path), made.base),
+        )
+        # A folder without a committed file is not in the worktree.
+        made.folder.mkdir(parents=True, exist_ok=True)
+    except BaseException:
+        # Cancelled in the middle too. What is left of it has no change of any task.
+        await asyncio.shield(_remove(made, environ))
+        raise
+
+
+async def finish_worktree(worktree: Worktree, environ: Mapping[str, str]) -> bool:
+    """Remove a worktree that its task did not change; return whether it was kept.
+
+    In doubt it is kept. No process of the task may be left, or it could write after the check.
+    """
+    try:
+        changed = await _is_changed(worktree, environ)
+        if not changed:
+            await _remove(worktree, environ)
+            return False
+        # Without the lock its owner can remove it by `git worktree remove`.
+        await _git(worktree.root, environ, "worktree", "unlock", str(worktree.path))
+    except (GitError, OSError) as error:
+        log.warning("the worktree %s is kept: %s", worktree.path, error)
+    return worktree.path.exists()
+
+
+async def _is_changed(worktree: Worktree, environ: Mapping[str, str]) -> bool:
+    """Check for uncommitted changes, new files and commits; ignored files do not count."""
+    status = ("status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none")
+    if await _git(worktree.path, environ, *status):
+        return True
+    # Both: the task can have checked out another branch after a commit on its own.
+    tips = await _git(worktree.path, environ, "rev-parse", "HEAD", f"refs/heads/{worktree.branch}")
+    return set(tips.split()) != {worktree.base}
+
+
+async def _remove(worktree: Worktree, environ: Mapping[str, str]) -> None:
+    root = worktree.root
+    with suppress(GitError):  # it is there no more, or was never made
+        # Twice: once for ignored files, once for the lock.
+        await _git(root, environ, *("worktree", "remove", "--force", "--force", str(worktree.path)))
+    with suppress(GitError):
+        # Only at the commit that it began with: git compares and deletes in one step.
+        ref = f"refs/heads/{worktree.branch}"
+        await _git(root, environ, "update-ref", "-d", ref, worktree.base)
+    with suppress(OSError):
+        worktree.path.parent.rmdir()  # only if it is empty
+
+
+async def remove_abandoned(root: Path, environ: Mapping[str, str]) -> None:
+    """Remove the unchanged worktrees of pools that were killed; unlock the changed ones.
+
+    Raises:
+        GitError: git cannot list the worktrees.
+    """
+    place = root / ".claude" / "worktrees"
+    # Most repositories have none, and then git need not be asked.
+    if not place.is_dir() or not any(map(_NAME.fullmatch, os.listdir(place))):  # noqa: PTH208
+        return
+    listing = await _git(root, environ, "worktree", "list", "--porcelain")
+    for found in _abandoned(root, listing):
+        # A branch begins at the commit of its first entry in the log of its changes.
+        try:
+            log_of = ("reflog", "show", "--format=%H", found.branch)
+            first = (await _git(root, environ, *log_of)).split()[-1:]
+        except GitError:
+            continue
+        base = first[0] if first else ""
+        kept = await finish_worktree(
+            Worktree(found.root, found.path, found.branch, base, found.path), environ
+        )
+        log.info("%s of a pool that was killed was %s", found.path, "kept" if kept else "removed")
+
+
+def _abandoned(root: Path, listing: str) -> Iterator[Worktree]:
+    """Yield the worktrees in git's listing whose pool runs no more; their base is not known."""
+    for block in listing.split("\n\n"):
+        fields = dict(line.partition(" ")[::2] for line in block.splitlines())
+        path = Path(fields.get("worktree", ""))
+        owner = _LOCK.fullmatch(fields.get("locked", ""))
+        is_ours = _NAME.fullmatch(path.name) and path.parent.name == "worktrees"
+        if is_ours and owner and not _runs(int(owner[1]), float(owner[2])):
+            yield Worktree(root, path, f"worktree-{path.name}", "", path)
+
+
+def _runs(pid: int, start: float) -> bool:
+    try:
+        # The kernel gives the number of an ended process to another one later.
+        return abs(psutil.Process(pid).create_time() - start) < 1
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+async def _git(folder: Path, environ: Mapping[str, str], *arguments: str) -> str:
+    """Run git in a folder; return its output without the last line break.
+
+    Raises:
+        GitError: it cannot be run, it failed, or it took longer than `GIT_TIMEOUT`.
+    """
+    env = {name: value for name, value in environ.items() if not _OF_REPOSITORY.fullmatch(name)}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *("git", *_OPTIONS, *arguments),
+            cwd=folder,
+            # No question can be answered here.
+            env={**env, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C must not stop it half way
+        )
+    except OSError as error:
+        raise GitError(f"git cannot be run: {error.strerror or error}") from None
+    try:
+        async with asyncio.timeout(GIT_TIMEOUT):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise GitError(f"git {arguments[0]} took longer than {GIT_TIMEOUT:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), KILLED_TIMEOUT)
+    if process.returncode:
+        raise GitError(errors.decode(errors="replace").strip().removeprefix("fatal: "))
+    return output.decode(errors="surrogateescape").rstrip("\n")
