@@ -79,7 +79,13 @@ def test_programs_of_agents_outside_the_project_need_no_trust(
     project: TempProject, folder: str
 ) -> None:
     agent = make_agent(project.root.parent / folder / "one.md", hooks=HOOKS)
-    assert permitted_agent(agent, place(project)) == agent
+    chosen = project.root.parent / "elsewhere"
+    assert permitted_agent(agent, place(project, agents_dir=chosen)) == agent
+
+
+def test_programs_of_an_agent_above_the_project_need_trust(project: TempProject) -> None:
+    path = project.root.parent / ".claude" / "agents" / "one.md"
+    assert permitted_agent(make_agent(path, hooks=HOOKS), place(project)).hooks is None
 
 
 def test_an_unreadable_state_file_is_an_error_only_if_needed(project: TempProject) -> None:

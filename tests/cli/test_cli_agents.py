@@ -54,13 +54,13 @@ def test_no_tools_and_all_tools_are_shown_differently(here: TempProject) -> None
 
 
 def test_a_broken_definition_is_listed_with_its_error(here: TempProject) -> None:
-    path = here.agent("bad", skills="[gone]")
+    path = here.agent("bad", expertise="[gone]")
     done = invoke("agents")
     assert done.exit_code == 0
-    assert done.stdout.startswith(f"bad cannot be used: {path}:3: skills: ")
+    assert done.stdout.startswith(f"bad cannot be used: {path}:3: expertise: ")
     (found,) = json.loads(invoke("agents", "--json").stdout)
     assert (found["name"], found["path"]) == ("bad", str(path))
-    assert found["error"].startswith(f"{path}:3: skills: ")
+    assert found["error"].startswith(f"{path}:3: expertise: ")
 
 
 def test_without_agents_the_list_suggests_the_init_command(here: TempProject) -> None:

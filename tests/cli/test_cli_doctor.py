@@ -99,8 +99,8 @@ def test_probe_finds_out_and_stores_whether_the_cli_forgets(project: TempProject
 
 
 def test_each_broken_definition_is_reported_as_wrong(project: TempProject) -> None:
-    project.agent("bad", skills="[gone]")
-    project.agent("worse", tools="5")
+    project.agent("bad", expertise="[gone]")
+    project.agent("worse", tools="read")
     code, messages = findings(project, "--quick")
     assert code == 1
     assert [line.split()[0] for line in messages["Agents/wrong"]] == ["bad", "worse"]

@@ -269,10 +269,16 @@ class _FolderChoice:
         self._user = claude_home(environ)
         home = environ.get("HOME", "")
         self._places = find_project_folders(_make_absolute(settings.project_dir), home)
-        self._known: dict[tuple[Path, ...], tuple[Path, ...]] = {}
+        self._known: dict[tuple[bool, ...], SearchFolders] = {}
 
     def choose(self) -> SearchFolders:
         """Return the folders; only those of a linked worktree can change."""
+        state = self._places.has_own("agents", "skills", "commands")
+        if state not in self._known:
+            self._known[state] = self._build()
+        return self._known[state]
+
+    def _build(self) -> SearchFolders:
         settings, user = self._settings, self._user
         project = settings.project_dir / ".claude"
         # `agents_dir` is searched before the project's folders; `skills_dir` and `expertise_dir`
@@ -284,18 +290,13 @@ class _FolderChoice:
         skills += [] if settings.skills_dir else self._places.choose("skills")
         commands = [user / "commands", *self._places.choose("commands")]
         return SearchFolders(
-            commands=self._distinct(*commands),
-            agents=self._distinct(*first, *self._places.choose("agents"), user / "agents"),
-            skills=self._distinct(*skills),
-            expertise=self._distinct(
+            commands=_drop_duplicates(*commands),
+            agents=_drop_duplicates(*first, *self._places.choose("agents"), user / "agents"),
+            skills=_drop_duplicates(*skills),
+            expertise=_drop_duplicates(
                 settings.expertise_dir or project / "expertise", user / "expertise"
             ),
         )
-
-    def _distinct(self, *folders: Path) -> tuple[Path, ...]:
-        if folders not in self._known:
-            self._known[folders] = _drop_duplicates(*folders)
-        return self._known[folders]
 
 
 def _drop_duplicates(*folders: Path) -> tuple[Path, ...]:

@@ -24,6 +24,12 @@ class ProjectFolders:
     root: Path | None
     main: Path | None
 
+    def has_own(self, *kinds: str) -> tuple[bool, ...]:
+        """Return for each kind whether a linked worktree has a folder of it; () without one."""
+        if self.main is None or self.root is None:
+            return ()
+        return tuple((self.root / ".claude" / kind).exists() for kind in kinds)
+
     def choose(self, kind: str) -> list[Path]:
         """Return the folders ``.claude/KIND`` to search; those of the project need not exist.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agent_pool import PoolAPI, TaskRequest
+from agent_pool import AgentList, PoolAPI, TaskRequest
 from agent_pool.cli import starter
 from agent_pool.cli.command import Command, load_command_settings, project_option, run_async
 from agent_pool.cli.connect import make_pool
@@ -36,7 +36,7 @@ async def _write_files(pool: PoolAPI, project: Path) -> None:
     found = await pool.agents()
     for path, text in (
         (project / ".claude" / "agents" / f"{starter.AGENT}.md", starter.AGENT_TEXT),
-        (Path(found.skill_folders[0]) / starter.SKILL / "SKILL.md", starter.SKILL_TEXT),
+        (_skill_folder(found) / starter.SKILL / "SKILL.md", starter.SKILL_TEXT),
         (Path(found.expertise_folders[0]) / f"{starter.EXPERTISE}.md", starter.EXPERTISE_TEXT),
     ):
         click.echo(f"{'wrote' if _write_new(path, text) else 'kept '}  {path}")
@@ -61,3 +61,10 @@ Next:
   1. Describe this project in {project / ".claude" / "expertise"}.
   2. agent-pool run {starter.AGENT} 'Review the last commit.'
   3. agent-pool install lets Claude Code delegate to it."""
+
+
+def _skill_folder(found: AgentList) -> Path:
+    """Return the folder for a project's skill: the project's own if it is searched."""
+    # The user's folder comes first there, unless SKILLS_DIR replaces the project's.
+    own = str(Path(found.project) / ".claude" / "skills")
+    return Path(own if own in found.skill_folders else found.skill_folders[0])
