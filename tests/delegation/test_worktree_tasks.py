@@ -181,11 +181,15 @@ def test_hooks_of_an_untrusted_agent_stay_out_in_a_worktree(
 ) -> None:
     hook = {"hooks": [{"type": "command", "command": f"touch {tmp_path}/ran"}]}
     hooks = json.dumps({"PreToolUse": [{"matcher": "Bash", **hook}]})
-    pool_project.agent("hooked", description="x", isolation="worktree", hooks=hooks)
+    made = pool_project.agent("hooked", description="x", isolation="worktree", hooks=hooks)
+    # A folder of the project; seen from the worktree it looks like one of the user.
+    team = pool_project.root / "team"
+    team.mkdir()
+    made.rename(team / made.name)
     make_repository(pool_project.root)
 
     async def main() -> None:
-        async with pool_project.real(commands) as (pool, _):
+        async with pool_project.real(commands, agents_dir=team) as (pool, _):
             await pool.invoke("hooked", "true")
             assert not (tmp_path / "ran").exists()
             pool_project.trust()
