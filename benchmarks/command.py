@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from agent_pool import find_cli
 from agent_pool.cli.command import WIDTH, Command, load_command_settings, run_async
 from agent_pool.cli.output import console, print_json
+from benchmarks.agents import agents
 from benchmarks.comparison import METHOD_LABELS, PAIR, QUICK_PLAN, BenchmarkPlan, compare_methods
 from benchmarks.machine import describe_machine
 from benchmarks.memory import memory
@@ -46,7 +47,7 @@ def _check_plot(ctx: click.Context, parameter: click.Parameter, value: Path | No
 @click.group(
     cls=BenchmarkGroup,
     invoke_without_command=True,
-    subcommand_metavar="[memory [OPTIONS]]",
+    subcommand_metavar="[agents [OPTIONS] | memory [OPTIONS]]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 @click.option(
@@ -111,6 +112,7 @@ def benchmarks(
       python -m benchmarks --json bench.json --plot bench.svg
       python -m benchmarks --methods bare,pool --pairs 500
       python -m benchmarks memory --tasks 100
+      python -m benchmarks agents
     """
     if ctx.invoked_subcommand is not None:
         _refuse_options(ctx)
@@ -133,6 +135,7 @@ def benchmarks(
         write_plot(result, plot_file)
 
 
+benchmarks.add_command(agents)
 benchmarks.add_command(memory)
 
 

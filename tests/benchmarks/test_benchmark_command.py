@@ -186,6 +186,23 @@ def test_memory_and_times_of_both_workers_are_reported(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_agents_in_turn_and_first_tasks_are_compared_with_claude(
+    project: TempProject, tmp_path: Path
+) -> None:
+    options = ("--agents", "2", "--rounds", "1")
+    running = start_command(project, "agents", *options, temporary=tmp_path / "tmp")
+    stdout, stderr = running.communicate(timeout=100)
+    assert (running.returncode, stderr) == (0, "")
+    rows = re.findall(r"^(\S.*?\S) +(\d+) ms +(\d+) ms +([\d.]+) +of (\d)$", stdout, re.MULTILINE)
+    assert [(title.split(",")[0], int(number)) for title, *_, number in rows] == [
+        ("2 agents in turn", 2),
+        ("first task of an agent", 1),
+        ("first task in a project", 1),
+    ]
+    assert all(float(ratio) > 0 for *_, ratio, _ in rows)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 @pytest.mark.long
 def test_an_interrupted_memory_benchmark_leaves_no_process(
     project: TempProject, tmp_path: Path

@@ -15,6 +15,7 @@ from agent_pool.claude.protocol.signals import (
     PermissionAsked,
     ProtocolBroken,
     ResetFinished,
+    RoleMissed,
     Signal,
     StrayFinished,
     TurnFinished,
@@ -483,3 +484,31 @@ def test_an_answer_before_broken_json_in_one_chunk_still_arrives() -> None:
     signals = session.receive(frames.HELLO.data + b"{broken\n")
     assert kinds(signals)[-2:] == [TurnFinished, ProtocolBroken]
     assert session.state is SessionState.BROKEN
+
+
+# The agent and the folder of a turn
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("tools", ["Read", "Bash"], "it has Bash, which its agent does not name"),
+        ("tools", ["Read", "Task"], "it has Agent, which its agent does not name"),
+        ("tools", ["Read", "Monitor"], "it has Monitor, which its agent must not have"),
+        ("cwd", "/elsewhere", "it works in /elsewhere"),
+        ("permissionMode", "bypassPermissions", "its permission mode is bypassPermissions"),
+    ],
+)
+def test_a_turn_that_is_not_that_of_its_role_is_reported(
+    field: str, value: object, problem: str
+) -> None:
+    session = ready()
+    session.role = Role("r", "", None, frozenset({"Read"}), frozenset({"Monitor"}), "")
+    session.folders, session.modes = frozenset({"/here"}), frozenset({"plan", "default"})
+    init = {"type": "system", "subtype": "init", "cwd": "/here", "permissionMode": "default"}
+    session.prompt("s", "task")
+    right = {**init, "tools": ["Read", "TaskStop"], "user_message_uuids": ["s"]}
+    assert session.receive(as_lines(right)) == []
+    assert session.taints == []
+    assert session.receive(as_lines({**right, field: value})) == [RoleMissed(problem)]
+    assert f"it is not its agent: {problem}" in session.taints

@@ -257,7 +257,7 @@ async def run_task(turn: Turn, handler: Any, **settings: float) -> str:
         return AskingWorker(turn)
 
     runner = TaskRunner(
-        cast(Any, SimpleNamespace(resolve=resolve)),
+        cast(Any, SimpleNamespace(resolve=resolve, isolates=lambda *_: None)),
         cast(Any, SimpleNamespace(acquire=acquire, release=released.append)),
         cast(Any, None),
         Settings(**cast(Any, settings)),

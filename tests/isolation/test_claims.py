@@ -75,6 +75,38 @@ def test_a_spare_serves_the_project_that_needs_it_first(harness: PoolHarness) ->
     harness.run(main())
 
 
+def test_agents_of_several_projects_in_turn_share_nothing(open_harness: OpenHarness) -> None:
+    harness = open_harness(spares=1, max_workers=3)
+    folders = [make_project(harness, name) for name in ("one", "two")]
+    for folder in folders:
+        text = (
+            f"---\nname: other\ndescription: d\ntools: Read, Bash\n---\nOther of {folder.name}.\n"
+        )
+        (folder / ".claude" / "agents" / "other.md").write_text(text)
+
+    async def main() -> None:
+        secrets: list[str] = []
+        for turn in range(12):
+            folder, agent = folders[turn % 2], ("worker", "other", "worker")[turn % 3]
+            secret, name = harness.word("secret"), f"var_{turn}"
+            steps = (bash(f"export {name}={secret}; pwd; env | grep -c var_ || true"), secret)
+            outcome = await harness.ask(harness.plan(*steps), agent=agent, project=str(folder))
+            assert outcome.text == secret
+            (first, second) = outcome.requests
+            assert memories(first) == {folder.name}
+            prompt = (
+                f"You work for {folder.name}." if agent == "worker" else f"Other of {folder.name}."
+            )
+            assert prompt in first.system_text
+            assert not any(word in as_text(first) for word in secrets)
+            assert f"{folder}\\n1" in as_text(second)
+            assert ("Read" in first.tools) == (agent == "other")
+            secrets.append(secret)
+        assert len(await harness.pool.workers()) <= 3
+
+    harness.run(main())
+
+
 def test_a_claimed_spare_reads_memory_files_as_they_are_then(harness: PoolHarness) -> None:
     one = make_project(harness, "one")
     user = harness.project.home / ".claude" / "CLAUDE.md"

@@ -83,6 +83,11 @@ def cli_mode(agent: Agent, settings: Settings) -> str:
     return "default" if mode == "ask" else mode
 
 
+def permitted_modes(mode: str) -> frozenset[str]:
+    """Return a mode of the CLI and the stricter ones; a policy can forbid more than was asked."""
+    return frozenset(PERMISSIONS[: PERMISSIONS.index(mode) + 1])
+
+
 def tool_rules(agent: Agent) -> list[str]:
     """Return the tools that it has for some uses only, such as ``Bash(git log:*)``."""
     return [tool for tool in agent.tools or () if "(" in tool]

@@ -19,6 +19,7 @@ from typing import Final, Literal
 
 from agent_pool.claude import failures, process_tree, termination
 from agent_pool.claude.binary import parse_version
+from agent_pool.claude.cli_options import permitted_modes
 from agent_pool.claude.context_files import ContextFiles, ContextStamp, has_modules
 from agent_pool.claude.failures import WorkerLabel
 from agent_pool.claude.launch import (
@@ -246,6 +247,7 @@ class Worker:
         self.launch = launch
         if launch.takes_roles and not launch.awaits_claim:
             self._session.folders = _spellings(launch.cwd)
+            self._session.modes = permitted_modes(launch.mode)
         if launch.role is not None:
             await self._take_role(launch.role)
 
@@ -265,6 +267,8 @@ class Worker:
             self._session.taint("settings were edited while it waited for its claim")
         context = ContextFiles(launch)
         context_read = context.stamp()
+        # The definitions of plugins are read at the claim too, so the role is known afterwards.
+        self._roles.add(launch.role)
         if self.is_clean:
             folder, mode = str(launch.cwd), launch.mode
             await self._configure(lambda id_: self._session.claim(id_, folder, mode))

@@ -87,6 +87,7 @@ class Session:
         plugins: the folders of the plugins that the last turn had, without the built-in ones.
         role: the agent that the process has become; None if it was started as one.
         folders: the paths of the folder that it must work in; empty if that is not checked.
+        modes: the permission modes that it can have; empty if that is not checked.
         refused_claim: why the last claim was refused; empty if it was not. The process waits for
             another claim then.
     """
@@ -112,6 +113,7 @@ class Session:
         self.plugins: tuple[str, ...] = ()
         self.role: Role | None = None
         self.folders: frozenset[str] = frozenset()
+        self.modes: frozenset[str] = frozenset()
         self.refused_claim = ""
         self._lines = LineBuffer(max_line)
         self._initialize_id = ""
@@ -465,9 +467,11 @@ class Session:
 
     def _problem_of_turn(self, frame: Frame) -> str:
         """Return how a turn differs from the agent and the folder of this session; else empty."""
-        folder = text_of(frame, "cwd")
+        folder, mode = text_of(frame, "cwd"), text_of(frame, "permissionMode")
         if self.folders and folder and folder not in self.folders:
             return f"it works in {folder}"
+        if self.modes and mode and mode not in self.modes:
+            return f"its permission mode is {mode}"
         return self.role.problem(frame) if self.role is not None else ""
 
     def _compare_with_baseline(self, frame: Frame) -> None:
