@@ -407,6 +407,7 @@ class ResetVerdict(JsonValue):
         stamps_results: the CLI names in each result the prompt that it answers.
         stamps_turns: the CLI names the prompt at the beginning of its turn, too.
         switches: a process that takes another role sends nothing of the earlier one.
+        claims: a process that was claimed for a folder sends what one sends that started there.
     """
 
     forgets: bool
@@ -417,6 +418,7 @@ class ResetVerdict(JsonValue):
     stamps_results: bool = False
     stamps_turns: bool = False
     switches: bool = False
+    claims: bool = False
 
 
 # The pool

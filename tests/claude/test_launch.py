@@ -86,6 +86,10 @@ def settings(**fields: Any) -> Settings:
     return Settings(project_dir=PROJECT, **fields)
 
 
+OF_THE_USER = settings(agents_dir=CLI.parent)
+"""With it the definition is not one of the project, whose programs need trust."""
+
+
 def agent(**fields: Any) -> Agent:
     return Agent(**{"name": "tester", "description": "", "prompt": "You test.", **fields}, path=CLI)
 
@@ -179,11 +183,11 @@ def test_agent_setting_and_version_decide_how_a_worker_treats_memory(
 def test_an_old_cli_refuses_agents_with_single_tools_of_servers() -> None:
     inline = ('{"own":{"command":"x"}}',)
     for tools in (("mcp__own",), ("mcp__own__*",), None):
-        given = launch("2.0.77", tools=tools, mcp_servers=inline)
+        given = launch("2.0.77", tools=tools, mcp_servers=inline, setting=OF_THE_USER)
         assert given.mcp_config
         assert option(given, "agents") is None
     with pytest.raises(ConfigError, match="cannot limit an agent to mcp__own__a; update it"):
-        launch("2.0.77", tools=("Read", "mcp__own__a"), mcp_servers=inline)
+        launch("2.0.77", tools=("Read", "mcp__own__a"), mcp_servers=inline, setting=OF_THE_USER)
 
 
 def test_lean_and_fast_workers_are_not_interchangeable() -> None:
@@ -397,7 +401,7 @@ DIFFERENT: dict[str, Callable[[], LaunchConfig]] = {
     "named tool of a session": lambda: launch(tools=("Monitor",)),
     "turns": lambda: launch(max_turns=3),
     "permissions": lambda: launch(permission_mode="plan"),
-    "hooks": lambda: launch(hooks="{}"),
+    "hooks": lambda: launch(hooks="{}", setting=OF_THE_USER),
     "old tools": lambda: launch(OLD, tools=("Read",)),
     "old no tools": lambda: launch(OLD, tools=()),
     "old disallowed tools": lambda: launch(OLD, disallowed_tools=("Read",)),

@@ -83,7 +83,7 @@ def test_a_wrong_reset_answer_is_logged_and_replaces_the_worker(
 ) -> None:
     caplog.set_level(logging.INFO)
     # From 2.1.330 on such a turn fails at once, see below.
-    harness = harness_with(fault, version="2.1.300" if fault == "cwd" else "")
+    harness = harness_with(fault, version="2.1.300" if fault in ("cwd", "mode") else "")
 
     async def main() -> None:
         first = await harness.ask(harness.plan("the first"))

@@ -29,14 +29,16 @@ class Wrapper:
         folder.mkdir()
         self.path = folder / "claude"
         self._starts = folder / "starts"
-        then = f"echo probe >> {self._starts}; {in_probe or ':'}"
+        # Each probe has a second process, which waits for its claim.
+        note = f'case "$*" in *--await-claim*) ;; *) echo probe >> {self._starts};; esac'
+        then = f"{note}; {in_probe or ':'}"
         self.path.write_text(
             f'#!/bin/sh\nif [ -z "${MARK}" ]; then {then}; fi\nexec "{real_cli()}" "$@"\n'
         )
         self.path.chmod(0o755)
 
     def probes(self) -> int:
-        """Return how many processes probes have started."""
+        """Return how many probes have begun."""
         return len(self._starts.read_text().splitlines()) if self._starts.exists() else 0
 
 

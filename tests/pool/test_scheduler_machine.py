@@ -172,7 +172,10 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
     @rule(
         data=st.data(),
         what=st.sampled_from(
-            ["grow", "pause", "no_reset", "drain", "drain", "retire", "switchable", "switchable"]
+            [
+                *("grow", "pause", "no_reset", "drain", "drain", "retire"),
+                *("switchable", "switchable", "no_claims"),
+            ]
         ),
     )
     def disturb_the_pool(self, data: st.DataObject, what: str) -> None:
@@ -185,6 +188,15 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
             profile = data.draw(st.sampled_from(["f", "g"]))
             self.no_reset.add(profile)
             self.perform(self.scheduler.forbid_reset(profile, self.now))
+        elif what == "no_claims":
+            self.unclaimable.add("base")
+            spares = [
+                one for one in self.workers.values() if (one.spec, one.profile) == (None, "base")
+            ]
+            for worker in spares:
+                worker.is_unfit = True
+            self.perform(self.scheduler.forbid_claims("base", self.now))
+            assert all(one.is_stopping or one.doing == "starting" for one in spares)
         elif what == "switchable":
             self.switchable.add("f")
             self.perform(self.scheduler.allow_switching("f", self.now))

@@ -241,6 +241,16 @@ def test_a_project_that_cannot_be_claimed_gets_spares_of_its_own() -> None:
     assert spares == ["elsewhere"]
 
 
+def test_no_spare_is_claimed_once_claims_are_forbidden() -> None:
+    pool = switching(spares=1)
+    name = parked(pool)
+    assert pool.tell("forbid_claims", "base")[0] == Stop(name, RetireReason.DRAINED)
+    pool.tell("removed", name)
+    pool.request(CLAIMS)
+    assert [type(action) for action in pool.actions] == [Spawn, Spawn]
+    assert {action.profile for action in pool.actions if isinstance(action, Spawn)} == {"here"}
+
+
 def test_a_claimed_worker_never_returns_to_another_project() -> None:
     pool = switching(spares=0, max_workers=1)
     name = pool.idle(CLAIMS)

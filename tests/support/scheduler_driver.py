@@ -219,7 +219,9 @@ class SchedulerModel:
         assert (worker.is_unfit, worker.is_stopping) == (False, False)
         if worker.spec is None:
             assert worker.doing == "parked"
-            claims = worker.profile == spec.base and spec.profile not in self.unclaimable
+            claims = worker.profile == spec.base and not (
+                self.unclaimable & {spec.profile, spec.base}
+            )
             assert worker.profile == spec.profile or claims
         else:
             self.check_switch(worker, spec)

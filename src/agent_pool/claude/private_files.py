@@ -14,9 +14,7 @@ def make_private_folder(path: Path) -> Path:
         SpawnError: it cannot be made.
     """
     try:
-        # Systems remove old temporary folders by age (systemd-tmpfiles): make them again if needed.
-        for folder in (*reversed(path.parents[:2]), path):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        _make_folders(path)
     except OSError as error:
         raise _not_written(path, error) from None
     return path
@@ -28,14 +26,20 @@ def write_private(path: Path, content: str) -> Path:
     Raises:
         SpawnError: it cannot be written.
     """
-    make_private_folder(path.parent)
     try:
+        _make_folders(path.parent)
         # Made before it is written: its content is never readable for other users.
         path.touch(mode=0o600)
         path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise _not_written(path, error) from None
     return path
+
+
+def _make_folders(path: Path) -> None:
+    # Systems remove old temporary folders by age (systemd-tmpfiles): make them again if needed.
+    for folder in (*reversed(path.parents[:2]), path):
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _not_written(path: Path, error: OSError) -> SpawnError:

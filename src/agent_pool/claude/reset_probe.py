@@ -6,7 +6,8 @@ in a temporary home and gives it a random word (the canary). It sends `/clear` a
 the word is in the next request, the binary does not forget. Then it takes the second task back and
 gives a third one, whose request must be equal to that of the second but for the word. Last the
 process becomes another agent with other tools, and the first one again: the other's request must
-hold nothing of the first, and the first's must be as it was.
+hold nothing of the first, and the first's must be as it was. A second process waits for its claim,
+is claimed for the folder of the first one and gets a task: its request must be equal to the first.
 
 A probe takes about a second, no tokens and no network. Its verdict is kept in the user's cache
 folder, by everything that could change it.
@@ -33,7 +34,7 @@ from agent_pool.claude.offline import offline_environment
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import compose_role
 from agent_pool.claude.watchdog_script import folder_prefix
-from agent_pool.claude.worker import UNPROBED, Worker
+from agent_pool.claude.worker import UNPROBED, ClaimError, Worker
 from agent_pool.errors import AgentPoolError, SpawnError
 from agent_pool.models import ResetVerdict
 from agent_pool.settings import Settings
@@ -47,7 +48,7 @@ PROBE_TIMEOUT: Final = 60.0
 """Seconds for a whole probe; one takes about a second on an idle machine."""
 MORE_TIMEOUT: Final = 30.0
 """Seconds for the part of it that comes after the proof that `/clear` forgets."""
-_EDITION: Final = 5
+_EDITION: Final = 6
 """Part of the key of kept verdicts: another number makes all of them void."""
 _PROBE_FAILED: Final = "the probe failed"
 
@@ -56,7 +57,9 @@ _ATTRIBUTION: Final = re.compile(r"x-anthropic-billing-header[^\"]*")
 """A line of the system prompt that holds a hash of the conversation's first words."""
 
 _ASSUMED: Final = ResetVerdict(True, False, "assumed")
-TRUSTED: Final = ResetVerdict(True, False, "not probed: setting reset = clear", switches=True)
+TRUSTED: Final = ResetVerdict(
+    True, False, "not probed: setting reset = clear", switches=True, claims=True
+)
 
 _PROMPT: Final = "You keep words."
 _OTHER_PROMPT: Final = "You lose words."
@@ -210,7 +213,11 @@ async def probe_reset(launch: LaunchConfig, settings: Settings, cookie: str) -> 
                 await worker.start()
                 experiment = _Experiment(worker, api)
                 verdict = await experiment.try_clear()
-                return await _find_more(experiment, verdict) if verdict.forgets else verdict
+                if not verdict.forgets:
+                    return verdict
+                verdict = await _find_more(experiment, verdict)
+                claims = await _claims(experiment, settings, cookie)
+                return replace(verdict, claims=claims)
             finally:
                 await worker.stop()
 
@@ -225,11 +232,35 @@ async def _find_more(experiment: _Experiment, verdict: ResetVerdict) -> ResetVer
         return replace(verdict, reason=f"{verdict.reason}; later {_PROBE_FAILED}: {error!r}")
 
 
+async def _claims(experiment: _Experiment, settings: Settings, cookie: str) -> bool:
+    """Find out whether a claimed process sends what a process sends that started in the folder."""
+    launch = experiment.worker.launch
+    if launch.role is None or launch.mcp_config:
+        return False
+    parked = replace(launch, role=None, awaits_claim=True)
+    spare = Worker(
+        "claimed",
+        parked,
+        settings,
+        cookie=f"{cookie}-{secrets.token_hex(4)}",
+        run_dir=launch.cwd,
+    )
+    try:
+        async with asyncio.timeout(MORE_TIMEOUT):
+            await spare.start()
+            await spare.become(launch)
+            return await experiment.is_first_task(spare)
+    except (AgentPoolError, ClaimError, TimeoutError):
+        return False
+    finally:
+        await spare.stop()
+
+
 class _Experiment:
     """Tasks of one process, and what it sent to the model for each."""
 
     def __init__(self, worker: Worker, api: LoopbackAPI) -> None:
-        self._worker = worker
+        self.worker = worker
         self._api = api
         self._words: list[str] = []
 
@@ -239,11 +270,11 @@ class _Experiment:
         Raises:
             SpawnError: it was not answered at all, which proves nothing about the binary.
         """
-        first = await self._ask("The word is {}.")
+        first = self._first = await self._ask("The word is {}.")
         # No announcement is required yet: the verdict says whether this CLI announces.
-        if await self._worker.reset(_ASSUMED) is None:
-            return _refused_verdict(self._worker)
-        announces = self._worker.session.announced_reset
+        if await self.worker.reset(_ASSUMED) is None:
+            return _refused_verdict(self.worker)
+        announces = self.worker.session.announced_reset
         second = await self._ask("The word is {}.")
         # If the word was never sent, its absence later proves nothing.
         if not (self._word_in(first, 0) and second):
@@ -251,20 +282,20 @@ class _Experiment:
         if self._word_in(second, 0):
             return _does_not_forget("after /clear it sent the earlier conversation again")
         # Without stamps a late result can be taken for the result of the next task.
-        if not self._worker.session.stamps_results:
+        if not self.worker.session.stamps_results:
             return _does_not_forget("its results do not name the tasks that they answer")
         return ResetVerdict(
             forgets=True,
             announces=announces,
             reason="after /clear it sent nothing of the earlier task",
             stamps_results=True,
-            stamps_turns=self._worker.session.stamps_turns,
+            stamps_turns=self.worker.session.stamps_turns,
         )
 
     async def try_more(self, verdict: ResetVerdict) -> ResetVerdict:
         """Find out whether a rewind forgets as well, and whether prompts can be sent as text."""
         second = self._requests
-        if await self._worker.reset(replace(verdict, rewinds=True)) != "rewind":
+        if await self.worker.reset(replace(verdict, rewinds=True)) != "rewind":
             return verdict
         third = await self._ask("The word is {}.")
         # Some versions say that they rewound and send the earlier task again (2.1.197 to 2.1.245);
@@ -272,15 +303,15 @@ class _Experiment:
         if not third or self._masked(second) != self._masked(third):
             return verdict
         verdict = replace(verdict, rewinds=True, reason=_REWINDS)
-        if await self._worker.reset(verdict) != "rewind":
+        if await self.worker.reset(verdict) != "rewind":
             return verdict
         # Before prompts are sent as text, which would make the requests differ.
         verdict = replace(verdict, switches=await self._switches(verdict, second))
-        if self._worker.session.state is SessionState.USED:
-            await self._worker.reset(verdict)
-        if not self._worker.is_clean:
+        if self.worker.session.state is SessionState.USED:
+            await self.worker.reset(verdict)
+        if not self.worker.is_clean:
             return verdict
-        self._worker.assume(replace(verdict, verbatim=True))
+        self.worker.assume(replace(verdict, verbatim=True))
         # A CLI that does not know such prompts runs the command, and asks no model.
         command = await self._ask("/clear {}")
         is_verbatim = self._word_in(command, -1) and "/clear" in str(command)
@@ -296,12 +327,12 @@ class _Experiment:
         Raises:
             SpawnError: it refused to become the other agent.
         """
-        first = self._worker.launch
+        first = self.worker.launch
         if first.role is None:
             return False
         settings = Settings(project_dir=first.cwd)
         role = compose_role(_agent(_OTHER_PROMPT, first.cwd, _OTHER_TOOLS), settings, None)
-        await self._worker.become(replace(first, role=role))
+        await self.worker.become(replace(first, role=role))
         other = await self._ask("The word is {}.")
         is_other = other and all(
             _OTHER_PROMPT in str(body.get("system"))
@@ -309,18 +340,24 @@ class _Experiment:
             and _FIRST_ALONE not in {tool.get("name") for tool in body.get("tools") or ()}
             for body in other
         )
-        if not is_other or await self._worker.reset(verdict) is None:
+        if not is_other or await self.worker.reset(verdict) is None:
             return False
-        await self._worker.become(first)
+        await self.worker.become(first)
         again = await self._ask("The word is {}.")
         return bool(again) and self._masked(again) == self._masked(as_it_was)
+
+    async def is_first_task(self, other: Worker) -> bool:
+        """Give a task to another process; check whether it sends what this one sent first."""
+        self.worker = other
+        asked = await self._ask("The word is {}.")
+        return bool(asked) and self._masked(asked) == self._masked(self._first)
 
     async def _ask(self, text: str) -> list[Mapping[str, Any]]:
         """Give it a task with a new word; return the bodies of the requests that it sent."""
         # Each word has the same length, so the requests can be compared.
         self._words.append(f"canary-{secrets.token_hex(8)}")
         before = len(self._api.requests)
-        await self._worker.turn(text.format(self._words[-1]))
+        await self.worker.turn(text.format(self._words[-1]))
         self._requests = [request.body for request in list(self._api.requests)[before:]]
         return self._requests
 

@@ -474,6 +474,9 @@ class Supervisor:
         if not verdict.forgets:
             self._perform(self.scheduler.forbid_reset(worker.launch.profile, _now()))
             return
+        base = worker.launch.base_profile
+        if base and not verdict.claims:
+            self._perform(self.scheduler.forbid_claims(base, _now()))
         if verdict.switches:
             self._perform(self.scheduler.allow_switching(worker.launch.profile, _now()))
         # The caller first: its answer needs some steps of the event loop, and the search for the

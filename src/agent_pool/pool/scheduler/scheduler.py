@@ -112,7 +112,7 @@ class Scheduler:
         self._no_reset: set[str] = set()  # profiles whose workers serve one task each
         self._switchable: set[str] = set()  # profiles whose workers can become other agents
         self._spare_profile = ""  # of the spares to keep; empty for none
-        self._unclaimable: set[str] = set()  # profiles for whose project a claim was refused
+        self._unclaimable: set[str] = set()  # profiles that get no spare of no project
         self._failures: Counter[AgentKey] = Counter()  # starts that failed in a row
         self._retry_at: dict[AgentKey, float] = {}
 
@@ -217,6 +217,16 @@ class Scheduler:
         record.profile, record.spec, record.replaces = record.spec.base, None, ""
         record.is_parked = True
         self._move(record, WorkerState.IDLE, now)
+        return self._balance(now)
+
+    def forbid_claims(self, base: str, now: float) -> Actions:
+        """Use no spares of no project any more: their CLI does not become what it should."""
+        self._unclaimable.add(base)
+        if self._spare_profile == base:
+            self._spare_profile = ""
+        for record in self._living():
+            if record.spec is None and record.profile == base:
+                record.unfit = record.unfit or RetireReason.DRAINED
         return self._balance(now)
 
     def start_failed(self, worker: str, fatal: bool, now: float) -> Actions:
@@ -721,7 +731,7 @@ class Scheduler:
 
     def _base(self, spec: AgentSpec) -> str:
         """Return the profile of spares that can be claimed for this agent; empty for none."""
-        return "" if spec.profile in self._unclaimable else spec.base
+        return "" if self._unclaimable & {spec.profile, spec.base} else spec.base
 
     def _is_relieved(self, record: WorkerRecord) -> bool:
         """Check whether its replacement is ready, or another idle worker stays that can serve."""
