@@ -356,6 +356,8 @@ class LaunchSpec(JsonValue):
         role: the head of the definition by which a process becomes the agent; empty if the command
             has the agent's options.
         profile: equal for agents that can share a process, one after the other.
+        left_out: the options that this version of the CLI does not know, and what it costs to
+            leave them out.
     """
 
     argv: tuple[str, ...]
@@ -367,6 +369,7 @@ class LaunchSpec(JsonValue):
     memory: str = ""
     role: str = ""
     profile: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool import ConfigError, Settings
+from agent_pool import ConfigError, Settings, unknown_options
 from agent_pool.agents import Agent, Projects
 from agent_pool.claude.launch import (
     LaunchConfig,
@@ -243,6 +243,44 @@ def test_every_worker_uses_stream_json_without_ambient_configuration() -> None:
         "--no-session-persistence",
     } <= set(started.argv)
     assert started.cwd == PROJECT
+
+
+@pytest.mark.parametrize(
+    ("version", "unknown"),
+    [
+        ("2.0.0", ["--no-session-persistence", "--tools", "--effort"]),
+        ("2.0.30", ["--no-session-persistence", "--tools", "--effort"]),
+        ("2.0.31", ["--no-session-persistence", "--effort"]),
+        ("2.0.64", ["--effort"]),
+        ("2.1.37", ["--effort"]),
+        ("2.1.38", []),
+        ("2.1.330", []),
+    ],
+)
+def test_options_that_a_version_does_not_know_are_left_out(
+    version: str, unknown: list[str]
+) -> None:
+    started = launch(version, tools=("Read",), effort="low")
+    assert sorted(started.left_out) == sorted(unknown)
+    names = {argument.partition("=")[0] for argument in started.argv}
+    assert not names & set(unknown)
+    assert (
+        started.spec().left_out
+        == started.left_out
+        == {name: cost for name, cost in unknown_options(version).items() if name in unknown}
+    )
+
+
+def test_an_option_that_the_agent_does_not_need_is_not_missed() -> None:
+    assert list(launch("2.0.30").left_out) == ["--no-session-persistence"]
+
+
+def test_other_built_in_tools_are_refused_one_by_one_without_a_list() -> None:
+    refused = set((option(launch("2.0.30", tools=("Read",)), "disallowedTools") or "").split(","))
+    assert {"Bash", "Write", "Task", "WebFetch", "Skill"} <= refused
+    assert "Read" not in refused
+    all_tools = set((option(launch("2.0.30"), "disallowedTools") or "").split(","))
+    assert not {"Bash", "Write", "Task"} & all_tools
 
 
 def test_slash_commands_stay_enabled_because_a_reset_needs_them() -> None:

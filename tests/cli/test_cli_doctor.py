@@ -167,6 +167,25 @@ def test_a_worker_that_cannot_start_is_reported_with_its_stderr(
     assert "out of order" in messages["Live check/wrong"][0]
 
 
+def test_options_that_the_cli_does_not_know_are_warnings(
+    project: TempProject, tmp_path: Path
+) -> None:
+    old = tmp_path / "claude"
+    old.write_text("#!/bin/sh\necho '2.0.30 (Claude Code)'\n")
+    old.chmod(0o755)
+    project.agent("one", effort="low")
+    code, messages = findings(project, "--quick", CLAUDE_CLI=str(old))
+    assert code == 0
+    warnings = messages["Claude Code/warning"]
+    assert "2.0.30 does not know --effort: effort has no effect" in warnings
+    assert any("--no-session-persistence: a transcript of each task" in each for each in warnings)
+    shown = json.loads(agent_pool(project, "show", "one", "--json", CLAUDE_CLI=str(old)).stdout)
+    assert list(shown["left_out"]) == ["--no-session-persistence", "--effort"]
+    text = agent_pool(project, "show", "one", "--no-measure", CLAUDE_CLI=str(old)).stdout
+    assert "Options that Claude Code 2.0.30 does not know" in text
+    assert "--effort: effort has no effect" in text
+
+
 def test_the_report_for_people_fits_on_one_screen(project: TempProject) -> None:
     done = agent_pool(project, "doctor", "--quick")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Nothing is wrong.")

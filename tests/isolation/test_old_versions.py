@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+import psutil
 import pytest
 
-from agent_pool import TaskTimeout
+from agent_pool import PermissionRequest, TaskTimeout
 from agent_pool.claude.protocol.states import SURVIVING_TOOLS
 from support.model_scripts import Gate, as_text, bash, task_blocks, tool
 from support.npm_cli import cli_from_npm
@@ -20,9 +21,10 @@ from support.waiting import wait_until
 
 pytestmark = pytest.mark.old_cli
 
-VERSIONS = ("2.0.77", "2.1.119", pytest.param("2.1.197", marks=pytest.mark.long))
-"""`/clear` is unknown to the first and only seems to work in the second. It works in the third, but
-results have no stamps there. So no process of these versions may be used again."""
+VERSIONS = ("2.0.0", "2.0.30", "2.0.77", "2.1.119", pytest.param("2.1.197", marks=pytest.mark.long))
+"""The 2.0 versions do not know `/clear`, which only seems to work in 2.1.119. It works in 2.1.197,
+but results have no stamps there. So no process of these versions may be used again. The first two
+do not know some options of the current version."""
 LINGER = "linger-321.sh"
 
 
@@ -32,6 +34,8 @@ def harness(
 ) -> PoolHarness:
     harness = open_harness(cli=cli_from_npm(request.param), max_size=1, task_timeout=40)
     harness.project.agent("tester", "You speak in riddles.")
+    harness.project.agent("reader", tools="Read", effort="low", maxTurns="3")
+    harness.project.agent("asker", permissionMode="default")
     (harness.project.root / LINGER).write_text("sleep 321\n")
     return harness
 
@@ -52,6 +56,46 @@ def test_an_old_cli_passes_no_words_to_the_next_task(
             assert SURVIVING_TOOLS & set(request.tools) == set()
         assert caplog.text.count("cannot be trusted to reset") == 1
         assert first.pid != second.pid
+
+    harness.run(main())
+
+
+def test_an_agent_has_only_its_tools_where_options_are_unknown(harness: PoolHarness) -> None:
+    async def main() -> None:
+        asked = await harness.ask(harness.plan("read"), agent="reader")
+        assert asked.text == "read"
+        assert [set(request.tools) for request in asked.requests] == [{"Read"}]
+
+    harness.run(main())
+
+
+def test_transcripts_are_written_only_where_the_launch_says_so(harness: PoolHarness) -> None:
+    async def main() -> None:
+        launch = await harness.pool.launch_spec("tester")
+        canary = harness.word("canary")
+        asked = await harness.ask(harness.plan(bash(f"echo {canary}")))
+        await wait_until(lambda: not psutil.pid_exists(asked.pid))
+        files = [path for path in harness.project.home.rglob("*.jsonl") if path.is_file()]
+        written = [path for path in files if canary in path.read_text()]
+        assert bool(written) == ("--no-session-persistence" in launch.left_out)
+        assert all(path.parent.parent.name == "projects" for path in written)
+
+    harness.run(main())
+
+
+def test_a_person_decides_on_the_permissions_of_an_old_cli(harness: PoolHarness) -> None:
+    async def main() -> None:
+        kept, made = (harness.project.root / harness.word("file") for _ in range(2))
+        asked: list[str] = []
+
+        async def decide(request: PermissionRequest) -> bool:
+            asked.append(request.tool)
+            return str(made) in request.input["command"]
+
+        task = harness.plan(bash(f"touch {kept}"), bash(f"touch {made}"), "done")
+        answer = await harness.ask(task, agent="asker", on_permission=decide)
+        assert (answer.text, asked) == ("done", ["Bash", "Bash"])
+        assert (kept.exists(), made.exists()) == (False, True)
 
     harness.run(main())
 

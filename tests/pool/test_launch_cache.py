@@ -20,8 +20,8 @@ from support.pools import PoolProject
 from support.waiting import run
 
 
-def projects_of(project: PoolProject) -> Projects:
-    fake_cli.install(project.fake, version="2.1.330")
+def projects_of(project: PoolProject, version: str = "2.1.330") -> Projects:
+    fake_cli.install(project.fake, version=version)
     settings = Settings(project_dir=project.root, claude_cli=str(project.fake / "claude"))
     return Projects(settings, project.fake_environment())
 
@@ -65,6 +65,25 @@ def test_a_binary_removed_before_its_version_query_is_a_spawn_error(
             await LaunchCache().get(project.catalog.find("tester"), project)
 
     run(main())
+
+
+def test_an_unknown_option_is_reported_once_for_a_binary(
+    pool_project: PoolProject, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = projects_of(pool_project, version="2.0.30").default
+    pool_project.agent("other", effort="low")
+
+    async def main() -> None:
+        cache = LaunchCache()
+        for name in ("tester", "other", "tester"):
+            await cache.get(project.catalog.find(name), project)
+
+    run(main())
+    reports = [record.getMessage() for record in caplog.records]
+    for option, cost in ("--no-session-persistence", "a transcript"), ("--effort", "effort has no"):
+        (report,) = (report for report in reports if option in report)
+        assert f"(2.0.30) does not know {option}: {cost}" in report
+    assert len(reports) == 2
 
 
 def test_a_definition_that_is_edited_back_is_not_forgotten(pool_project: PoolProject) -> None:

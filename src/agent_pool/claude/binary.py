@@ -18,7 +18,7 @@ from agent_pool.settings import Settings
 VERSION_TIMEOUT = 20.0
 """Seconds. The first run of 2.0.77, a Node script, took 1.5 s; a native binary takes 0.02 s."""
 OLDEST = (2, 0)
-"""The oldest version with stream-json as this package uses it."""
+"""The oldest version that runs tasks here; `unknown_options` names what it cannot do."""
 
 
 def find_cli(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:

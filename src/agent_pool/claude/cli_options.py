@@ -8,11 +8,12 @@ that have no such option are named by `unsupported`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from agent_pool.agents import Agent
 from agent_pool.agents.fields import EFFORTS
+from agent_pool.claude.binary import parse_version
 from agent_pool.claude.protocol.role import plain_tool
 from agent_pool.claude.protocol.states import SURVIVING_TOOLS
 from agent_pool.settings import PERMISSIONS, Settings
@@ -26,8 +27,52 @@ NOT_OFFERED: Final = SURVIVING_TOOLS | {
 """Tools of an interactive or self-waking session: only agents that name them get them."""
 
 
+TOOLS_FROM: Final = (2, 0, 31)
+"""From this version on `--tools` limits the built-in tools."""
+_TOOLS_BEFORE: Final = frozenset(
+    {
+        *("Glob", "Grep", "Read", "Edit", "Write", "NotebookEdit"),
+        *("Bash", "BashOutput", "KillShell", "WebFetch", "WebSearch"),
+        *("Task", "TodoWrite", "ExitPlanMode", "SlashCommand", "Skill"),
+        *("ListMcpResourcesTool", "ReadMcpResourceTool"),
+    }
+)
+"""All built-in tools of the versions before `TOOLS_FROM`, without those of `NOT_OFFERED`."""
+
+# A table, because the binary cannot be asked cheaply: `--help` hides options such as `--max-turns`
+# and takes 0.4 s (2.1.332) to 1.7 s (2.0.0), and the error names only the first unknown option.
+_OPTIONS_FROM: Final[Mapping[str, tuple[tuple[int, ...], str]]] = {
+    "--tools": (
+        TOOLS_FROM,
+        "an agent that lists its tools is refused all other built-in tools one by one, and so are "
+        "its sub-agents",
+    ),
+    "--no-session-persistence": (
+        (2, 0, 64),
+        "a transcript of each task is written to the folder projects of Claude Code's own folder",
+    ),
+    "--effort": ((2, 1, 38), "effort has no effect"),
+}
+"""The first version that knows an option, and what it costs to leave the option out. An older CLI
+does not start with it: "unknown option"."""
+
+
+def unknown_options(version: str) -> dict[str, str]:
+    """Return the options that this version of the CLI does not know, and what that costs."""
+    numbers = parse_version(version)
+    return {name: cost for name, (first, cost) in _OPTIONS_FROM.items() if numbers < first}
+
+
+def option_name(option: str) -> str:
+    """Return the name of an option that can have a value: ``--tools`` for ``--tools=Read``."""
+    return option.partition("=")[0]
+
+
 def agent_options(
-    agent: Agent, settings: Settings, mcp_tools: Sequence[str] | None = None
+    agent: Agent,
+    settings: Settings,
+    mcp_tools: Sequence[str] | None = None,
+    version: tuple[int, ...] = TOOLS_FROM,
 ) -> list[str]:
     """Return the options that make a process this agent.
 
@@ -37,10 +82,11 @@ def agent_options(
         agent: the agent.
         settings: what agents inherit, and the ceiling of permissions.
         mcp_tools: the only tools of its MCP servers that it has; None for all.
+        version: of the CLI. Options that it does not know are returned too.
     """
     return [
         *_permission_options(agent, settings),
-        *_tool_options(agent, settings),
+        *_tool_options(agent, settings, version),
         *_mcp_tool_options(agent, settings, mcp_tools),
         *_model_options(agent),
         *_turn_options(agent),
@@ -125,11 +171,14 @@ def _mcp_tool_options(
     return [f"--agents={json.dumps({agent.name: one})}", f"--agent={agent.name}"]
 
 
-def _tool_options(agent: Agent, settings: Settings) -> list[str]:
+def _tool_options(agent: Agent, settings: Settings, version: tuple[int, ...]) -> list[str]:
     named = {plain_tool(tool) for tool in agent.tools or ()}
     if "skills" in settings.inherit:
         named.add("Skill")  # the list of skills comes with the tool
     kept_out = [*_kept_out(agent, NOT_OFFERED), *withheld_tools(agent, settings)]
+    if agent.tools is not None and version < TOOLS_FROM:
+        # Without `--tools` this is the only limit: a tool that is not refused is offered (2.0.30).
+        kept_out += _TOOLS_BEFORE - named - {*kept_out}
     refused = [*agent.disallowed_tools, *sorted(kept_out)]
     options = [f"--disallowedTools={','.join(refused)}"]
     if agent.tools is not None:

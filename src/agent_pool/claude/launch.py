@@ -23,7 +23,13 @@ from typing import Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.binary import parse_version
-from agent_pool.claude.cli_options import agent_options, cli_mode, process_options
+from agent_pool.claude.cli_options import (
+    agent_options,
+    cli_mode,
+    option_name,
+    process_options,
+    unknown_options,
+)
 from agent_pool.claude.engine import WorkerMemory, engine_variables, memory_in_force
 from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.claude.private_files import write_private
@@ -110,6 +116,7 @@ class LaunchConfig:
         role: the agent's role; None for a spare, and if processes take no roles.
         mode: the permission mode by the CLI's own name.
         awaits_claim: its process starts in a private folder and is claimed for a project later.
+        left_out: the options that this CLI does not know, and what it costs to leave them out.
     """
 
     argv: tuple[str, ...]
@@ -124,6 +131,7 @@ class LaunchConfig:
     role: Role | None = None
     mode: str = "bypassPermissions"
     awaits_claim: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def base_profile(self) -> str:
@@ -179,6 +187,7 @@ class LaunchConfig:
             memory=self.memory,
             role=role,
             profile=self.profile,
+            left_out=self.left_out,
         )
 
 
@@ -203,13 +212,15 @@ def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> Lau
         _refuse_single_tools(version, agent, tools)
         tools = None
     role = compose_role(agent, project.settings, tools) if can_be_role(agent, parsed) else None
-    options = (
+    own_options = (
         process_options(agent, project.settings)
         if role
-        else agent_options(agent, project.settings, tools)
+        else agent_options(agent, project.settings, tools, parsed)
     )
+    options = {option: option_name(option) for option in (*BASE_OPTIONS, *own_options)}
+    unknown = unknown_options(version)
     return LaunchConfig(
-        argv=(str(cli), *BASE_OPTIONS, *options),
+        argv=(str(cli), *(option for option, name in options.items() if name not in unknown)),
         env=worker_environment(project.environ, project.settings, agent, parsed),
         cwd=project.root,
         mcp_config=config,
@@ -219,6 +230,7 @@ def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> Lau
         takes_roles=role is not None,
         role=role,
         mode=cli_mode(agent, project.settings),
+        left_out={name: unknown[name] for name in options.values() if name in unknown},
     )
 
 

@@ -69,6 +69,7 @@ async def _as_json(pool: PoolAPI, name: str, *, measure: bool) -> dict[str, Any]
         "env": dict(launch.env),
         "role": launch.role,
         "profile": launch.profile,
+        "left_out": dict(launch.left_out),
         **({"size": _size_as_json(size)} if size else {}),
     }
 
@@ -102,9 +103,15 @@ async def _describe(pool: PoolAPI, name: str) -> tuple[AgentInfo, LaunchSpec]:
 def _print_launch(agent: AgentInfo, launch: LaunchSpec) -> None:
     out = console()
     variables = "\n".join(f"{name}={value}" for name, value in launch.env.items())
+    left_out = "\n".join(f"{option}: {cost}" for option, cost in launch.left_out.items())
     for heading, content in (
         ("File", agent.path),
         ("Command", shlex.join(launch.argv)),
+        *(
+            ((f"Options that Claude Code {launch.version} does not know", left_out),)
+            if left_out
+            else ()
+        ),
         ("Folder", launch.cwd),
         ("Environment", variables),
         *((("Role, taken after the start", launch.role.rstrip()),) if launch.role else ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from agent_pool.claude.binary import VERSION_TIMEOUT, cli_version, find_cli
 from agent_pool.claude.launch import LaunchConfig, build_launch
 from agent_pool.errors import PoolClosed, SpawnError
 from agent_pool.models import AgentKey
+
+log = logging.getLogger("agent_pool")
 
 _Binary = tuple[Path, int, int]
 """A binary as it is now: path, size, and time of its last change in ns."""
@@ -26,6 +29,7 @@ class LaunchCache:
         self._versions: dict[_Binary, str] = {}
         self._queries: dict[_Binary, asyncio.Task[str]] = {}
         self._launches: dict[AgentKey, tuple[tuple[str, str, str], LaunchConfig]] = {}
+        self._reported: set[tuple[str, str, str]] = set()
 
     async def get(
         self, agent: Agent, project: Project, place: Project | None = None
@@ -47,12 +51,21 @@ class LaunchCache:
         if place is not None:
             # Not kept: each call can have other variables, and it would take the place of the
             # launch that the agent's other calls share.
-            return build_launch(cli, version, agent, place)
+            return self._build(cli, version, agent, place)
         key, basis = project.key(agent.name), (agent.fingerprint, str(cli), version)
         known = self._launches.get(key)
         if known is None or known[0] != basis or _reads_files(agent, project):
-            known = self._launches[key] = basis, build_launch(cli, version, agent, project)
+            known = self._launches[key] = basis, self._build(cli, version, agent, project)
         return known[1]
+
+    def _build(self, cli: Path, version: str, agent: Agent, project: Project) -> LaunchConfig:
+        """Build a launch; warn of each option that the binary does not know, once."""
+        launch = build_launch(cli, version, agent, project)
+        for option, cost in launch.left_out.items():
+            if (report := (str(cli), version, option)) not in self._reported:
+                self._reported.add(report)
+                log.warning("%s (%s) does not know %s: %s", cli, version, option, cost)
+        return launch
 
     async def close(self) -> None:
         """Cancel the version queries that still run, and wait for their end."""

@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from agent_pool import AgentPoolError, Settings, cli_version, find_cli
+from agent_pool import AgentPoolError, Settings, cli_version, find_cli, unknown_options
 from agent_pool.cli.connect import make_pool
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.doctor.sign_in import check_sign_in
@@ -45,12 +45,20 @@ async def check_cli(
         return
     origin = _describe_origin(cli, settings, environ)
     yield Finding("Claude Code", "ok", f"{version} at {cli}, {origin}")
+    for finding in _check_options(version):
+        yield finding
     yield await check_sign_in(cli, version, settings.project_dir, environ)
     if quick:
         yield Finding(SUBJECT, "note", "skipped by --quick")
     else:
         async for finding in check_live(cli):
             yield finding
+
+
+def _check_options(version: str) -> Iterator[Finding]:
+    for option, cost in unknown_options(version).items():
+        message = f"{version} does not know {option}: {cost}"
+        yield Finding("Claude Code", "warning", message, "update Claude Code")
 
 
 def _describe_origin(cli: Path, settings: Settings, environ: Mapping[str, str]) -> str:
