@@ -669,7 +669,9 @@ class Scheduler:
 
     def _can_serve(self, key: AgentKey, now: float) -> bool:
         """Check whether a caller of this agent would not have to wait."""
-        return now >= self.paused_until and self._idle_worker(key) is not None
+        # Callers that wait although a worker is idle are served first: a pause has just ended.
+        is_next = now >= self.paused_until and not self._queue_length(key)
+        return is_next and self._idle_worker(key) is not None
 
     def _idle_worker(self, key: AgentKey) -> WorkerRecord | None:
         """Return the idle worker that was used last, so that the others of a burst idle out.
