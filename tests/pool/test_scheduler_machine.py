@@ -270,7 +270,7 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
         worker.profile, worker.spec, worker.doing = worker.spec.base, None, "parked"
         worker.was_claimed = False
         self.perform(self.scheduler.claim_refused(name, self.now))
-        assert worker.is_unfit == worker.is_stopping
+        assert worker.is_stopping or not worker.is_unfit
 
     def end_reset(self, name: str, clean: bool) -> None:
         worker = self.workers[name]
