@@ -140,8 +140,8 @@ def test_leftover_commands_and_late_answers_reach_no_later_task(
         answer.open()
         assert (await next_one).text == "the next"
         await wait_until(lambda: not harness.processes(LINGER))
-        assert harness.requests_with(late) == []
-        for request in harness.requests_with(canary):
+        # The ended process itself can have gone on for a moment, with its own task.
+        for request in (*harness.requests_with(late), *harness.requests_with(canary)):
             assert task in as_text(request) or request.is_side
 
     harness.run(main())
