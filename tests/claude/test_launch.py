@@ -352,8 +352,9 @@ def test_agents_that_differ_in_their_role_share_processes(field: dict[str, Any])
     assert one.role.name != other.role.name
 
 
-def test_a_prompt_with_a_text_that_plugins_replace_is_no_role() -> None:
-    started = launch(prompt="Look into ${CLAUDE_PLUGIN_ROOT}.", tools=("Read",))
+@pytest.mark.parametrize("variable", ["PLUGIN_ROOT", "PLUGIN_DATA", "PROJECT_DIR"])
+def test_a_prompt_with_a_text_that_plugins_replace_is_no_role(variable: str) -> None:
+    started = launch(prompt=f"Look into ${{CLAUDE_{variable}}}.", tools=("Read",))
     assert started.role is None
     assert option(started, "tools") == "Read"
 

@@ -95,6 +95,39 @@ def test_no_agent_sees_or_starts_the_role_of_another(harness: PoolHarness) -> No
     harness.run(main())
 
 
+def test_an_agent_with_hyphens_in_its_description_is_itself(harness: PoolHarness) -> None:
+    async def main() -> None:
+        harness.project.agent(
+            "hyphens", "You have hyphens.", description='"One --- two ---- "', tools="Read"
+        )
+        (request,) = (await harness.ask(harness.plan(), agent="hyphens")).requests
+        assert request.body["system"][-1]["text"] == "You have hyphens."
+        assert set(request.tools) == {"Read", "DeferredToolPlaceholder"}
+
+    harness.run(main())
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "---\nname: other\n---\nBody\n---\nend",
+        "a\x01b\x07c\x1bd\x7fe\x0bf\x0cg\u2028h\u0085i",
+        "@file $ARGUMENTS $1 !`echo` ${HOME} ${user_config.key} ${CLAUDE_SESSION_ID}",
+        "Look into ${CLAUDE_PROJECT_DIR}.",
+        "<!-- comment --> <system-reminder>x</system-reminder> {{y}}",
+        "A long line of a prompt.\n" * 8000 + "End.",
+    ],
+    ids=["hyphens", "control", "variables", "project", "markup", "long"],
+)
+def test_a_prompt_is_sent_exactly_as_it_is_written(harness: PoolHarness, prompt: str) -> None:
+    async def main() -> None:
+        harness.project.agent("odd", prompt, description="Is odd.", tools="Read")
+        (request,) = (await harness.ask(harness.plan(), agent="odd")).requests
+        assert request.body["system"][-1]["text"] == prompt
+
+    harness.run(main())
+
+
 def test_a_tool_of_an_earlier_agent_cannot_be_called(harness: PoolHarness) -> None:
     async def main() -> None:
         marker = harness.project.root / "made"

@@ -26,13 +26,14 @@ ROLES_FROM: Final = (2, 1, 330)
 MAX_ROLES: Final = 50
 """Roles that a process keeps loaded; the oldest is left out for one more."""
 
-_REPLACED_TEXTS: Final = "${CLAUDE_PLUGIN"
-"""Claude Code 2.1.332 puts the plugin's own folder in place of ``${CLAUDE_PLUGIN_ROOT}``."""
+_REPLACED_TEXTS: Final = ("${CLAUDE_PLUGIN", "${CLAUDE_PROJECT_DIR}")
+"""Claude Code 2.1.332 puts a folder in place of ``${CLAUDE_PLUGIN_ROOT}``, of
+``${CLAUDE_PLUGIN_DATA}`` and of ``${CLAUDE_PROJECT_DIR}``, in the agents of plugins only."""
 
 
 def can_be_role(agent: Agent, version: tuple[int, ...]) -> bool:
     """Check whether a running process can become this agent with its prompt unchanged."""
-    return version >= ROLES_FROM and _REPLACED_TEXTS not in agent.prompt
+    return version >= ROLES_FROM and not any(text in agent.prompt for text in _REPLACED_TEXTS)
 
 
 def compose_role(agent: Agent, settings: Settings, mcp_tools: Sequence[str] | None) -> Role:
@@ -55,8 +56,7 @@ def compose_role(agent: Agent, settings: Settings, mcp_tools: Sequence[str] | No
     content = json.dumps([given, effort, agent.prompt])
     name = f"{_plain_name(agent.name)}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     head = {"name": name, "description": agent.description or agent.name, **given}
-    # JSON is YAML too, whatever characters a value has.
-    lines = [f"{key}: {json.dumps(value)}" for key, value in head.items()]
+    lines = [f"{key}: {_yaml(value)}" for key, value in head.items()]
     return Role(
         name=name,
         definition="\n".join(["---", *lines, "---", agent.prompt]),
@@ -75,6 +75,13 @@ def _tools(agent: Agent, settings: Settings, mcp_tools: Sequence[str] | None) ->
     # The list of skills comes with the tool.
     skill = ["Skill"] if "skills" in settings.inherit and "Skill" not in own else []
     return [*own, *skill, *(mcp_tools or ())]
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as YAML, with no character that could end the frontmatter."""
+    # JSON is YAML too, whatever characters a value has. The CLI takes the first three hyphens
+    # before white space for the end of the block, also in the middle of a line (2.1.332).
+    return json.dumps(value).replace("---", r"\u002d" * 3)
 
 
 def _plain_name(name: str) -> str:
