@@ -260,6 +260,18 @@ def test_a_process_that_refuses_its_role_serves_no_task(
     harness.run(main())
 
 
+def test_a_process_that_ends_while_taking_its_role_is_reported(
+    fake: Callable[..., PoolHarness],
+) -> None:
+    harness = fake("dies-of-roles")
+
+    async def main() -> None:
+        with pytest.raises(SpawnError, match=r"could not take over the agent: its process ended;"):
+            await harness.ask("task")
+
+    harness.run(main())
+
+
 def test_a_cli_that_does_not_switch_gives_each_agent_its_process(
     fake: Callable[..., PoolHarness],
 ) -> None:

@@ -63,6 +63,7 @@ FAULTS: dict[str, tuple[Act, ...]] = {
     "mode": ({"at": "start", "do": "vary", "field": "permissionMode"},),
     "cwd": ({"at": "start", "do": "vary", "field": "cwd"},),
     "other-agent": ({"at": "prompt", "do": "show_tools", "tools": ["Read", "Bash"], "times": 1},),
+    "dies-of-roles": ({"at": "control", "do": "exit", "code": 3, "match": "apply_flag_settings"},),
     "refuses-roles": (
         {
             **{"at": "control", "do": "reply", "match": "apply_flag_settings"},

@@ -296,8 +296,8 @@ class Worker:
                 await self._configured.wait()
         except TimeoutError:
             pass
-        # Also after an answer: the event is set by the end of the process, too.
-        if self._session.state is not SessionState.READY:
+        # A process that ended while it was asked is reported as that, not as a slow one.
+        if self._session.state is SessionState.CONFIGURING:
             seconds = self._settings.reset_timeout
             self._session.taint(f"it did not become its agent within {seconds:g} s")
 
