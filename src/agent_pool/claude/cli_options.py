@@ -49,7 +49,8 @@ _OPTIONS_FROM: Final[Mapping[str, tuple[tuple[int, ...], str]]] = {
     ),
     "--no-session-persistence": (
         (2, 0, 64),
-        "a transcript of each task is written to the folder projects of Claude Code's own folder",
+        "a transcript of each task is written to the folder projects of Claude Code's own folder, "
+        "and a later process of the same folder sends it to a small model for a title",
     ),
     "--effort": ((2, 1, 38), "effort has no effect"),
 }
