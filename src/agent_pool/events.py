@@ -207,11 +207,12 @@ class WorkerStateChanged(BaseWorkerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReady(BaseWorkerEvent):
-    """A started process is ready for its first task.
+    """A process is ready for a task of its agent: it was started, or it became this agent.
 
     Attributes:
         pid: its process id.
-        seconds: the time from spawn to ready; None for a spare, which is started in advance.
+        seconds: the time from spawn to ready; None if it was started before, as a spare or as a
+            worker of another agent.
     """
 
     pid: int
