@@ -85,6 +85,33 @@ def test_a_request_holds_no_word_of_an_earlier_agents_task(harness: PoolHarness)
     harness.run(main())
 
 
+@pytest.mark.parametrize("tools", ["Read", "Agent, Read", ""])
+def test_agents_of_equal_tools_change_without_a_trace(
+    open_harness: Callable[..., PoolHarness], tools: str
+) -> None:
+    harness = open_harness(max_workers=1, attribution=False)
+    fields = {"tools": tools} if tools else {}
+    for name in ("first", "second"):
+        harness.project.agent(name, f"You are the {name}.", description="d", **fields)
+
+    async def main() -> None:
+        await harness.ask(harness.plan(), agent="first")
+        await harness.wait_until_idle()
+        task = harness.plan("done")
+        seen: dict[str, list[dict[str, Any]]] = {"first": [], "second": []}
+        for name in ("first", "second", "second", "first", "first", "second"):
+            outcome = await harness.ask(task, agent=name)
+            assert f"You are the {name}." in outcome.requests[0].system_text
+            seen[name].append(comparable(outcome.requests[0]))
+        for name, requests in seen.items():
+            assert requests[0] == requests[1] == requests[2]
+            # No note of a `/clear`: the task is the whole first message of the user.
+            assert "local-command" not in str(requests[0]), name
+        assert len(await harness.pool.workers()) == 1
+
+    harness.run(main())
+
+
 def test_no_agent_sees_or_starts_the_role_of_another(harness: PoolHarness) -> None:
     async def main() -> None:
         await harness.ask(harness.plan(), agent="reader")

@@ -139,6 +139,7 @@ class Worker:
         self._context = ContextFiles(launch)
         self._context_read: ContextStamp | None = None
         self._roles = RoleFolder(role_folder(run_dir / name))
+        self._was_claimed = False
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
         self._listener: TurnListener | None = None
@@ -240,6 +241,8 @@ class Worker:
             ClaimError: the process cannot work in this folder; it can be claimed for another one.
             SpawnError: it did not get ready within `start_timeout`, or did not take the role.
         """
+        # That of an earlier task, whose turn has ended and is forgotten, explains nothing here.
+        self._fault = None
         if self._session.state is SessionState.STARTING:
             await self._initialize(launch)
         if self.launch.awaits_claim and not launch.awaits_claim:
@@ -275,6 +278,7 @@ class Worker:
         if self._session.refused_claim and self.is_clean:
             raise ClaimError(self._session.refused_claim)
         self._context, self._context_read = context, context_read
+        self._was_claimed = True
 
     async def _take_role(self, role: Role) -> None:
         # The process can end at every await, and a spare can have ended before.
@@ -374,6 +378,9 @@ class Worker:
         # First, because it taints: a worker that will be replaced needs no further step.
         self.stop_background_tasks()
         self._taint_for_modules()
+        if self._was_claimed and not verdict.claims:
+            # It was claimed before the probe had ended.
+            self._session.taint("it was claimed, and its CLI then differs from a new process")
         if self.taints or self._session.state is not SessionState.USED:
             return None
         grace = self._settings.kill_grace

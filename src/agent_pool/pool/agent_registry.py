@@ -96,25 +96,9 @@ class AgentRegistry:
             raise ConfigError(
                 f"Claude Code {launch.version} cannot answer by a schema; update Claude Code"
             )
-        # The CLI takes a schema once, with `initialize`, and some options of a call at its start:
-        # each of them has workers of its own. With one key for all, a call with options would
-        # retire the agent's other workers as those of an older version.
-        digest = hashlib.sha256(schema.encode()).hexdigest()[:8] if schema else ""
-        folder = isolated.variant if isolated else ""
-        names = (digest and f"schema {digest}", changes, folder)
-        variant = ", ".join(filter(None, names))
         if schema:
             launch = replace(launch, schema=schema)
-        role = launch.role.name if launch.role else ""
-        spec = AgentSpec(
-            key=place.key(agent.name, variant),
-            version=f"{agent.fingerprint} {launch.profile} {role}",
-            # Without one no spare is started for it: the folder is gone when the task has ended.
-            profile="" if isolated else launch.profile,
-            is_role=launch.takes_roles,
-            # A spare of no project can be claimed for the folder of a single task, too.
-            base=launch.base_profile,
-        )
+        spec = _spec(place, agent, launch, changes, isolated)
         self._keep(spec, agent, launch)
         return spec
 
@@ -193,6 +177,33 @@ class AgentRegistry:
     def launch(self, spec: AgentSpec | None, profile: str) -> LaunchConfig:
         """Return how workers of a spec are started; without a spec, how a spare is."""
         return self._known[spec][1] if spec else self._blank[profile]
+
+
+def _spec(
+    place: Project,
+    agent: Agent,
+    launch: LaunchConfig,
+    changes: str,
+    isolated: IsolatedFolder | None,
+) -> AgentSpec:
+    """Return what the scheduler must know of an agent; `changes` are those of a call's options."""
+    # The CLI takes a schema once, with `initialize`, and some options of a call at its start:
+    # each of them has workers of its own. With one key for all, a call with options would
+    # retire the agent's other workers as those of an older version.
+    digest = hashlib.sha256(launch.schema.encode()).hexdigest()[:8] if launch.schema else ""
+    folder = isolated.variant if isolated else ""
+    names = (digest and f"schema {digest}", changes, folder)
+    variant = ", ".join(filter(None, names))
+    role = launch.role.name if launch.role else ""
+    return AgentSpec(
+        key=place.key(agent.name, variant),
+        version=f"{agent.fingerprint} {launch.profile} {role}",
+        # Without one no spare is started for it: the folder is gone when the task has ended.
+        profile="" if isolated else launch.profile,
+        is_role=launch.takes_roles,
+        # A spare of no project can be claimed for the folder of a single task, too.
+        base=launch.base_profile,
+    )
 
 
 def _blank(launch: LaunchConfig) -> LaunchConfig:

@@ -24,8 +24,9 @@ A caller has a ticket in the queue of its agent. Tickets of an agent are served 
 
 After every stimulus the scheduler balances, in this order:
 
-1. Stop idle workers that must not, or need not, stay: unfit ones, those of an edited definition,
-   retiring ones that another worker relieves, those idle for `max_idle`.
+1. Stop idle workers that must not, or need not, stay: unfit ones, those of an edited definition
+   that cannot take its new version, retiring ones that another worker relieves, those idle for
+   `max_idle`.
 2. Serve waiting callers with idle workers. First, an agent that has no worker and gets no new one
    takes one over from an agent whose callers have waited less long.
 3. Get workers for callers that still wait. The agent with the fewest workers comes first, then the
