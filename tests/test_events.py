@@ -29,7 +29,7 @@ EVENTS: tuple[Any, ...] = get_args(Event)
 
 def test_every_event_has_a_tag_of_its_own() -> None:
     tags = [kind.__dataclass_fields__["type"].default for kind in EVENTS]
-    assert len(set(tags)) == len(tags) == 17
+    assert len(set(tags)) == len(tags) == 18
     assert all(tag.partition(".")[0] in ("task", "worker", "pool") for tag in tags)
 
 
@@ -57,6 +57,7 @@ def test_wrong_json_of_an_event_is_a_config_error(wrong: object) -> None:
     [
         (Ended(result=make_result()), ""),
         (Ended(result=make_result(is_error=True)), "task_error"),
+        (Ended(result=make_result(is_error=True, code="no_credit")), "no_credit"),
         (Ended(error=PoolClosed("closed")), "pool_closed"),
         (Ended(error=TaskFailed("failed", result=make_result())), "task_failed"),
     ],

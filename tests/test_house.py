@@ -53,6 +53,7 @@ POOL_MAKERS = {"cli.connect", "mcp.stdio"}
 """The modules of the faces that choose a pool; all others know only `PoolAPI`."""
 
 SANS_IO = [
+    "claude.protocol.endings",
     "claude.protocol.frames",
     "claude.protocol.framing",
     "claude.protocol.resets",
@@ -61,6 +62,8 @@ SANS_IO = [
     "claude.protocol.session",
     "claude.protocol.signals",
     "claude.protocol.states",
+    "claude.protocol.turn_record",
+    "claude.protocol.words",
     "events",
     "models",
     "pool.scheduler.model",

@@ -16,7 +16,9 @@ from agent_pool import (
     AgentStats,
     ConfigError,
     Denied,
+    DeniedTool,
     LaunchSpec,
+    ModelFallback,
     PermissionRequest,
     PoolStats,
     PoolStatus,
@@ -37,8 +39,17 @@ from support.fake_pool import make_result
 from support.json_values import errors, values_of
 
 VALUES: tuple[type[JsonValue], ...] = (
-    *(AgentInfo, AgentKey, AgentList, AgentStats, Denied, LaunchSpec, PermissionRequest),
-    *(PoolStats, PoolStatus, PromptSize, ResetVerdict, ReuseStats, TaskRequest, TaskResult),
+    *(AgentInfo, AgentKey, AgentList, AgentStats, Denied, DeniedTool, LaunchSpec, ModelFallback),
+    *(
+        PermissionRequest,
+        PoolStats,
+        PoolStatus,
+        PromptSize,
+        ResetVerdict,
+        ReuseStats,
+        TaskRequest,
+        TaskResult,
+    ),
     *(Usage, WorkerInfo),
 )
 

@@ -215,7 +215,7 @@ def test_failed_task_is_reported_with_its_error_code(otel_project: PoolProject) 
             await asyncio.wait([one, two])
             assert (one.cancelled(), two.cancelled()) == (True, True)
             codes = [attributes(span)["error.type"] for span in telemetry.spans]
-            expected = ["task_error", "agent_not_found", TooManyRequests.code, *["cancelled"] * 2]
+            expected = ["task_failed", "agent_not_found", TooManyRequests.code, *["cancelled"] * 2]
             assert codes == expected
             assert {span.status.status_code for span in telemetry.spans} == {StatusCode.ERROR}
             assert [span.events for span in telemetry.spans] == [()] * 5

@@ -21,21 +21,39 @@ if TYPE_CHECKING:
     from agent_pool.claude.cli_options import unknown_options as unknown_options
     from agent_pool.errors import AgentNotFound as AgentNotFound
     from agent_pool.errors import AgentPoolError as AgentPoolError
+    from agent_pool.errors import AnswerUnfinished as AnswerUnfinished
+    from agent_pool.errors import ApiFailed as ApiFailed
+    from agent_pool.errors import ApiOverloaded as ApiOverloaded
+    from agent_pool.errors import BudgetReached as BudgetReached
     from agent_pool.errors import ConfigError as ConfigError
+    from agent_pool.errors import ContextLimitReached as ContextLimitReached
     from agent_pool.errors import ContextLost as ContextLost
     from agent_pool.errors import InternalError as InternalError
     from agent_pool.errors import LocalProtocolError as LocalProtocolError
+    from agent_pool.errors import ModelRefused as ModelRefused
+    from agent_pool.errors import ModelUnavailable as ModelUnavailable
+    from agent_pool.errors import NoCredit as NoCredit
+    from agent_pool.errors import OutputLimitReached as OutputLimitReached
     from agent_pool.errors import PoolClosed as PoolClosed
     from agent_pool.errors import PoolError as PoolError
     from agent_pool.errors import PoolTimeout as PoolTimeout
+    from agent_pool.errors import PromptBlocked as PromptBlocked
+    from agent_pool.errors import PromptTooLong as PromptTooLong
     from agent_pool.errors import ProtocolError as ProtocolError
+    from agent_pool.errors import RateLimited as RateLimited
     from agent_pool.errors import RemoteProtocolError as RemoteProtocolError
+    from agent_pool.errors import RequestTooLarge as RequestTooLarge
+    from agent_pool.errors import SignInRefused as SignInRefused
     from agent_pool.errors import SpawnError as SpawnError
+    from agent_pool.errors import StoppedByHook as StoppedByHook
+    from agent_pool.errors import StructureMissing as StructureMissing
     from agent_pool.errors import TaskCancelled as TaskCancelled
     from agent_pool.errors import TaskError as TaskError
     from agent_pool.errors import TaskFailed as TaskFailed
     from agent_pool.errors import TaskTimeout as TaskTimeout
     from agent_pool.errors import TooManyRequests as TooManyRequests
+    from agent_pool.errors import TurnLimitReached as TurnLimitReached
+    from agent_pool.errors import UsageLimitReached as UsageLimitReached
     from agent_pool.errors import WorkerDied as WorkerDied
     from agent_pool.errors import WorkerError as WorkerError
     from agent_pool.events import Ended as Ended
@@ -53,6 +71,7 @@ if TYPE_CHECKING:
     from agent_pool.events import ToolOutput as ToolOutput
     from agent_pool.events import ToolUse as ToolUse
     from agent_pool.events import TurnEnded as TurnEnded
+    from agent_pool.events import Withdrawn as Withdrawn
     from agent_pool.events import WorkerAssigned as WorkerAssigned
     from agent_pool.events import WorkerReady as WorkerReady
     from agent_pool.events import WorkerReset as WorkerReset
@@ -63,7 +82,9 @@ if TYPE_CHECKING:
     from agent_pool.models import AgentList as AgentList
     from agent_pool.models import AgentStats as AgentStats
     from agent_pool.models import Denied as Denied
+    from agent_pool.models import DeniedTool as DeniedTool
     from agent_pool.models import LaunchSpec as LaunchSpec
+    from agent_pool.models import ModelFallback as ModelFallback
     from agent_pool.models import Outcome as Outcome
     from agent_pool.models import PermissionRequest as PermissionRequest
     from agent_pool.models import PoolStats as PoolStats
@@ -87,19 +108,23 @@ _MODULES = {
     "agent_pool.claude.binary": "cli_version find_cli",
     "agent_pool.claude.cli_options": "unknown_options",
     "agent_pool.errors": (
-        "AgentNotFound AgentPoolError ConfigError ContextLost InternalError LocalProtocolError"
-        " PoolClosed PoolError PoolTimeout ProtocolError RemoteProtocolError SpawnError"
-        " TaskCancelled TaskError TaskFailed TaskTimeout TooManyRequests WorkerDied WorkerError"
+        "AgentNotFound AgentPoolError AnswerUnfinished ApiFailed ApiOverloaded BudgetReached "
+        "ConfigError ContextLimitReached ContextLost InternalError LocalProtocolError "
+        "ModelRefused ModelUnavailable NoCredit OutputLimitReached PoolClosed PoolError "
+        "PoolTimeout PromptBlocked PromptTooLong ProtocolError RateLimited "
+        "RemoteProtocolError RequestTooLarge SignInRefused SpawnError StoppedByHook "
+        "StructureMissing TaskCancelled TaskError TaskFailed TaskTimeout TooManyRequests "
+        "TurnLimitReached UsageLimitReached WorkerDied WorkerError"
     ),
     "agent_pool.events": (
         "Ended Event Paused PoolEvent Queued Retry Snapshot Started StrayResult Submitted TaskEvent"
-        " Text ToolOutput ToolUse TurnEnded WorkerAssigned WorkerReady WorkerReset WorkerRetired"
-        " WorkerStateChanged event_from_json"
+        " Text ToolOutput ToolUse TurnEnded Withdrawn WorkerAssigned WorkerReady WorkerReset"
+        " WorkerRetired WorkerStateChanged event_from_json"
     ),
     "agent_pool.models": (
-        "AgentInfo AgentList AgentStats Denied LaunchSpec Outcome PermissionRequest PoolStats"
-        " PoolStatus PromptSize ResetVerdict ReuseStats TaskRequest TaskResult Usage WorkerInfo"
-        " error_from_json"
+        "AgentInfo AgentList AgentStats Denied DeniedTool LaunchSpec ModelFallback Outcome"
+        " PermissionRequest PoolStats PoolStatus PromptSize ResetVerdict ReuseStats TaskRequest"
+        " TaskResult Usage WorkerInfo error_from_json"
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.status_server": "SilentPool running_pools",

@@ -12,6 +12,24 @@
     │  └─ WorkerDied                   the process ended, or broke a limit, during a task
     ├─ TaskError                       carries what the agent did report
     │  ├─ TaskFailed                   the task could not be carried out
+    │  │  ├─ PromptTooLong             longer than the model's context window
+    │  │  ├─ RequestTooLarge           more bytes than the API takes
+    │  │  ├─ OutputLimitReached        the answer was longer than the model can write
+    │  │  ├─ ContextLimitReached       the conversation filled the model's context window
+    │  │  ├─ TurnLimitReached          `maxTurns` of the definition
+    │  │  ├─ BudgetReached             the budget in US dollars
+    │  │  ├─ ModelRefused              a safety check stopped the answer
+    │  │  ├─ PromptBlocked             a hook stopped the task before the model saw it
+    │  │  ├─ StoppedByHook             a hook ended the turn before the answer was complete
+    │  │  ├─ AnswerUnfinished          the model stopped before its answer was complete
+    │  │  ├─ StructureMissing          no answer in the form of the schema
+    │  │  ├─ NoCredit                  the account has no credit
+    │  │  ├─ SignInRefused             not signed in, or the API refused the sign-in
+    │  │  ├─ ModelUnavailable          no such model for this account
+    │  │  ├─ UsageLimitReached         the account's limit of five hours or seven days
+    │  │  ├─ RateLimited               too many requests in a short time
+    │  │  ├─ ApiOverloaded             the API has too much work
+    │  │  └─ ApiFailed                 another error of the API's server, or no connection
     │  ├─ TaskTimeout (TimeoutError)   `task_timeout` or `stall_timeout` passed
     │  ├─ TaskCancelled                the task was cancelled by `PoolAPI.cancel`
     │  └─ ContextLost                  an earlier task of the same conversation did not succeed
@@ -152,9 +170,11 @@ class TaskError(AgentPoolError):
 
     Attributes:
         result: what the agent did report, None if it reported no result.
+        advice: the one next step that can help.
     """
 
     code = "task_error"
+    advice: ClassVar[str] = "Run `agent-pool doctor`, which checks the set-up."
 
     def __init__(self, message: str, *, result: TaskResult | None = None) -> None:
         super().__init__(message)
@@ -170,11 +190,155 @@ class TaskFailed(TaskError):  # noqa: N818
     code = "task_failed"
 
 
+class PromptTooLong(TaskFailed):
+    """The prompt is longer than the model's context window."""
+
+    code = "prompt_too_long"
+    advice = (
+        "The limit is the model's, not agent-pool's: give the path of a file instead of its "
+        "content, or split the task."
+    )
+
+
+class RequestTooLarge(TaskFailed):
+    """A request has more bytes than the API takes."""
+
+    code = "request_too_large"
+    advice = (
+        "The limit is the API's, not agent-pool's: split the task, or let the agent read fewer "
+        "images and documents in one task."
+    )
+
+
+class OutputLimitReached(TaskFailed):
+    """The answer is longer than the model can write, although the CLI had it continued."""
+
+    code = "output_limit"
+    advice = "Split the task, or have the agent write its answer to a file in several steps."
+
+
+class ContextLimitReached(TaskFailed):
+    """The conversation filled the model's context window."""
+
+    code = "context_limit"
+    advice = "Split the task into smaller ones, or choose a model with a larger context window."
+
+
+class TurnLimitReached(TaskFailed):
+    """The agent used all the turns that its definition allows."""
+
+    code = "turn_limit"
+    advice = "Give it a smaller task, or raise `maxTurns` in its definition."
+
+
+class BudgetReached(TaskFailed):
+    """The agent used its whole budget in US dollars."""
+
+    code = "budget_limit"
+    advice = "Give it a smaller task, or raise its budget."
+
+
+class ModelRefused(TaskFailed):
+    """The model refused, or a safety check of the API stopped its answer."""
+
+    code = "refusal"
+    advice = "Word the task differently, or choose another model (`model`)."
+
+
+class PromptBlocked(TaskFailed):
+    """A UserPromptSubmit hook stopped the task before the model received it."""
+
+    code = "prompt_blocked"
+    advice = "Change the task so that the hook permits it, or change the hook in the settings."
+
+
+class StoppedByHook(TaskFailed):
+    """A hook ended the turn before the agent's answer was complete."""
+
+    code = "stopped_by_hook"
+    advice = "Change the task or the hook: hooks are in the settings and in the agent's definition."
+
+
+class AnswerUnfinished(TaskFailed):
+    """The model stopped before its answer was complete, for a reason that can pass."""
+
+    code = "unfinished"
+    retryable = True
+    advice = "Call again; what the agent said so far is in `partial`."
+
+
+class StructureMissing(TaskFailed):
+    """The agent did not give its answer in the form that the schema asks for."""
+
+    code = "structure_missing"
+    advice = "Make the schema simpler, or say in the task which fields are wanted."
+
+
+class NoCredit(TaskFailed):
+    """The account that pays for the requests has no credit."""
+
+    code = "no_credit"
+    advice = "Buy credit for the account, or use a key of another one."
+
+
+class SignInRefused(TaskFailed):
+    """Claude Code is not signed in, or the API refused the sign-in."""
+
+    code = "sign_in"
+    advice = "Sign in again with `claude` and its command /login, or correct ANTHROPIC_API_KEY."
+
+
+class ModelUnavailable(TaskFailed):
+    """The model does not exist, or this account cannot use it."""
+
+    code = "model_unavailable"
+    advice = "Name another model in the definition or in the call (`model`)."
+
+
+class UsageLimitReached(TaskFailed):
+    """The account has used its limit of five hours or seven days."""
+
+    code = "usage_limit"
+    retryable = True
+    advice = "Call again: the pool holds new tasks until the limit is reset."
+
+
+class RateLimited(TaskFailed):
+    """The API refused a request, because there were too many in a short time."""
+
+    code = "rate_limit"
+    retryable = True
+    advice = "Call again: the pool gives the API a pause before the next task."
+
+
+class ApiOverloaded(TaskFailed):
+    """The API has too much work for all of its users."""
+
+    code = "overloaded"
+    retryable = True
+    advice = "Call again: the pool gives the API a pause before the next task."
+
+
+class ApiFailed(TaskFailed):
+    """The API's server reported an error, or there was no connection to it."""
+
+    code = "api_error"
+    retryable = True
+    advice = "Call again in a minute; if it fails again, see https://status.claude.com."
+
+
 class TaskTimeout(TaskError, TimeoutError):  # noqa: N818
     """The task was stopped because `task_timeout` or `stall_timeout` passed."""
 
     code = "task_timeout"
     retryable = True
+    advice = "Give it more time or a smaller task."
+
+
+def task_failure(code: str) -> type[TaskError]:
+    """Return the class of a failed task by its code; `TaskFailed` for any other code."""
+    kinds: tuple[type[TaskError], ...] = (TaskTimeout, *TaskFailed.__subclasses__())
+    return next((kind for kind in kinds if kind.code == code), TaskFailed)
 
 
 class TaskCancelled(TaskError):  # noqa: N818

@@ -4,7 +4,8 @@ An event has a tag (`type`), a number that grows by one with each event of its p
 All become JSON values and come back: `event.as_json()`, `event_from_json(data)`.
 
 A task's events, in this order: `Submitted`; `Queued`, again and again while it waits; `Started`;
-then `Text`, `ToolUse`, `ToolOutput` and `Retry` as they come; `Ended`, always and once.
+then `Text`, `Withdrawn`, `ToolUse`, `ToolOutput` and `Retry` as they come; `Ended`, always and
+once.
 """
 
 from __future__ import annotations
@@ -110,6 +111,17 @@ class Text(BaseTaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn(BaseTaskEvent):
+    """Words of an earlier `Text` that are no longer part of the answer.
+
+    A safety check stopped them, or the answer of another model replaces them.
+    """
+
+    text: str
+    type: Literal["task.withdrawn"] = field(default="task.withdrawn", repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
 class ToolUse(BaseTaskEvent):
     """A tool that the agent calls."""
 
@@ -168,12 +180,18 @@ class Ended(BaseTaskEvent):
     reused: bool = False
     type: Literal["task.ended"] = field(default="task.ended", repr=False, kw_only=True)
 
+    def as_json(self) -> dict[str, Any]:
+        made = JsonValue.as_json(self)
+        return made if self.result is None else {**made, "result": self.result.as_json()}
+
     @property
     def failure(self) -> str:
-        """Return the code of the failure; ``task_error`` if the CLI reported one; else empty."""
+        """Return the code of the failure; ``task_error`` for one without a code; else empty."""
         if self.error is not None:
             return self.error.code
-        return "task_error" if self.result is not None and self.result.is_error else ""
+        if self.result is None or not self.result.is_error:
+            return ""
+        return self.result.code or "task_error"
 
 
 # Of a worker
@@ -306,7 +324,7 @@ class Snapshot(BaseEvent):
     type: Literal["pool.snapshot"] = field(default="pool.snapshot", repr=False)
 
 
-TaskEvent = Submitted | Queued | Started | Text | ToolUse | ToolOutput | Retry | Ended
+TaskEvent = Submitted | Queued | Started | Text | Withdrawn | ToolUse | ToolOutput | Retry | Ended
 """The events of one task, which `on_event` and `stream` give."""
 
 PoolEvent = (

@@ -18,8 +18,8 @@ from agent_pool.errors import (
     ConfigError,
     SpawnError,
     TaskError,
-    TaskFailed,
     WorkerError,
+    task_failure,
 )
 
 
@@ -168,12 +168,44 @@ class TaskRequest(JsonValue):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFallback(JsonValue):
+    """A model that answered instead of another one.
+
+    Attributes:
+        original: the model that was asked.
+        model: the model that answered.
+        reason: why, in the CLI's words: ``refusal``, ``overloaded``, ``model_not_found``, ….
+    """
+
+    original: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedTool(JsonValue):
+    """One call of a tool that was refused: by a rule, a hook, a person, or without anybody to ask.
+
+    Attributes:
+        tool: the tool's name.
+        input: its input.
+        reason: what the agent read instead of the tool's output; can be empty.
+    """
+
+    tool: str
+    input: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskResult(JsonValue):
     """The answer to one task, with its time, tokens and cost.
 
     Attributes:
-        text: the agent's last words; the error's text if `is_error`.
-        is_error: the CLI reported an error (API error, turn limit, …) instead of an answer.
+        text: everything that the agent said since its last tool call; the error's text if
+            `is_error`.
+        is_error: there is no complete answer: an error of the API or the CLI, a limit of turns or
+            money, a hook that blocked the task, a model that stopped early.
         subtype: how the turn ended in the CLI's words: ``success``, ``error_max_turns``, ….
         agent: the agent's name.
         duration: seconds from the prompt to the result.
@@ -191,6 +223,16 @@ class TaskResult(JsonValue):
         worktree: the folder of its git worktree, if the task changed it; otherwise None, and the
             worktree is removed.
         branch: the branch of that worktree; None without one.
+        code: the code of the failure, as `raise_for_error` would raise it; empty without one.
+        partial: what the agent had said when the task failed; empty for a complete answer.
+        stop_reason: why the model stopped, in the API's words: ``end_turn``, ``max_tokens``, …;
+            empty if the CLI does not report it.
+        terminal_reason: why the turn ended, in the CLI's words: ``completed``, ``max_turns``, …;
+            empty if the CLI does not report it.
+        models: the models that answered, those of sub-agents too.
+        requests: how many requests the API answered with a message.
+        fallback: the model that answered instead of one that refused or could not; None without.
+        denied: the calls of tools that were refused.
     """
 
     text: str
@@ -211,17 +253,40 @@ class TaskResult(JsonValue):
     task_id: str = ""
     worktree: str | None = None
     branch: str | None = None
+    code: str = ""
+    partial: str = ""
+    stop_reason: str = ""
+    terminal_reason: str = ""
+    models: tuple[str, ...] = ()
+    requests: int = 0
+    fallback: ModelFallback | None = None
+    denied: tuple[DeniedTool, ...] = ()
+
+    @property
+    def retryable(self) -> bool:
+        """Return whether the same call can succeed later without any change."""
+        return self.is_error and task_failure(self.code).retryable
+
+    @property
+    def advice(self) -> str:
+        """Return the one next step that can help; empty for a complete answer."""
+        return task_failure(self.code).advice if self.is_error else ""
+
+    def as_json(self) -> dict[str, Any]:
+        derived = {"retryable": self.retryable, "advice": self.advice}
+        return {**JsonValue.as_json(self), **derived}
 
     def raise_for_error(self) -> None:
-        """Do nothing if the CLI reported an answer.
+        """Do nothing if there is a complete answer.
 
         Raises:
-            TaskFailed: the CLI reported an error.
+            TaskFailed: there is none; its class says why, see `code`.
         """
         if self.is_error:
             how = "" if self.subtype == "success" else f" ({self.subtype})"
-            raise TaskFailed(
-                f"agent {self.agent!r} on worker {self.worker} reported an error{how}: {self.text}",
+            raise task_failure(self.code)(
+                f"agent {self.agent!r} on worker {self.worker} failed{how}: {self.text}\n"
+                f"{self.advice}",
                 result=self,
             )
 

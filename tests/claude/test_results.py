@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -125,7 +125,13 @@ def test_a_result_frame_is_read_field_by_field() -> None:
 
 def test_a_recorded_answer_is_read_without_structure_or_api_error() -> None:
     assert read_result(frames.BASH.last, SOME) == TurnResult(
-        "done with tool", False, "success", 2, SOME, "7242a9b6"
+        "done with tool",
+        is_error=False,
+        subtype="success",
+        turns=2,
+        spend=SOME,
+        session_id="7242a9b6",
+        terminal_reason="completed",
     )
 
 
@@ -157,6 +163,6 @@ def test_fields_of_a_wrong_type_are_read_as_empty(junk: object) -> None:
     names = ("num_turns", "api_error_status", "result", "errors", "session_id", "subtype")
     result = read_result(dict.fromkeys(names, junk), SOME)
     expected = TurnResult("", is_error=True, subtype="", turns=0, spend=SOME, session_id="")
-    assert result == expected
+    assert result == replace(expected, code="task_failed")
     words = read_result({"num_turns": "x", "api_error_status": "529"}, SOME)
     assert (words.turns, words.api_status) == (0, 0)

@@ -104,6 +104,9 @@ def test_a_turn_gives_its_events_and_ends_with_its_result() -> None:
                 turns=2,
                 spend=Spend(Usage(input_tokens=20, output_tokens=10), 0.00028000000000000003),
                 session_id="7242a9b6",
+                terminal_reason="completed",
+                models=("claude-opus-5-5",),
+                requests=1,
             )
         ),
     ]
@@ -303,7 +306,7 @@ def test_an_interrupted_turn_ends_with_its_own_result() -> None:
     assert session.state is SessionState.INTERRUPTING
     stopped, ended = session.receive(frames.INTERRUPTED.data)
     assert isinstance(stopped, ToolOutput)
-    assert ended == finished(frames.INTERRUPTED.last)
+    assert ended == finished(frames.INTERRUPTED.last, begun=frames.RUNNING)
     assert (session.state, session.taints) == (SessionState.USED, [])
 
 

@@ -112,7 +112,8 @@ def test_each_task_gives_one_line_and_failures_stop_no_other(project: TempProjec
     assert [ended[line].get("id") for line in (1, 2, 3)] == ["first", None, 3]
     assert [ended[line]["agent"] for line in (1, 2, 3)] == ["one", "two", "two"]
     assert [ended[line]["result"]["text"] for line in (1, 2)] == ["did meet 1", "did meet 2"]
-    assert set(ended[1]["result"]) == {field.name for field in fields(TaskResult)}
+    names = {field.name for field in fields(TaskResult)} | {"retryable", "advice"}
+    assert set(ended[1]["result"]) == names
     error = ended[3]["error"]
     assert (error["code"], error["retryable"]) == ("task_timeout", True)
     assert "400ms" not in error["message"]
@@ -123,6 +124,24 @@ def test_each_task_gives_one_line_and_failures_stop_no_other(project: TempProjec
     assert summary.startswith("3 tasks: 2 done, 1 failed; ")
     assert "tokens 0 in, " in summary
     assert "$0.0" in summary
+
+
+def test_a_blocked_task_of_a_batch_is_run_again(project: TempProject) -> None:
+    project.agent("one")
+    free = project.root / "free"
+    block = f"test -e {free} || {{ touch {free}; echo not now >&2; exit 2; }}"
+    hooks = {"UserPromptSubmit": [{"hooks": [{"type": "command", "command": block}]}]}
+    settings = project.home / ".claude/settings.json"
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text(json.dumps({"hooks": hooks}))
+    model = EchoModel(fails="\0")
+    with offline(model) as url:
+        first = batch(project, "-o", "out.jsonl", given=tasks("a"), url=url)
+        assert (first.returncode, model.asked) == (1, [])
+        second = batch(project, "-o", "out.jsonl", given=tasks("a"), url=url)
+        assert (second.returncode, model.asked) == (0, ["a"])
+    ended = entries((project.root / "out.jsonl").read_text())
+    assert [entry["result"]["code"] for entry in ended] == ["prompt_blocked", ""]
 
 
 def test_a_second_run_skips_tasks_that_have_succeeded(project: TempProject) -> None:

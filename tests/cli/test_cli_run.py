@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import pytest
@@ -14,6 +14,7 @@ from agent_pool import (
     AgentNotFound,
     AgentPoolError,
     Ended,
+    NoCredit,
     PoolTimeout,
     Queued,
     Retry,
@@ -28,6 +29,7 @@ from agent_pool import (
     Text,
     ToolOutput,
     ToolUse,
+    TurnLimitReached,
     Usage,
     WorkerDied,
 )
@@ -155,20 +157,26 @@ def test_the_quiet_option_prints_only_the_answer(run: Callable[..., Result]) -> 
 def test_the_json_option_prints_the_whole_result(run: Callable[..., Result]) -> None:
     done = run("a", "Look.", "--json")
     assert done.exit_code == 0
-    assert json.loads(done.stdout) == asdict(result())
+    expected = {**asdict(result()), "retryable": False, "advice": ""}
+    assert json.loads(done.stdout) == json.loads(json.dumps(expected))
 
 
 @pytest.mark.parametrize(
-    ("subtype", "message"),
+    ("code", "partial", "message"),
     [
-        ("success", "a reported an error: It broke.\n"),
-        ("error_max_turns", "a reported an error (error_max_turns): It broke.\n"),
+        ("no_credit", "", f"a failed (no_credit): It broke.\n{NoCredit.advice}\n"),
+        (
+            "turn_limit",
+            "Found one.",
+            f"a failed (turn_limit): It broke.\n{TurnLimitReached.advice}\n"
+            "what the agent had said, not a complete answer:\nFound one.\n",
+        ),
     ],
 )
 def test_an_error_reported_by_the_agent_gives_exit_code_1(
-    run: Callable[..., Result], subtype: str, message: str
+    run: Callable[..., Result], code: str, partial: str, message: str
 ) -> None:
-    end = result("It broke.", is_error=True, subtype=subtype)
+    end = replace(result("It broke.", is_error=True), code=code, partial=partial)
     done = run("a", "Look.", "-q", end=end)
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", message)
     done = run("a", "Look.", "--json", end=end)

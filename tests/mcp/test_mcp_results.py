@@ -6,7 +6,9 @@ import pytest
 from agent_pool import (
     AgentStats,
     ConfigError,
+    DeniedTool,
     InternalError,
+    ModelFallback,
     PoolStats,
     TaskResult,
     TaskTimeout,
@@ -31,7 +33,8 @@ def test_answer_holds_only_the_text_and_meta_holds_the_figures() -> None:
     assert answer.is_error is False
     assert answer.meta is not None
     figures = answer.meta[RESULT_KEY]
-    assert set(figures) == {field.name for field in fields(TaskResult)} - {"text", "is_error"}
+    shown = {field.name for field in fields(TaskResult)} - {"text", "partial", "is_error"}
+    assert set(figures) == shown | {"retryable", "advice"}
     assert (figures["duration"], figures["session_id"], figures["pid"]) == (1.5, "s-1", 4711)
     assert figures["usage"] == {
         "input_tokens": 1,
@@ -55,23 +58,39 @@ def test_empty_answer_states_that_the_agent_finished_without_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("subtype", "advice"),
+    ("code", "advice", "retryable"),
     [
-        ("success", "failed: API Error"),
-        ("error_max_turns", "smaller task"),
-        ("error_during_execution", "agent-pool doctor"),
+        ("overloaded", "Call again", True),
+        ("turn_limit", "smaller task", False),
+        ("task_failed", "agent-pool doctor", False),
     ],
 )
-def test_agent_error_becomes_a_tool_error_with_advice(subtype: str, advice: str) -> None:
-    answer = task_result(
-        EndedTask("reviewer", make_result("API Error: 529", is_error=True, subtype=subtype))
-    )
+def test_agent_error_becomes_a_tool_error_with_advice(
+    code: str, advice: str, retryable: bool
+) -> None:
+    failed = make_result("It broke.", is_error=True, code=code, partial="Found one.")
+    answer = task_result(EndedTask("reviewer", failed))
     assert answer.is_error is True
-    how = "" if subtype == "success" else f" ({subtype})"
-    assert text_of(answer).startswith(f"reviewer failed{how}: API Error: 529\n")
+    assert text_of(answer).startswith(f"reviewer failed ({code}): It broke.\n")
     assert advice in text_of(answer)
+    assert text_of(answer).endswith("not a complete answer:\nFound one.")
     assert answer.meta is not None
-    assert answer.meta[RESULT_KEY]["worker"] == "reviewer-1"
+    figures = answer.meta[RESULT_KEY]
+    assert (figures["worker"], figures["code"]) == ("reviewer-1", code)
+    assert figures["retryable"] is retryable
+
+
+def test_an_answer_names_the_stand_in_and_the_refused_tools() -> None:
+    answered = make_result(
+        fallback=ModelFallback("opus", "sonnet", "refusal"),
+        denied=(DeniedTool("Bash", {"command": "git push"}, "a rule says no"),),
+    )
+    answer = task_result(EndedTask("reviewer", answered))
+    assert answer.is_error is False
+    assert "(sonnet answered instead of opus: refusal.)" in text_of(answer)
+    assert "not permitted to use Bash: a rule says no." in text_of(answer)
+    assert answer.meta is not None
+    assert answer.meta[RESULT_KEY]["denied"][0]["input"] == {"command": "git push"}
 
 
 def test_error_answer_states_whether_the_same_call_can_succeed_later() -> None:

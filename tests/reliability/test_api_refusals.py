@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from agent_pool import AgentPool, PoolTimeout, Queued, Retry, TaskEvent, TaskFailed, TaskTimeout
+from agent_pool import AgentPool, PoolTimeout, Queued, Retry, SignInRefused, TaskEvent, TaskTimeout
 from agent_pool.loopback import ErrorResponse, LoopbackAPI, ModelRequest
 from support.model_scripts import echo_task
 from support.pool_observers import AdjustableClock, invoke_with_events
 from support.pools import PoolProject, wait_for_stats, wait_until_idle
 from support.waiting import run
+
+SIGN_IN = "Claude Code is not signed in, or the API refused its sign-in"
+"""The message for every form of it."""
 
 
 class Refusing:
@@ -122,8 +125,10 @@ def test_a_refused_sign_in_fails_within_two_tries_with_advice(
             pool,
             api,
         ):
-            with pytest.raises(TaskFailed, match=r"with 401 .* sign in again with `claude`, or"):
+            with pytest.raises(SignInRefused, match=SIGN_IN) as refused:
                 await pool.invoke("tester", "refused")
+            assert "401" in refused.value.message
+            assert SignInRefused.advice in refused.value.message
             assert len(api.requests) <= 2
             assert (await pool.stats()).paused == 0
             assert (await pool.invoke("tester", "next")).text == "echo: next"
@@ -140,7 +145,8 @@ def test_a_refused_permission_is_an_error_at_the_first_try(
             api,
         ):
             result = await pool.invoke("tester", "refused")
-            assert result.is_error
+            assert (result.code, result.retryable) == ("sign_in", False)
+            assert SIGN_IN in result.text
             assert "403" in result.text
             assert len(api.requests) == 1
 
@@ -154,9 +160,9 @@ def test_a_signed_out_cli_fails_without_asking_the_api(
         without = {"env_block": ("ANTHROPIC_API_KEY",), "max_size": 1}
         async with pool_project.real(echo_task, **without) as (pool, api):
             result = await pool.invoke("tester", "task")
-            assert result.is_error
-            assert "Not logged in" in result.text
-            with pytest.raises(TaskFailed, match="Not logged in"):
+            assert (result.code, result.advice) == ("sign_in", SignInRefused.advice)
+            assert SIGN_IN in result.text
+            with pytest.raises(SignInRefused, match="Not logged in"):
                 result.raise_for_error()
             assert api.requests == []
 

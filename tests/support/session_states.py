@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agent_pool.claude.protocol.results import Spend, read_result, running_totals
@@ -49,15 +50,35 @@ def clearing(recording: Recording = frames.HELLO, *, needs_announcement: bool = 
     return session
 
 
-def finished(frame: Mapping[str, Any], after: Mapping[str, Any] | None = None) -> TurnFinished:
+def finished(
+    frame: Mapping[str, Any],
+    after: Mapping[str, Any] | None = None,
+    begun: Recording | None = None,
+) -> TurnFinished:
     """Return the signal for a turn that ended with the result `frame`.
 
     Args:
         frame: the turn's result.
         after: the result of the turn before it in the same conversation; None for the first turn.
+        begun: the recording of the turn's beginning, if it is another one than that of its end.
     """
     earlier = running_totals(after) if after else Spend()
-    return TurnFinished(read_result(frame, running_totals(frame).since(earlier)))
+    result = read_result(frame, running_totals(frame).since(earlier))
+    models, requests = _answered(frame, [begun] if begun else [])
+    return TurnFinished(replace(result, models=models, requests=requests))
+
+
+def _answered(last: Mapping[str, Any], begun: list[Recording]) -> tuple[tuple[str, ...], int]:
+    """Return the models and the number of messages of the turn that ends with a frame."""
+    ends = [one for one in frames.ALL.values() if one.last == last]
+    messages = [
+        frame["message"]
+        for recording in [*begun, *ends]
+        for frame in recording.frames
+        if frame["type"] == "assistant"
+    ]
+    models = dict.fromkeys(message["model"] for message in messages)
+    return tuple(models), len({message.get("id", "") for message in messages})
 
 
 def with_fields(frame: Mapping[str, Any], **fields: Any) -> dict[str, Any]:

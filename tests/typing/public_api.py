@@ -46,6 +46,7 @@ from agent_pool import (
     ToolUse,
     TurnEnded,
     Usage,
+    Withdrawn,
     WorkerAssigned,
     WorkerDied,
     WorkerInfo,
@@ -221,6 +222,8 @@ def check_task_event(event: TaskEvent) -> None:
         case Started():
             assert_type(event.pid, int)
         case Text():
+            assert_type(event.text, str)
+        case Withdrawn():
             assert_type(event.text, str)
         case ToolUse():
             assert_type(event.name, str)

@@ -99,6 +99,11 @@ def stopped_in_task(label: WorkerLabel, reason: str) -> WorkerDied:
     )
 
 
+def sign_in_text(detail: str) -> str:
+    """Return the message for every form of a missing or refused sign-in."""
+    return f"Claude Code is not signed in, or the API refused its sign-in ({detail})"
+
+
 def _exit_text(code: int | None) -> str:
     if code is None or code >= 0:
         return f"exit code {code}"

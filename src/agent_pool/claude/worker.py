@@ -56,7 +56,7 @@ from agent_pool.claude.protocol.signals import (
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import RoleFolder
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
-from agent_pool.events import Retry, Text, ToolOutput, ToolUse
+from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
 from agent_pool.models import Denied, ResetVerdict
 from agent_pool.settings import Settings
 
@@ -192,6 +192,11 @@ class Worker:
     def taints(self) -> list[str]:
         """Return the reasons why it must not serve another task."""
         return self._session.taints
+
+    @property
+    def words(self) -> str:
+        """Return what the agent has said in its last turn, which can still be running."""
+        return self._session.words
 
     @property
     def session(self) -> Session:
@@ -525,7 +530,7 @@ class Worker:
 
     def _dispatch(self, signal: Signal) -> None:
         match signal:
-            case Text() | ToolUse() | ToolOutput() | Retry():
+            case Text() | Withdrawn() | ToolUse() | ToolOutput() | Retry():
                 # Before the listener, which writes a new note for a `Retry`.
                 self._track_tools(signal)
                 if self._listener is not None:

@@ -22,6 +22,7 @@ from agent_pool import (
     ToolOutput,
     ToolUse,
     Usage,
+    Withdrawn,
 )
 from agent_pool.text import count, one_line, seconds_text
 
@@ -77,6 +78,8 @@ def describe_activity(event: TaskEvent) -> str:
             return "thinking"
         case Text():
             return one_line(event.text, _WIDTH)
+        case Withdrawn():
+            return "thinking"
         case ToolUse():
             return describe_tool_call(event)
         case Retry():
@@ -147,6 +150,9 @@ class TaskProgress:
             case Text():
                 self._print_held_text()
                 self._held_text = event.text
+            case Withdrawn():
+                self._held_text = ""
+                self._print_line("the answer so far was withdrawn; the agent begins again")
             case ToolUse():
                 self._print_held_text()
                 self._print_line(f"→ {describe_tool_call(event)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from agent_pool import PoolAPI, TaskResult
+from agent_pool import PoolAPI, TaskError, TaskResult
 from agent_pool.cli.call_options import request_fields, task_options
 from agent_pool.cli.command import (
     FAILED,
@@ -25,7 +25,7 @@ from agent_pool.cli.connect import make_pool
 from agent_pool.cli.output import console, print_json
 from agent_pool.cli.permissions import TerminalPrompt
 from agent_pool.cli.progress import TaskProgress, result_text
-from agent_pool.text import printable
+from agent_pool.text import one_line, printable
 
 
 def _read_schema_option(
@@ -111,6 +111,10 @@ def run(
             prompt = TerminalPrompt(progress.paused if progress else nullcontext)
             call["on_permission"] = prompt.decide
         result = run_async(_run_task(pool, call, progress, as_json=as_json))
+    except TaskError as error:
+        if error.result is not None and not as_json:
+            _print_partial(error.result)
+        raise
     finally:
         # A second Ctrl-C can interrupt the close of the pool; this ends every process at once.
         pool.kill()
@@ -155,12 +159,20 @@ async def _run_task(
     return result
 
 
+def _print_partial(result: TaskResult) -> None:
+    if result.partial:
+        # Not on stdout: there, a program would take it for the answer.
+        shown = printable(result.partial) if sys.stderr.isatty() else result.partial
+        click.echo(f"what the agent had said, not a complete answer:\n{shown}", err=True)
+
+
 def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
     if as_json:
         print_json(result.as_json())
     elif result.is_error:
-        how = "" if result.subtype == "success" else f" ({result.subtype})"
-        click.echo(f"{result.agent} reported an error{how}: {result.text}", err=True)
+        how = f" ({result.code or result.subtype})"
+        click.echo(f"{result.agent} failed{how}: {result.text}\n{result.advice}", err=True)
+        _print_partial(result)
     else:
         text = result.text
         if result.structured is not None:
@@ -169,6 +181,9 @@ def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
         click.echo(printable(text) if sys.stdout.isatty() else text, color=True)
     if not quiet:
         console(err=True).print(result_text(result), style="dim")
+    if not as_json:
+        for denied in dict.fromkeys(f"{one.tool}: {one_line(one.reason)}" for one in result.denied):
+            click.echo(f"not permitted: {denied}", err=True)
     # Even if quiet: otherwise its place would be known to no reader.
     if result.worktree and not as_json:
         click.echo(f"changes are in {result.worktree} (branch {result.branch})", err=True)

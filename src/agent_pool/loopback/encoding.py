@@ -74,12 +74,18 @@ def build_message(
         "id": new_id("msg"),
         "type": "message",
         "role": "assistant",
-        "model": model,
+        "model": reply.model or model,
         "content": blocks,
-        "stop_reason": _find_stop_reason(blocks, reply),
-        "stop_sequence": None,
+        **_stop_fields(blocks, reply),
         "usage": usage.as_json(),
     }
+
+
+def _stop_fields(blocks: list[JsonObject], reply: ModelReply) -> JsonObject:
+    fields = {"stop_reason": _find_stop_reason(blocks, reply), "stop_sequence": None}
+    # The API sends details with some reasons only, such as `refusal`.
+    details = {} if reply.stop_details is None else {"stop_details": dict(reply.stop_details)}
+    return {**fields, **details}
 
 
 def _find_stop_reason(blocks: list[JsonObject], reply: ModelReply) -> str:
@@ -93,6 +99,7 @@ def iter_events(message: JsonObject, reply: ModelReply) -> Iterator[bytes]:
     The fault itself is not included, and the block before it is not closed.
     """
     start = {**message, "content": [], "stop_reason": None}
+    start.pop("stop_details", None)
     # The API sends the prompt's tokens at the start, and the output's only in `message_delta`.
     start["usage"] = {**message["usage"], "output_tokens": 1}
     yield encode_event("message_start", message=start)
@@ -103,7 +110,7 @@ def iter_events(message: JsonObject, reply: ModelReply) -> Iterator[bytes]:
         if not (reply.fault and index == len(blocks) - 1):
             yield encode_event("content_block_stop", index=index)
     if reply.fault is None:
-        delta = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+        delta = {name: message[name] for name in message if name.startswith("stop_")}
         yield encode_event("message_delta", delta=delta, usage=message["usage"])
         yield encode_event("message_stop")
 

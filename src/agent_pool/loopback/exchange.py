@@ -121,10 +121,10 @@ class Exchange:
             body = encoding.to_ascii_json(message)
             # Before the send: a client that has the whole reply can rely on `completed`.
             self._request.completed = True
-            await send_response(send, 200, JSON_HEADERS, body)
+            await send_response(send, 200, {**JSON_HEADERS, **reply.headers}, body)
 
     async def _send_stream(self, events: Iterator[bytes], reply: ModelReply, send: Send) -> None:
-        await _send_start(send, 200, STREAM_HEADERS)
+        await _send_start(send, 200, {**STREAM_HEADERS, **reply.headers})
         parts = list(events) if reply.delta_interval > 0 else [b"".join(events)]
         match reply.fault:
             case None:

@@ -77,6 +77,9 @@ class ModelReply:
             the whole stream is one write.
         delta_size: characters per delta if `delta_interval` is above 0.
         stop_reason: None takes `tool_use` if there is a tool call, else `end_turn`.
+        stop_details: more about the stop, as the API sends it with a refusal; None sends none.
+        model: the model that answers; "" takes that of the request.
+        headers: more response headers, e.g. those of the rate limits.
         usage: fields of `ApiUsage` that replace the counted ones, e.g. ``{"output_tokens": 500}``.
     """
 
@@ -86,6 +89,9 @@ class ModelReply:
     delta_size: int = 20
     stop_reason: str | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
+    stop_details: Mapping[str, Any] | None = None
+    model: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # The class is frozen; this is the way to set a field of it.

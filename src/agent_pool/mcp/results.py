@@ -11,10 +11,11 @@ from mcp_types import CallToolResult, TextContent
 
 from agent_pool import AgentPoolError, InternalError, PoolStats, TaskResult, WorkerInfo
 from agent_pool.mcp.permissions import Decision
-from agent_pool.text import bytes_text, whole_characters
+from agent_pool.text import bytes_text, one_line, whole_characters
 
 RESULT_KEY: Final = "agent-pool/result"
-"""In `_meta` of `invoke`'s result: the fields of `TaskResult`, without `text` and `is_error`."""
+"""In `_meta` of `invoke`'s result: the fields of `TaskResult`, without `text`, `partial` and
+`is_error`."""
 
 RESULTS_KEY: Final = "agent-pool/results"
 """In `_meta` of `invoke_many`'s result: a list; for each task `agent`, `is_error`, `duration`, and
@@ -26,14 +27,10 @@ ERROR_KEY: Final = "agent-pool/error"
 REFUSED_KEY: Final = "agent-pool/refused"
 """In `_meta`: each `tool` for which the agent did not get permission, and why."""
 
-_NEXT_STEPS: Final = {
-    "error_max_turns": "Give it a smaller task, or raise `maxTurns` in its definition.",
-    "error_max_budget_usd": "Give it a smaller task, or raise its budget.",
-}
-_NEXT_STEP: Final = "Check the sign-in and the set-up with `agent-pool doctor`, then call again."
 _PERMIT: Final = (
     "To permit more, change `permissionMode` in the agent's definition (acceptEdits, "
-    "bypassPermissions), or the setting AGENT_POOL_PERMISSION_CEILING."
+    "bypassPermissions), the setting AGENT_POOL_PERMISSION_CEILING, or the rules in `permissions` "
+    "of Claude Code's settings (`deny`, `ask`, `allow`)."
 )
 
 
@@ -104,7 +101,7 @@ def _answer_text(ended: EndedTask) -> str:
             text = f"{error}\n`claude --debug` shows the log. Other calls are not affected."
         case AgentPoolError() as error:
             again = "\nThe same call can succeed if you make it again." if error.retryable else ""
-            text = f"{error}{again}"
+            text = f"{error}{again}{_partial_note(getattr(error, 'result', None))}"
         case error:
             text = (
                 f"A bug in agent-pool stopped this call: {type(error).__name__}: {error}\n"
@@ -115,16 +112,23 @@ def _answer_text(ended: EndedTask) -> str:
 
 
 def _failure_text(result: TaskResult) -> str:
-    how = "" if result.subtype == "success" else f" ({result.subtype})"
-    next_step = _NEXT_STEPS.get(result.subtype, _NEXT_STEP)
-    text = f"{result.agent} failed{how}: {result.text or 'no reason given'}\n{next_step}"
-    return text + _worktree_note(result)
+    how = f" ({result.code or result.subtype})"
+    text = f"{result.agent} failed{how}: {result.text or 'no reason given'}\n{result.advice}"
+    return text + _partial_note(result) + _worktree_note(result)
+
+
+def _partial_note(result: TaskResult | None) -> str:
+    if result is None or not result.partial:
+        return ""
+    return f"\n\nWhat it had said, not a complete answer:\n{result.partial}"
 
 
 def _success_text(result: TaskResult) -> str:
     text = result.text or f"({result.agent} finished without an answer.)"
     if result.conversation is not None and result.place == 1:
         text += f"\n\n(The conversation {result.conversation!r} began with this task.)"
+    if (instead := result.fallback) is not None:
+        text += f"\n\n({instead.model} answered instead of {instead.original}: {instead.reason}.)"
     return text + _worktree_note(result)
 
 
@@ -137,9 +141,19 @@ def _worktree_note(result: TaskResult) -> str:
 def _permission_note(ended: EndedTask) -> str:
     # A person's own "no" needs no note: the person knows it.
     reasons = {f"{tool}: {why}": None for tool, why in ended.refused if why is not Decision.DENIED}
+    reasons |= dict.fromkeys(_denied_by_rules(ended))
     if not reasons:
         return ""
     return f"\n\n({ended.agent} was not permitted to use {'; '.join(reasons)}. {_PERMIT})"
+
+
+def _denied_by_rules(ended: EndedTask) -> list[str]:
+    """Return the refused tools about which nobody was asked, each with the reason."""
+    if not isinstance(ended.outcome, TaskResult):
+        return []
+    asked = {tool for tool, _ in ended.refused}
+    denied = [one for one in ended.outcome.denied if one.tool not in asked]
+    return [f"{one.tool}: {one_line(one.reason, 200)}" for one in denied]
 
 
 def _meta_of(ended: EndedTask) -> dict[str, Any]:
@@ -147,7 +161,7 @@ def _meta_of(ended: EndedTask) -> dict[str, Any]:
     match ended.outcome:
         case TaskResult() as result:
             fields = meta[RESULT_KEY] = result.as_json()
-            del fields["text"], fields["is_error"]
+            del fields["text"], fields["partial"], fields["is_error"]
         case AgentPoolError() as error:
             meta[ERROR_KEY] = {"code": error.code, "retryable": error.retryable}
         case _:

@@ -18,12 +18,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from agent_pool.claude import process_tree, termination
+from agent_pool.claude import failures, process_tree, termination
 from agent_pool.claude.protocol.results import Spend
 from agent_pool.claude.reset_probe import ResetProbe
 from agent_pool.claude.watchdog import Watchdog, make_run_folder
 from agent_pool.claude.worker import ClaimError, Worker
-from agent_pool.errors import AgentPoolError, SpawnError, TaskFailed, TaskTimeout
+from agent_pool.errors import AgentPoolError, SignInRefused, SpawnError, TaskTimeout
 from agent_pool.events import (
     Paused,
     PoolEvent,
@@ -591,11 +591,9 @@ def _change_event(change: StateChange) -> WorkerStateChanged:
     )
 
 
-def _sign_in_refused(worker: Worker, event: Retry) -> TaskFailed:
-    return TaskFailed(
-        f"{worker.label}: the API refuses the sign-in with {event.status} ({event.error}); "
-        "sign in again with `claude`, or correct ANTHROPIC_API_KEY"
-    )
+def _sign_in_refused(worker: Worker, event: Retry) -> SignInRefused:
+    problem = failures.sign_in_text(f"{event.status} {event.error}")
+    return SignInRefused(f"{worker.label}: {problem}\n{SignInRefused.advice}")
 
 
 def _stop_text(record: WorkerRecord, reason: RetireReason, limits: Limits) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from agent_pool.api import OnEvent, OnPermission
+from agent_pool.claude.failures import sign_in_text
 from agent_pool.claude.permissions import Decider
 from agent_pool.claude.protocol.results import TurnResult
 from agent_pool.claude.protocol.signals import PermissionAsked, TurnEvent
@@ -17,10 +18,13 @@ from agent_pool.claude.worker import Worker
 from agent_pool.errors import (
     AgentPoolError,
     InternalError,
+    PromptTooLong,
+    RequestTooLarge,
+    SignInRefused,
     TaskTimeout,
 )
 from agent_pool.events import Ended, Retry, Started, Submitted, TaskEvent
-from agent_pool.models import Denied, PermissionRequest, TaskRequest, TaskResult
+from agent_pool.models import NO_USAGE, Denied, PermissionRequest, TaskRequest, TaskResult
 from agent_pool.pool.agent_registry import AgentRegistry
 from agent_pool.pool.answer_schema import check_answer
 from agent_pool.pool.call_options import read_options
@@ -207,9 +211,13 @@ class TaskRunner:
         """
         request = task.request
         task.started(worker)
-        turn = await self._turn(task, worker)
+        try:
+            turn = await self._turn(task, worker)
+        except TaskTimeout as error:
+            error.result = _partial_result(task, worker, error)
+            raise
         result = TaskResult(
-            text=turn.text,
+            text=_text_of(turn, request.task),
             is_error=turn.is_error,
             subtype=turn.subtype,
             agent=request.agent,
@@ -223,6 +231,14 @@ class TaskRunner:
             pid=worker.pid or 0,
             structured=turn.structured,
             task_id=task.id,
+            code=turn.code,
+            partial=turn.partial,
+            stop_reason=turn.stop_reason,
+            terminal_reason=turn.terminal_reason,
+            models=turn.models,
+            requests=turn.requests,
+            fallback=turn.fallback,
+            denied=turn.denied,
         )
         # An error of the CLI has no structure; the caller gets it as it is.
         if request.schema is not None and not result.is_error:
@@ -330,6 +346,38 @@ class PausableTimeout:
     @property
     def _can_move(self) -> bool:
         return not self._has_ended and not self._bound.expired()
+
+
+def _partial_result(task: RunningTask, worker: Worker, error: TaskTimeout) -> TaskResult | None:
+    """Return what the agent had said when its time was over; None if it had said nothing."""
+    if not worker.words:
+        return None
+    return TaskResult(
+        text=error.message,
+        is_error=True,
+        subtype="",
+        agent=task.request.agent,
+        duration=task.running,
+        waited=task.waited,
+        turns=0,
+        usage=NO_USAGE,  # the turn reports its tokens when it has been interrupted
+        cost_usd=0.0,
+        session_id="",
+        worker=worker.name,
+        pid=worker.pid or 0,
+        task_id=task.id,
+        code=error.code,
+        partial=worker.words,
+    )
+
+
+def _text_of(turn: TurnResult, task: str) -> str:
+    """Return the text of a turn, with what only the pool knows about its failure."""
+    if turn.code == SignInRefused.code:
+        return sign_in_text(turn.text)
+    if turn.code not in (PromptTooLong.code, RequestTooLarge.code):
+        return turn.text
+    return f"{turn.text} (The task itself has {len(task):,} characters.)"
 
 
 def _timed_out(request: TaskRequest, worker: Worker, seconds: float) -> TaskTimeout:

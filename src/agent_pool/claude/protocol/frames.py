@@ -41,6 +41,12 @@ def mapping_of(frame: Frame, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def texts_of(frame: Frame, name: str) -> list[str]:
+    """Return the texts of a list; empty if the field holds no list."""
+    value = frame.get(name)
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
 def retry_of(frame: Frame) -> Retry:
     """Read an `api_retry` frame: a request that the API refused."""
     return Retry(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agent_pool.claude.protocol.endings import failure_code, failure_text
 from agent_pool.claude.protocol.frames import (
     Frame,
     mapping_of,
@@ -12,7 +13,9 @@ from agent_pool.claude.protocol.frames import (
     text_of,
     whole_number_of,
 )
-from agent_pool.models import NO_USAGE, Usage
+from agent_pool.claude.protocol.turn_record import TurnRecord
+from agent_pool.errors import PromptBlocked
+from agent_pool.models import NO_USAGE, DeniedTool, ModelFallback, Usage
 
 _USAGE_KEYS: Final = {
     "input_tokens": "inputTokens",
@@ -53,14 +56,22 @@ class TurnResult:
     """How a turn ended.
 
     Attributes:
-        text: the agent's last words; the errors' text if the CLI reported errors.
-        is_error: the CLI reported an error instead of an answer.
+        text: what the agent said since its last tool call; the error's text if there is an error.
+        is_error: there is no complete answer.
         subtype: how it ended in the CLI's words: ``success``, ``error_max_turns``, ….
         turns: steps of the main agent, as the CLI counts them.
         spend: tokens and cost of this turn alone.
         session_id: the CLI's id of the conversation.
         structured: the answer as a Python value, if a schema was given.
         api_status: the HTTP status of the API's last error; 0 without an error.
+        code: of the failure; empty for a complete answer.
+        partial: what the agent had said when the turn failed; empty for a complete answer.
+        stop_reason: why the model stopped, in the API's words.
+        terminal_reason: why the turn ended, in the CLI's words.
+        models: the models that answered.
+        requests: how many requests the API answered with a message.
+        fallback: the model that answered instead of another one.
+        denied: the tools that were refused.
     """
 
     text: str
@@ -71,15 +82,38 @@ class TurnResult:
     session_id: str
     structured: Any = None
     api_status: int = 0
+    code: str = ""
+    partial: str = ""
+    stop_reason: str = ""
+    terminal_reason: str = ""
+    models: tuple[str, ...] = ()
+    requests: int = 0
+    fallback: ModelFallback | None = None
+    denied: tuple[DeniedTool, ...] = ()
 
 
-def read_result(frame: Frame, spend: Spend) -> TurnResult:
-    """Read a `result` frame; `spend` holds the tokens and the cost of its turn."""
-    subtype = text_of(frame, "subtype")
+def read_result(frame: Frame, spend: Spend, record: TurnRecord | None = None) -> TurnResult:
+    """Read a `result` frame.
+
+    Args:
+        frame: the frame.
+        spend: the tokens and the cost of its turn.
+        record: what happened in the turn.
+    """
+    record = record or TurnRecord()
+    code = failure_code(frame, error=record.error, blocked=record.blocked)
     return TurnResult(
-        text=_answer_text(frame),
-        is_error=bool(frame.get("is_error")) or subtype != "success",
-        subtype=subtype,
+        text=_failure_text(frame, code) if code else record.words.answer or _result_text(frame),
+        is_error=bool(code),
+        code=code,
+        partial=record.words.all if code else "",
+        stop_reason=text_of(frame, "stop_reason"),
+        terminal_reason=text_of(frame, "terminal_reason"),
+        models=tuple(record.words.models),
+        requests=record.words.requests,
+        fallback=record.fallback,
+        denied=record.denied(frame),
+        subtype=text_of(frame, "subtype"),
         turns=whole_number_of(frame, "num_turns"),
         spend=spend,
         session_id=text_of(frame, "session_id"),
@@ -100,7 +134,15 @@ def _model_usage(entry: Frame) -> Usage:
     return Usage(**{ours: int(number_of(entry, theirs)) for ours, theirs in _USAGE_KEYS.items()})
 
 
-def _answer_text(frame: Frame) -> str:
+def _failure_text(frame: Frame, code: str) -> str:
+    # A turn that the CLI calls a success has the agent's words instead of an error's text.
+    is_success = text_of(frame, "subtype") == "success" and not frame.get("is_error")
+    if is_success and code != PromptBlocked.code:
+        return failure_text(frame, code)
+    return _result_text(frame)
+
+
+def _result_text(frame: Frame) -> str:
     text = frame.get("result")
     if isinstance(text, str):
         return text

@@ -56,8 +56,10 @@ from agent_pool.claude.protocol.states import (
     SessionState,
     Step,
 )
+from agent_pool.claude.protocol.turn_record import TurnRecord
+from agent_pool.claude.protocol.words import is_written_by_cli
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
-from agent_pool.events import Text, ToolOutput, ToolUse
+from agent_pool.events import Text, ToolOutput, ToolUse, Withdrawn
 
 _SELF_STARTED: Final = "a turn started by itself"
 
@@ -129,6 +131,7 @@ class Session:
         self._obstacle = ""
         self._is_foreign_turn = False  # the CLI works on something else than our prompt
         self._totals = Spend()
+        self._record = TurnRecord()
         self._needs_announcement = False
         self._session_before_reset = ""
         self._baseline: dict[str, object] = {}
@@ -232,6 +235,7 @@ class Session:
         self._prompts.append(stamp)
         self._first_role = self._first_role or self.role
         self._is_foreign_turn = False
+        self._record = TurnRecord()
         return line
 
     def interrupt(self, request_id: str) -> bytes:
@@ -341,6 +345,11 @@ class Session:
             self.taints.append(reason)
 
     @property
+    def words(self) -> str:
+        """Return what the agent has said since the last prompt."""
+        return self._record.words.all
+
+    @property
     def is_over(self) -> bool:
         """Return whether nothing can be sent any more."""
         return self.state in (SessionState.CLOSED, SessionState.BROKEN)
@@ -437,6 +446,14 @@ class Session:
             self._obstacle = "the list of commands changed"
         elif subtype in COMPACTIONS:
             self._obstacle = "its conversation was compacted"
+        elif self._is_in_our_turn:
+            self._note_in_turn(frame, subtype, emit)
+
+    def _note_in_turn(self, frame: Frame, subtype: str, emit: Emit) -> None:
+        _withdraw(self._record.note_system(frame), emit)
+        # The whole session keeps the other model, also after a reset (2.1.332).
+        if subtype in ("model_refusal_fallback", "model_fallback"):
+            self.taint(f"its model changed to {text_of(frame, 'fallback_model')}")
 
     def _on_session_state(self, frame: Frame, emit: Emit) -> None:
         # Sent if CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS is set; 2.1.332 sends `idle` about 2 ms
@@ -500,12 +517,17 @@ class Session:
         # No prompt is open. Old versions do not stamp `init`, so only these words show the turn.
         if not self._stamp and frame.get("parent_tool_use_id") is None:
             self.taint(_SELF_STARTED)
+        if self._is_in_our_turn:
+            self._record.note_assistant(frame)
+            _withdraw(self._record.words.replace(frame), emit)
         for block in blocks_of(frame):
             kind = block.get("type")
             if kind == "tool_use":
                 self._on_tool_use(block, emit, frame)
-            elif kind == "text" and self._is_for_caller(frame):
-                emit(Text(str(block.get("text", ""))))
+            elif kind == "text" and self._is_for_caller(frame) and not is_written_by_cli(frame):
+                text = str(block.get("text", ""))
+                self._record.words.add(frame, text)
+                emit(Text(text))
 
     def _on_tool_use(self, block: Frame, emit: Emit, frame: Frame) -> None:
         name = str(block.get("name", ""))
@@ -513,12 +535,22 @@ class Session:
             self.taint(f"it used {name}, whose effect outlives a reset")
         elif not (name in REWOUND_TOOLS or name.startswith("mcp__")):
             self._obstacle = f"it used {name}"
+        if self._is_in_our_turn:
+            self._record.note_call(str(block.get("id", "")))
         if self._is_for_caller(frame):
+            self._record.words.note_tool_call()
             emit(ToolUse(str(block.get("id", "")), name, mapping_of(block, "input")))
 
     def _on_user(self, frame: Frame, emit: Emit) -> None:
+        if self._is_for_caller(frame):
+            _withdraw(self._record.words.note_user_frame(frame), emit)
         for block in blocks_of(frame):
-            if block.get("type") == "tool_result" and self._is_for_caller(frame):
+            if block.get("type") != "tool_result":
+                continue
+            if self._is_in_our_turn and block.get("is_error") is True:
+                reason = flat_text(block.get("content"))
+                self._record.note_failed_call(str(block.get("tool_use_id", "")), reason)
+            if self._is_for_caller(frame):
                 emit(
                     ToolOutput(
                         str(block.get("tool_use_id", "")),
@@ -529,8 +561,12 @@ class Session:
 
     def _is_for_caller(self, frame: Frame) -> bool:
         """Check whether a message belongs to our prompt's turn and to its main agent."""
+        return self._is_in_our_turn and frame.get("parent_tool_use_id") is None
+
+    @property
+    def _is_in_our_turn(self) -> bool:
         in_turn = self.state in (SessionState.IN_TURN, SessionState.INTERRUPTING)
-        return in_turn and not self._is_foreign_turn and frame.get("parent_tool_use_id") is None
+        return in_turn and not self._is_foreign_turn
 
     def _on_result(self, frame: Frame, emit: Emit) -> None:
         stamps = stamps_of(frame)
@@ -546,7 +582,7 @@ class Session:
             self._stamp = ""
             self.session_id = text_of(frame, "session_id") or self.session_id
             self._step(Step.RESULT)
-            emit(TurnFinished(read_result(frame, self._spend_of_turn(frame))))
+            emit(TurnFinished(read_result(frame, self._spend_of_turn(frame), self._record)))
 
     def _answers_ours(self, stamps: list[str]) -> bool:
         if not self._stamp:
@@ -677,3 +713,8 @@ class Session:
         "control_response": _on_control_response,
         "control_request": _on_control_request,
     }
+
+
+def _withdraw(text: str, emit: Emit) -> None:
+    if text:
+        emit(Withdrawn(text))

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent_pool.claude.protocol.results import TurnResult
 from agent_pool.errors import RemoteProtocolError
-from agent_pool.events import Retry, Text, ToolOutput, ToolUse
+from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class ProtocolBroken:
     error: RemoteProtocolError
 
 
-TurnEvent = Text | ToolUse | ToolOutput | Retry
+TurnEvent = Text | Withdrawn | ToolUse | ToolOutput | Retry
 """The events of a turn, as they come from the CLI."""
 
 Signal = (
