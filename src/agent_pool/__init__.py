@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from agent_pool.events import Paused as Paused
     from agent_pool.events import PoolEvent as PoolEvent
     from agent_pool.events import Queued as Queued
+    from agent_pool.events import RateLimitsChanged as RateLimitsChanged
     from agent_pool.events import Retry as Retry
     from agent_pool.events import Snapshot as Snapshot
     from agent_pool.events import Started as Started
@@ -90,6 +91,8 @@ if TYPE_CHECKING:
     from agent_pool.models import PoolStats as PoolStats
     from agent_pool.models import PoolStatus as PoolStatus
     from agent_pool.models import PromptSize as PromptSize
+    from agent_pool.models import RateLimits as RateLimits
+    from agent_pool.models import RateWindow as RateWindow
     from agent_pool.models import ResetVerdict as ResetVerdict
     from agent_pool.models import ReuseStats as ReuseStats
     from agent_pool.models import TaskRequest as TaskRequest
@@ -117,14 +120,14 @@ _MODULES = {
         "TurnLimitReached UsageLimitReached WorkerDied WorkerError"
     ),
     "agent_pool.events": (
-        "Ended Event Paused PoolEvent Queued Retry Snapshot Started StrayResult Submitted TaskEvent"
-        " Text ToolOutput ToolUse TurnEnded Withdrawn WorkerAssigned WorkerReady WorkerReset"
-        " WorkerRetired WorkerStateChanged event_from_json"
+        "Ended Event Paused PoolEvent Queued RateLimitsChanged Retry Snapshot Started StrayResult"
+        " Submitted TaskEvent Text ToolOutput ToolUse TurnEnded Withdrawn WorkerAssigned"
+        " WorkerReady WorkerReset WorkerRetired WorkerStateChanged event_from_json"
     ),
     "agent_pool.models": (
         "AgentInfo AgentList AgentStats Denied DeniedTool LaunchSpec ModelFallback Outcome"
-        " PermissionRequest PoolStats PoolStatus PromptSize ResetVerdict ReuseStats TaskRequest"
-        " TaskResult Usage WorkerInfo error_from_json"
+        " PermissionRequest PoolStats PoolStatus PromptSize RateLimits RateWindow"
+        " ResetVerdict ReuseStats TaskRequest TaskResult Usage WorkerInfo error_from_json"
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.status_server": "SilentPool running_pools",

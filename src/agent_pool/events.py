@@ -22,6 +22,7 @@ from agent_pool.models import (
     ErrorValue,
     JsonValue,
     PoolStats,
+    RateLimits,
     TaskRequest,
     TaskResult,
     Usage,
@@ -76,11 +77,13 @@ class Queued(BaseTaskEvent):
         position: its place among the tasks that wait for this agent, 1 for the next.
         waited: seconds so far.
         paused: seconds for which the pool sends the API no work after a refusal; usually 0.
+        reason: why it is paused, in words; empty without a pause.
     """
 
     position: int
     waited: float = 0.0
     paused: float = 0.0
+    reason: str = ""
     type: Literal["task.queued"] = field(default="task.queued", repr=False, kw_only=True)
 
 
@@ -306,10 +309,24 @@ class Paused(BaseEvent):
 
     Attributes:
         seconds: from now.
+        reason: why, in words.
     """
 
     seconds: float
+    reason: str = ""
     type: Literal["pool.paused"] = field(default="pool.paused", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitsChanged(BaseEvent):
+    """The API reported how much of the account's limits is used.
+
+    Attributes:
+        limits: the limits now.
+    """
+
+    limits: RateLimits
+    type: Literal["pool.rate_limits"] = field(default="pool.rate_limits", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +353,7 @@ PoolEvent = (
     | TurnEnded
     | StrayResult
     | Paused
+    | RateLimitsChanged
     | Snapshot
 )
 """The pool's own events."""

@@ -493,6 +493,50 @@ class ResetVerdict(JsonValue):
 
 
 @dataclass(frozen=True, slots=True)
+class RateWindow(JsonValue):
+    """One limit of the account.
+
+    Attributes:
+        utilization: the share that is used, 0 to 1; it can be above 1.
+        resets_at: when it is reset, seconds since 1970; None if unknown.
+        status: ``allowed``, ``allowed_warning``, ``rejected``; empty if unknown.
+    """
+
+    utilization: float
+    resets_at: float | None = None
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits(JsonValue):
+    """The limits of the account, as the API last reported them.
+
+    Only accounts with a subscription have them, not those with an API key.
+
+    Attributes:
+        status: ``allowed``, ``allowed_warning`` or ``rejected``.
+        kind: the limit that comes first: ``five_hour``, ``seven_day``, …; empty if unknown.
+        utilization: the share of it that is used.
+        resets_at: when it is reset, seconds since 1970; None if unknown.
+        five_hour, seven_day: the two limits; None if they were not reported.
+        is_using_overage: requests above the limit are paid for.
+    """
+
+    status: str
+    kind: str = ""
+    utilization: float = 0.0
+    resets_at: float | None = None
+    five_hour: RateWindow | None = None
+    seven_day: RateWindow | None = None
+    is_using_overage: bool = False
+
+    @property
+    def is_rejected(self) -> bool:
+        """Return whether the API accepts no requests until the reset."""
+        return self.status == "rejected" and not self.is_using_overage
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo(JsonValue):
     """One worker as it is now.
 
@@ -629,6 +673,8 @@ class PoolStats(JsonValue):
         spawned: processes started.
         resets: how often a worker forgot its task and served on.
         rewinds: how many of these took the prompt back; the others sent `/clear`.
+        pause_reason: why no work is given out, in words; empty without a pause.
+        rate_limits: the limits of the account as last reported; None if they never were.
         strays: results that no task had asked for.
         retired: workers that were retired, by reason.
         agents: the figures by agent.
@@ -646,6 +692,8 @@ class PoolStats(JsonValue):
     agents: tuple[AgentStats, ...]
     reuse: ReuseStats = NO_REUSE
     rewinds: int = 0
+    pause_reason: str = ""
+    rate_limits: RateLimits | None = None
 
     @property
     def total(self) -> AgentStats:

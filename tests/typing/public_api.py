@@ -27,6 +27,8 @@ from agent_pool import (
     PoolTimeout,
     PromptSize,
     Queued,
+    RateLimits,
+    RateLimitsChanged,
     ResetVerdict,
     Retry,
     ReuseStats,
@@ -254,6 +256,8 @@ def check_event(event: Event) -> None:
             assert_type(event.usage, Usage)
         case Paused():
             assert_type(event.seconds, float)
+        case RateLimitsChanged():
+            assert_type(event.limits, RateLimits)
         case Snapshot():
             assert_type(event.stats, PoolStats)
         case _:

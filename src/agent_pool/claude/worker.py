@@ -43,6 +43,7 @@ from agent_pool.claude.protocol.signals import (
     InitializeFailed,
     PermissionAsked,
     ProtocolBroken,
+    RateLimitsReported,
     ResetFailed,
     ResetFinished,
     RewindRefused,
@@ -57,7 +58,7 @@ from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import RoleFolder
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
-from agent_pool.models import Denied, ResetVerdict
+from agent_pool.models import Denied, RateLimits, ResetVerdict
 from agent_pool.settings import Settings
 
 STAMPED_FROM: Final = (2, 1, 330)
@@ -92,6 +93,7 @@ class Worker:
         on_taint: called when it became unfit to serve again.
         on_spend: called with the tokens and cost of each turn that has ended.
         on_stray: called for each result that no task had asked for.
+        on_rate_limits: called when the API has reported how much of the limits is used.
 
     Attributes:
         turns: prompts that it was given.
@@ -116,6 +118,7 @@ class Worker:
         on_taint: Callable[[], None] = lambda: None,
         on_spend: Callable[[Spend], None] = lambda spend: None,
         on_stray: Callable[[], None] = lambda: None,
+        on_rate_limits: Callable[[RateLimits], None] = lambda limits: None,
     ) -> None:
         self.name = name
         self.agent = agent
@@ -134,6 +137,7 @@ class Worker:
         self._on_taint = on_taint
         self._on_spend = on_spend
         self._on_stray = on_stray
+        self._on_rate_limits = on_rate_limits
         self._verdict = verdict
         self._session = _new_session(launch, settings, verdict)
         self._context = ContextFiles(launch)
@@ -537,8 +541,8 @@ class Worker:
                     self._listener(signal)
             case TurnFinished(result):
                 self._finish_turn(result)
-            case StrayFinished():
-                self._on_stray()
+            case StrayFinished() | RateLimitsReported():
+                self._report(signal)
             case RoleMissed(problem):
                 self.fail_turn(failures.role_missed(self.label, problem))
             case (
@@ -558,6 +562,12 @@ class Worker:
             case UnknownRequest():
                 # Answered because the CLI waits for it; new versions can ask for new things.
                 self._answer(lambda: self._session.refuse_request(signal))
+
+    def _report(self, signal: StrayFinished | RateLimitsReported) -> None:
+        if isinstance(signal, RateLimitsReported):
+            self._on_rate_limits(signal.limits)
+        else:
+            self._on_stray()
 
     def _event_of(self, signal: Signal) -> asyncio.Event:
         match signal:

@@ -52,10 +52,8 @@ def describe_tool_call(call: ToolUse) -> str:
 def describe_wait(queued: Queued) -> str:
     """Return why a task waits, with its place in the queue or the seconds of the pause."""
     if queued.paused:
-        return (
-            "the API refused work, so no task is started for the next "
-            f"{seconds_text(queued.paused)}"
-        )
+        why = queued.reason or "the API refused work"
+        return f"{why}, so no task is started for the next {seconds_text(queued.paused)}"
     return f"{_WAITING}, number {queued.position} in the queue"
 
 

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agent_pool import AgentStats, PoolStats, PoolStatus, SilentPool, running_pools
+from agent_pool import AgentStats, PoolStats, PoolStatus, RateLimits, SilentPool, running_pools
 from agent_pool.cli.command import Command, json_option, run_async
 from agent_pool.cli.output import console, print_json
 from agent_pool.text import count, mebibytes, printable, seconds_text
@@ -115,15 +115,23 @@ def _format_pool(pool: PoolStatus) -> list[RenderableType]:
 
 
 def _format_delays(stats: PoolStats) -> list[Text]:
-    """Return a line on tasks that wait and on a pause of the pool; no line if there are none."""
+    """Return a line on waiting tasks, a pause and the account's limits, as far as there are any."""
     delays = []
     if stats.waiting:
         delays.append(f"{count(stats.waiting, 'task')} waiting for a worker")
     if stats.paused:
-        delays.append(
-            f"the API refused work, so no task is started for the next {seconds_text(stats.paused)}"
-        )
+        why = printable(stats.pause_reason) or "the API refused work"
+        delays.append(f"{why}, so no task is started for the next {seconds_text(stats.paused)}")
+    if stats.rate_limits is not None:
+        delays.append(limits_text(stats.rate_limits))
     return [Text(f"  {'; '.join(delays)}", style="yellow")] if delays else []
+
+
+def limits_text(limits: RateLimits) -> str:
+    """Return how much of the account's limits is used."""
+    windows = {"five hours": limits.five_hour, "seven days": limits.seven_day}
+    used = [f"{one.utilization:.0%} of {name}" for name, one in windows.items() if one]
+    return f"used of the account's limits: {', '.join(used) or printable(limits.status)}"
 
 
 def _worker_table(pool: PoolStatus) -> Table:

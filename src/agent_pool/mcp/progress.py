@@ -21,6 +21,8 @@ BEAT_SECONDS: Final = 15.0
 _MAIN_INPUTS: Final = ("command", "file_path", "notebook_path", "path", "pattern", "query", "url")
 _OTHER_INPUTS: Final = ("description", "skill", "prompt", "title", "name")
 
+_REFUSED_WORK: Final = "the API has refused work"
+
 SendProgress = Callable[[int, str], Awaitable[None]]
 """Sends one line of progress to the client, with a number that grows."""
 
@@ -48,7 +50,7 @@ def progress_line(event: TaskEvent) -> str | None:
 
 def _queue_line(queued: Queued) -> str:
     if queued.paused:
-        line = f"{queued.agent} waits {queued.paused:.0f} s: the API has refused work"
+        line = f"{queued.agent} waits {queued.paused:.0f} s: {queued.reason or _REFUSED_WORK}"
     else:
         line = f"{queued.agent} waits for a worker, place {queued.position} in the queue"
     return one_line(line, WIDTH)

@@ -394,7 +394,9 @@ class AgentPool:
         return self._stats.snapshot(
             uptime=now - self._opened_at,
             waiting=scheduler.waiting + self._conversations.waiting,
-            paused=max(0.0, scheduler.paused_until - now),
+            paused=(paused := max(0.0, scheduler.paused_until - now)),
+            pause_reason=self._supervisor.pause_reason if paused else "",
+            rate_limits=self._supervisor.rate_limits,
             workers=self._supervisor.worker_states(),
         )
 

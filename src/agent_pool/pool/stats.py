@@ -21,7 +21,15 @@ from agent_pool.events import (
     WorkerRetired,
     WorkerStateChanged,
 )
-from agent_pool.models import NO_REUSE, NO_USAGE, AgentStats, PoolStats, ReuseStats, Usage
+from agent_pool.models import (
+    NO_REUSE,
+    NO_USAGE,
+    AgentStats,
+    PoolStats,
+    RateLimits,
+    ReuseStats,
+    Usage,
+)
 
 
 @dataclass(slots=True)
@@ -81,7 +89,14 @@ class StatsCounter:
         return self._agents[event.agent, event.project]
 
     def snapshot(
-        self, *, uptime: float, waiting: int, paused: float, workers: Mapping[str, int]
+        self,
+        *,
+        uptime: float,
+        waiting: int,
+        paused: float,
+        workers: Mapping[str, int],
+        pause_reason: str = "",
+        rate_limits: RateLimits | None = None,
     ) -> PoolStats:
         """Return the figures so far, with these that only the pool knows; see `PoolStats`."""
         return PoolStats(
@@ -108,4 +123,6 @@ class StatsCounter:
                 for (agent, project), totals in sorted(self._agents.items())
             ),
             reuse=self._reuse,
+            pause_reason=pause_reason,
+            rate_limits=rate_limits,
         )

@@ -8,12 +8,13 @@ next stimulus. So a cancelled caller can leave nothing half done here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,8 @@ from agent_pool.errors import AgentPoolError, SignInRefused, SpawnError, TaskTim
 from agent_pool.events import (
     Paused,
     PoolEvent,
+    Queued,
+    RateLimitsChanged,
     Retry,
     StrayResult,
     TurnEnded,
@@ -36,10 +39,11 @@ from agent_pool.events import (
     WorkerRetired,
     WorkerStateChanged,
 )
-from agent_pool.models import AgentKey, WorkerInfo
+from agent_pool.models import AgentKey, RateLimits, WorkerInfo
 from agent_pool.pool import waiters
 from agent_pool.pool.agent_registry import AgentRegistry
 from agent_pool.pool.event_bus import EventBus
+from agent_pool.pool.rate_limits import describe_limits, held_seconds
 from agent_pool.pool.scheduler import (
     Action,
     AgentSpec,
@@ -53,6 +57,7 @@ from agent_pool.pool.scheduler import (
     Spawn,
     StateChange,
     Stop,
+    Ticket,
     WorkerRecord,
     WorkerState,
 )
@@ -71,6 +76,7 @@ ANSWER_STEPS: Final = 5
 OVERLOADED: Final = (429, 529)
 """HTTP statuses by which the API asks for less work: rate limit, overload."""
 _SIGNED_OUT: Final = (401, 403)
+_REFUSES_WORK: Final = "the API refuses work"
 _RETRY_GRACE: Final = 1.0
 """Seconds after a retry in which its outcome becomes known; no new work starts in this time."""
 
@@ -91,6 +97,8 @@ class Supervisor:
         scheduler: to be read, not to be called, by others.
         workers: the processes, by the scheduler's names.
         on_tick: called once in `TICK_SECONDS`.
+        rate_limits: the limits of the account as last reported; None if they never were.
+        pause_reason: why the last pause began.
     """
 
     def __init__(
@@ -104,6 +112,9 @@ class Supervisor:
         self.scheduler = Scheduler(_limits(settings), random.random)
         self.workers: dict[str, Worker] = {}
         self.on_tick: Callable[[], None] = lambda: None
+        self.rate_limits: RateLimits | None = None
+        self.pause_reason = ""
+        self._acquiring: set[asyncio.Timeout] = set()
         self._settings = settings
         self._probe = probe
         self._registry = registry
@@ -184,7 +195,7 @@ class Supervisor:
         """
         self._apply_reset_setting(spec)
         try:
-            async with asyncio.timeout(self._settings.acquire_timeout) as bound:
+            async with self._bounded() as bound:
                 while True:
                     worker = await self._granted(spec, on_queued)
                     if await self._prepare(worker):
@@ -197,8 +208,19 @@ class Supervisor:
                 raise
             seconds = self._settings.acquire_timeout
             raise waiters.wait_timed_out(
-                spec.key, self.scheduler, seconds, _now(), self._start_errors
+                spec.key, self.scheduler, seconds, _now(), self._start_errors, self.pause_reason
             ) from None
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[asyncio.Timeout]:
+        """Bound a wait by `acquire_timeout`, to which the wait for a reset does not count."""
+        held = held_seconds(self.rate_limits) if self.rate_limits else 0.0
+        async with asyncio.timeout(self._settings.acquire_timeout + held) as bound:
+            self._acquiring.add(bound)
+            try:
+                yield bound
+            finally:
+                self._acquiring.discard(bound)
 
     async def _prepare(self, worker: Worker) -> bool:
         """Check that a granted worker can serve, with its files read as they are now."""
@@ -222,7 +244,7 @@ class Supervisor:
             self._perform(actions)
             # The first report at once: the next tick can be a second away.
             if not granted.done():
-                on_queued(waiters.queue_event(ticket, self.scheduler, _now()))
+                on_queued(self._queue_event(ticket))
             return self.workers[await granted]
         except BaseException:
             # Cancelled, timed out or refused. The ticket can have been granted in the same loop
@@ -231,6 +253,9 @@ class Supervisor:
             raise
         finally:
             self._waiters.remove(ticket)
+
+    def _queue_event(self, ticket: Ticket) -> Queued:
+        return waiters.queue_event(ticket, self.scheduler, _now(), self.pause_reason)
 
     def release(self, worker: Worker, tasks: int = 1) -> None:
         """End a lease of a worker that has done so many tasks; it is reset or replaced."""
@@ -264,10 +289,27 @@ class Supervisor:
         elif event.status in _SIGNED_OUT and event.attempt >= 2:
             worker.fail_turn(_sign_in_refused(worker, event))
 
-    def pause(self, seconds: float) -> None:
+    def report_rate_limits(self, limits: RateLimits) -> None:
+        """Note how much of the account's limits is used; hold all work at a limit.
+
+        The CLI itself does not try again at such a limit (2.1.332), so without the hold every
+        waiting task would be sent, and fail.
+        """
+        self.rate_limits = limits
+        self._bus.publish(RateLimitsChanged(limits=limits))
+        if (seconds := held_seconds(limits)) > 0:
+            self.pause(seconds + _RETRY_GRACE, describe_limits(limits))
+            # The wait for the reset is no wait for a worker.
+            for bound in self._acquiring:
+                _postpone(bound, seconds)
+
+    def pause(self, seconds: float, reason: str = _REFUSES_WORK) -> None:
         """Grant no worker for so many seconds."""
-        self._perform(self.scheduler.pause(_now() + seconds, _now()))
-        self._bus.publish(Paused(seconds=seconds))
+        until = _now() + seconds
+        if until >= self.scheduler.paused_until:
+            self.pause_reason = reason
+        self._perform(self.scheduler.pause(until, _now()))
+        self._bus.publish(Paused(seconds=seconds, reason=reason))
 
     async def retire(self, project: str, agent: str, reason: str) -> int:
         """Stop all workers of an agent, wait until they have ended, and return how many it were.
@@ -343,7 +385,7 @@ class Supervisor:
             uptime=time.monotonic() - worker.started_at,
             usage=worker.spend.usage,
             cost_usd=worker.spend.cost_usd,
-            note=worker.note,
+            note=worker.note or (describe_limits(self.rate_limits) if self.rate_limits else ""),
             project=record.key.project if record.key else "",
             memory=worker.launch.memory,
             profile=record.profile,
@@ -409,6 +451,7 @@ class Supervisor:
             on_taint=lambda: unfit(RetireReason.TAINTED),
             on_spend=spent,
             on_stray=lambda: self._publish(name, StrayResult(worker=name)),
+            on_rate_limits=self.report_rate_limits,
         )
 
     async def _start(self, name: str, spec: AgentSpec | None) -> None:
@@ -554,7 +597,7 @@ class Supervisor:
             self._perform(self.scheduler.memory_measured(sizes, _now()))
             self._end_stalled_turns(trees)
         self._perform(self.scheduler.tick(_now()))
-        self._waiters.report(self.scheduler, _now())
+        self._waiters.report(self._queue_event)
         self.on_tick()
 
     def _end_stalled_turns(self, trees: Mapping[str, Collection[Any]]) -> None:
@@ -581,6 +624,12 @@ class Supervisor:
                     await self._emptied.wait()
             except TimeoutError:  # the caller goes on with the next, harder step
                 pass
+
+
+def _postpone(bound: asyncio.Timeout, seconds: float) -> None:
+    when = bound.when()
+    if when is not None and not bound.expired():
+        bound.reschedule(when + seconds)
 
 
 def _change_event(change: StateChange) -> WorkerStateChanged:

@@ -45,19 +45,28 @@ class Waiters:
         if future is not None and not future.done():
             future.set_exception(error)
 
-    def report(self, scheduler: Scheduler, now: float) -> None:
+    def report(self, make: Callable[[Ticket], Queued]) -> None:
         """Report its place and its time to each caller that still waits."""
         for ticket, future in self._futures.items():
             if not future.done():
-                self._listeners[ticket](queue_event(ticket, scheduler, now))
+                self._listeners[ticket](make(ticket))
 
 
-def queue_event(ticket: Ticket, scheduler: Scheduler, now: float) -> Queued:
-    """Return the event that reports a waiting caller's place and time."""
+def queue_event(ticket: Ticket, scheduler: Scheduler, now: float, reason: str) -> Queued:
+    """Return the event that reports a waiting caller's place and time.
+
+    Args:
+        ticket: the caller's.
+        scheduler: knows its place, and until when the pool is paused.
+        now: by the monotonic clock.
+        reason: why the pool is paused, if it is.
+    """
+    paused = max(0.0, scheduler.paused_until - now)
     return Queued(
         position=scheduler.position(ticket),
         waited=now - ticket.since,
-        paused=max(0.0, scheduler.paused_until - now),
+        paused=paused,
+        reason=reason if paused else "",
     )
 
 
@@ -67,13 +76,14 @@ def wait_timed_out(
     bound: float,
     now: float,
     start_errors: Mapping[AgentKey, AgentPoolError],
+    pause_reason: str = "",
 ) -> PoolTimeout:
     """Build the error for a caller whose `acquire_timeout` passed."""
     # Named first: during a pause a free worker would not help.
     if scheduler.paused_until > now:
         return PoolTimeout(
             f"no task of agent {key.name!r} started within {bound:g} s (setting acquire_timeout): "
-            f"the API refuses work, so the pool sends it none for another "
+            f"{pause_reason}, so the pool sends it none for another "
             f"{scheduler.paused_until - now:.0f} s; try again then"
         )
     failed = start_errors.get(key)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent_pool.events import Retry
+from agent_pool.models import RateLimits, RateWindow
 
 Frame = Mapping[str, Any]
 
@@ -54,6 +55,37 @@ def retry_of(frame: Frame) -> Retry:
         error=text_of(frame, "error"),
         attempt=int(number_of(frame, "attempt")),
         delay=number_of(frame, "retry_delay_ms") / 1000,
+    )
+
+
+def rate_limits_of(frame: Frame) -> RateLimits:
+    """Read a `rate_limit_event` frame: how much of the account's limits is used."""
+    info = mapping_of(frame, "rate_limit_info")
+    windows = mapping_of(info, "unifiedWindows")
+    five_hour, seven_day = _window_of(windows, "five_hour"), _window_of(windows, "seven_day")
+    kind = text_of(info, "rateLimitType")
+    first = {"five_hour": five_hour, "seven_day": seven_day}.get(kind)
+    # The utilization of the limit itself comes only with a warning (2.1.332).
+    known = number_of(info, "utilization") or (first.utilization if first else 0.0)
+    return RateLimits(
+        status=text_of(info, "status"),
+        kind=kind,
+        utilization=known,
+        resets_at=number_of(info, "resetsAt") or None,
+        five_hour=five_hour,
+        seven_day=seven_day,
+        is_using_overage=info.get("isUsingOverage") is True,
+    )
+
+
+def _window_of(windows: Frame, name: str) -> RateWindow | None:
+    window = windows.get(name)
+    if not isinstance(window, dict):
+        return None
+    return RateWindow(
+        utilization=number_of(window, "utilization"),
+        resets_at=number_of(window, "resetsAt") or None,
+        status=text_of(window, "status"),
     )
 
 

@@ -24,6 +24,7 @@ from agent_pool.claude.protocol.frames import (
     flat_text,
     mapping_of,
     plugin_folders,
+    rate_limits_of,
     retry_of,
     stamps_of,
     text_of,
@@ -40,6 +41,7 @@ from agent_pool.claude.protocol.signals import (
     InitializeFailed,
     PermissionAsked,
     ProtocolBroken,
+    RateLimitsReported,
     ResetFailed,
     ResetFinished,
     RewindRefused,
@@ -451,8 +453,8 @@ class Session:
 
     def _note_in_turn(self, frame: Frame, subtype: str, emit: Emit) -> None:
         _withdraw(self._record.note_system(frame), emit)
-        # The whole session keeps the other model, also after a reset (2.1.332).
-        if subtype in ("model_refusal_fallback", "model_fallback"):
+        # The session stays with the other model until `/clear`, also after a rewind (2.1.332).
+        if subtype == "model_refusal_fallback":
             self.taint(f"its model changed to {text_of(frame, 'fallback_model')}")
 
     def _on_session_state(self, frame: Frame, emit: Emit) -> None:
@@ -687,6 +689,9 @@ class Session:
             self._step(Step.INITIALIZED)
             emit(Initialized())
 
+    def _on_rate_limits(self, frame: Frame, emit: Emit) -> None:
+        emit(RateLimitsReported(rate_limits_of(frame)))
+
     def _on_control_request(self, frame: Frame, emit: Emit) -> None:
         request = frame.get("request")
         if not isinstance(request, dict):
@@ -710,6 +715,7 @@ class Session:
         "assistant": _on_assistant,
         "user": _on_user,
         "result": _on_result,
+        "rate_limit_event": _on_rate_limits,
         "control_response": _on_control_response,
         "control_request": _on_control_request,
     }

@@ -9,6 +9,7 @@ from typing import Any
 from agent_pool.claude.protocol.results import TurnResult
 from agent_pool.errors import RemoteProtocolError
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
+from agent_pool.models import RateLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,13 @@ class ProtocolBroken:
     error: RemoteProtocolError
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimitsReported:
+    """The API reported how much of the account's limits is used."""
+
+    limits: RateLimits
+
+
 TurnEvent = Text | Withdrawn | ToolUse | ToolOutput | Retry
 """The events of a turn, as they come from the CLI."""
 
@@ -124,5 +132,6 @@ Signal = (
     | BecameIdle
     | PermissionAsked
     | UnknownRequest
+    | RateLimitsReported
     | ProtocolBroken
 )

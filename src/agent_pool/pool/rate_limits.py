@@ -1,0 +1,42 @@
+"""The limits of the account, in words for people, and the time until one is reset."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from agent_pool.models import RateLimits
+
+_NAMES: Final = {"five_hour": "five-hour limit", "seven_day": "seven-day limit"}
+LONGEST_HOLD_SECONDS: Final = 8 * 24 * 3600.0
+"""A week and a day: a longer time until a reset is not believed."""
+_DAY_SECONDS: Final = 24 * 3600.0
+
+
+def held_seconds(limits: RateLimits, now: float | None = None) -> float:
+    """Return the seconds until requests are accepted again; 0 if they are accepted now.
+
+    Args:
+        limits: what the CLI reported.
+        now: seconds since 1970; None for the present.
+    """
+    if not limits.is_rejected or limits.resets_at is None:
+        return 0.0
+    left = limits.resets_at - (time.time() if now is None else now)
+    return min(max(left, 0.0), LONGEST_HOLD_SECONDS)
+
+
+def describe_limits(limits: RateLimits, now: float | None = None) -> str:
+    """Return the limit that comes first, in words; empty while the account is far from each."""
+    if limits.status == "allowed":
+        return ""
+    name = _NAMES.get(limits.kind, f"limit {limits.kind}" if limits.kind else "limit")
+    used = "is used up" if limits.is_rejected else f"is used to {limits.utilization:.0%}"
+    reset = f"; it is reset {_clock(limits.resets_at, now)}" if limits.resets_at else ""
+    return f"the account's {name} {used}{reset}"
+
+
+def _clock(moment: float, now: float | None) -> str:
+    present = time.time() if now is None else now
+    is_far = abs(moment - present) > _DAY_SECONDS / 2
+    return time.strftime("on %d %b at %H:%M" if is_far else "at %H:%M", time.localtime(moment))
