@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent_pool import RemoteProtocolError, SpawnError, WorkerAssigned
+from agent_pool.claude.protocol.session import Session
 from agent_pool.loopback import LoopbackAPI, ModelRequest
 from support.fake_cli import install_faulty
 from support.model_scripts import as_text, bash, echo_task
@@ -118,6 +119,34 @@ def test_no_agent_sees_or_starts_the_role_of_another(harness: PoolHarness) -> No
         (request,) = (await harness.ask(harness.plan(), agent="leader")).requests
         assert "- reader: Is reader." in as_text(request)  # the agents of the project
         assert "agent-pool:" not in as_text(request)
+
+    harness.run(main())
+
+
+def test_agents_are_loaded_ahead_and_stay_unseen(
+    open_harness: Callable[..., PoolHarness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With `/clear` the CLI makes its list of agents anew for each task.
+    harness = open_harness(max_workers=1, reset="clear")
+    for name, fields in AGENTS.items():
+        harness.project.agent(name, f"You are the {name}.", description=f"Is {name}.", **fields)
+    loaded: list[str] = []
+    load_roles = Session.load_roles
+
+    def count(session: Session, request_id: str) -> bytes:
+        loaded.append(request_id)
+        return load_roles(session, request_id)
+
+    monkeypatch.setattr(Session, "load_roles", count)
+
+    async def main() -> None:
+        for name in ("leader", "leader", "reader", "leader", "anything"):
+            (request,) = (await harness.ask(harness.plan(), agent=name)).requests
+            assert f"You are the {name}." in request.system_text
+            assert "agent-pool:" not in as_text(request)
+            await harness.wait_until_idle()
+            assert len(loaded) == 1  # after the first task, and no caller waited for it
+        assert len(await harness.pool.workers()) == 1
 
     harness.run(main())
 

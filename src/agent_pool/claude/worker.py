@@ -12,7 +12,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -99,6 +99,7 @@ class Worker:
         last_output: when it last wrote anything, by the monotonic clock.
         note: an unusual condition, for people; usually empty.
         open_tools: tools that it called and that have no output yet, by the call's id.
+        has_all_roles: set by its owner when it has loaded the roles of its project's agents.
         removed: set by its owner when all of its processes have ended.
     """
 
@@ -127,6 +128,7 @@ class Worker:
         self.spend = Spend()
         self.note = ""
         self.open_tools: dict[str, str] = {}
+        self.has_all_roles = False
         self.removed = asyncio.Event()
         self._settings = settings
         self._run_dir = run_dir
@@ -280,17 +282,35 @@ class Worker:
         self._context, self._context_read = context, context_read
         self._was_claimed = True
 
+    async def load_roles(self, roles: Sequence[Role]) -> None:
+        """Load definitions ahead, so that a later task of one of them does not wait for that.
+
+        Afterwards `is_clean` is false if the process could not.
+
+        Args:
+            roles: of agents with its profile, without its own; at most `ROLES_AHEAD`.
+        """
+        # All of them are written before the one request that reads the folder again.
+        are_new = [self._roles.add(role) for role in roles]
+        if any(are_new) and self.is_clean:
+            await self._configure(self._session.load_roles)
+            # Its own role again, by which the new ones are denied to it.
+            await self._apply_role(self._session.role)
+
     async def _take_role(self, role: Role) -> None:
         # The process can end at every await, and a spare can have ended before.
         if self._roles.add(role) and self.is_clean:
             await self._configure(self._session.load_roles)
-        if self.is_clean:
-            loaded = self._roles.loaded
-            await self._configure(lambda id_: self._session.take_role(id_, role, loaded))
+        await self._apply_role(role)
         if self.is_clean and self._session.needs_clear:
             await self._clear()
         if not self.is_clean:
             raise self._fault or failures.role_refused(self.label, self.taints, self._stderr())
+
+    async def _apply_role(self, role: Role | None) -> None:
+        if role is not None and self.is_clean:
+            loaded = self._roles.loaded
+            await self._configure(lambda id_: self._session.take_role(id_, role, loaded))
 
     async def _configure(self, request: Callable[[str], bytes]) -> None:
         self._configured.clear()

@@ -123,6 +123,8 @@ class Session:
         self._configure_id = ""  # of the change of the role that is not answered yet
         self._is_claim = False  # that change is a claim
         self._first_role: Role | None = None  # of the first prompt since the start or `/clear`
+        self._last_role: Role | None = None  # of the last prompt
+        self._has_changed_role = False  # between the last two prompts
         self._has_start_hooks = False
         self._sends_attribution = sends_attribution
         self._was_cleared = False
@@ -205,8 +207,7 @@ class Session:
         """Return whether the tools of an earlier role would still be sent to the model."""
         # The tools of the first request stay until `/clear`; a rewind does not take them back
         # (2.1.332). The system prompt is that of the new role at once.
-        first, role = self._first_role, self.role
-        return first is not None and role is not None and not first.has_tools_of(role)
+        return _have_other_tools(self._first_role, self.role)
 
     def prompt(self, stamp: str, text: str, *, verbatim: bool = False) -> bytes:
         """Make the frame of one task, whose text the CLI cannot take for a command.
@@ -231,6 +232,8 @@ class Session:
         self._stamp = stamp
         self._prompts.append(stamp)
         self._first_role = self._first_role or self.role
+        self._has_changed_role = _have_other_tools(self._last_role, self.role)
+        self._last_role = self.role
         self._is_foreign_turn = False
         return line
 
@@ -365,6 +368,10 @@ class Session:
         # that they printed long ago (2.1.332).
         if self._has_start_hooks:
             return "SessionStart hooks"
+        # The next task can be of another agent again, which then need not wait for a `/clear`. It
+        # leaves no more than the one before this task did.
+        if self._has_changed_role:
+            return "the agent before had other tools"
         return self._obstacle
 
     # The state machine
@@ -677,3 +684,7 @@ class Session:
         "control_response": _on_control_response,
         "control_request": _on_control_request,
     }
+
+
+def _have_other_tools(one: Role | None, other: Role | None) -> bool:
+    return one is not None and other is not None and not one.has_tools_of(other)
