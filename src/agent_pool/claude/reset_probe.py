@@ -235,7 +235,7 @@ async def _find_more(experiment: _Experiment, verdict: ResetVerdict) -> ResetVer
 async def _claims(experiment: _Experiment, settings: Settings, cookie: str) -> bool:
     """Find out whether a claimed process sends what a process sends that started in the folder."""
     launch = experiment.worker.launch
-    if launch.role is None or launch.mcp_config:
+    if launch.role is None:
         return False
     parked = replace(launch, role=None, awaits_claim=True)
     spare = Worker(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,14 +39,21 @@ def can_be_role(agent: Agent, version: tuple[int, ...]) -> bool:
     return version >= ROLES_FROM and not any(text in agent.prompt for text in _REPLACED_TEXTS)
 
 
-def compose_role(agent: Agent, settings: Settings, mcp_tools: Sequence[str] | None) -> Role:
+def compose_role(
+    agent: Agent,
+    settings: Settings,
+    mcp_tools: Sequence[str] | None = None,
+    servers: Mapping[str, Any] | None = None,
+) -> Role:
     """Return the role of an agent.
 
     Args:
         agent: the agent, with its complete prompt.
         settings: what agents inherit.
         mcp_tools: the only tools of its MCP servers that it has; None for all.
+        servers: the configuration of its MCP servers; see `Role`.
     """
+    servers = servers or {}
     tools = None if agent.tools is None else _tools(agent, settings, mcp_tools)
     # With a list of tools all others are left out anyway.
     withheld = withheld_tools(agent, settings) if tools is None else []
@@ -56,7 +63,8 @@ def compose_role(agent: Agent, settings: Settings, mcp_tools: Sequence[str] | No
     given = {key: value for key, value in fields.items() if value is not None and value != []}
     if tools == []:
         given["tools"] = []  # no tools at all, and not all tools
-    content = json.dumps([given, effort, agent.prompt])
+    toolset = json.dumps([given, servers], sort_keys=True)
+    content = json.dumps([toolset, effort, agent.prompt])
     name = f"{_plain_name(agent.name)}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
     head = {"name": name, "description": agent.description or agent.name, **given}
     lines = [f"{key}: {_yaml(value)}" for key, value in head.items()]
@@ -67,8 +75,9 @@ def compose_role(agent: Agent, settings: Settings, mcp_tools: Sequence[str] | No
         tools=None if tools is None else frozenset(map(plain_tool, tools)),
         # A rule forbids some uses of a tool; Claude Code takes the whole tool away (2.1.332).
         without=frozenset(map(plain_tool, without)),
-        # The model too: which tools are sent at once depends on it.
-        toolset=json.dumps(given),
+        # The model too: which tools are sent at once depends on it. Hashed: it can hold secrets.
+        toolset=hashlib.sha256(toolset.encode()).hexdigest(),
+        servers=servers,
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from agent_pool.claude import failures, process_tree, termination
 from agent_pool.claude.binary import parse_version
@@ -29,6 +30,7 @@ from agent_pool.claude.launch import (
     remove_files,
     role_folder,
 )
+from agent_pool.claude.mcp_config import server_marks
 from agent_pool.claude.permissions import Decider, PermissionRequests
 from agent_pool.claude.private_files import make_private_folder
 from agent_pool.claude.process import ChildProcess
@@ -59,6 +61,8 @@ from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse
 from agent_pool.models import Denied, ResetVerdict
 from agent_pool.settings import Settings
+
+log = logging.getLogger("agent_pool")
 
 STAMPED_FROM: Final = (2, 1, 330)
 """From this version on results and turns name their prompts; the probe finds out about older ones.
@@ -301,28 +305,41 @@ class Worker:
         # The process can end at every await, and a spare can have ended before.
         if self._roles.add(role) and self.is_clean:
             await self._configure(self._session.load_roles)
+        if self.is_clean and role.servers != self._session.servers:
+            await self._set_servers(role.servers)
         await self._apply_role(role)
         if self.is_clean and self._session.needs_clear:
             await self._clear()
         if not self.is_clean:
             raise self._fault or failures.role_refused(self.label, self.taints, self._stderr())
 
+    async def _set_servers(self, servers: Mapping[str, Any]) -> None:
+        former = self._session.servers
+        # A server can take long to start, e.g. if its package is downloaded first.
+        bound = self._settings.start_timeout
+        await self._configure(lambda id_: self._session.set_servers(id_, servers), bound)
+        for name, error in self._session.server_errors.items():
+            log.warning("%s: the MCP server %s did not start: %s", self.label, name, error)
+        if any(servers.get(name) != one for name, one in former.items()) and self.is_clean:
+            # The CLI ends a server that it no longer needs, and not what that one has started.
+            await self._end_leftovers()
+
     async def _apply_role(self, role: Role | None) -> None:
         if role is not None and self.is_clean:
             loaded = self._roles.loaded
             await self._configure(lambda id_: self._session.take_role(id_, role, loaded))
 
-    async def _configure(self, request: Callable[[str], bytes]) -> None:
+    async def _configure(self, request: Callable[[str], bytes], bound: float | None = None) -> None:
+        seconds = bound or self._settings.reset_timeout
         self._configured.clear()
         self._send(request(_new_id()))
         try:
-            async with asyncio.timeout(self._settings.reset_timeout):
+            async with asyncio.timeout(seconds):
                 await self._configured.wait()
         except TimeoutError:
             pass
         # A process that ended while it was asked is reported as that, not as a slow one.
         if self._session.state is SessionState.CONFIGURING:
-            seconds = self._settings.reset_timeout
             self._session.taint(f"it did not become its agent within {seconds:g} s")
 
     async def turn(
@@ -403,11 +420,8 @@ class Worker:
             self._session.taint("it was claimed, and its CLI then differs from a new process")
         if self.taints or self._session.state is not SessionState.USED:
             return None
-        grace = self._settings.kill_grace
         # Before the reset: no command of the last task must still run in the next conversation.
-        left = await termination.end_leftovers(self.pid or 0, self.cookie, grace)
-        if left:
-            self._session.taint(f"{left} processes of its task could not be ended")
+        await self._end_leftovers()
         await self._until_idle()
         # The process can have ended during the awaits.
         if self.taints or self._session.state is not SessionState.USED:
@@ -419,6 +433,15 @@ class Worker:
         if self._session.state is SessionState.USED:
             await self._clear()
         return "clear" if self.is_clean else None
+
+    async def _end_leftovers(self) -> None:
+        """End all its processes but its present MCP servers."""
+        # Servers in a file are those of its whole life.
+        servers = server_marks(self._session.servers) if self.launch.takes_roles else None
+        grace = self._settings.kill_grace
+        left = await termination.end_leftovers(self.pid or 0, self.cookie, grace, servers)
+        if left:
+            self._session.taint(f"{left} processes that it left running could not be ended")
 
     def assume(self, verdict: ResetVerdict) -> None:
         """Take this for the verdict on its binary and options."""

@@ -5,7 +5,8 @@ A process takes a role by `apply_flag_settings` with the name of a definition th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent_pool.claude.protocol.frames import Frame
@@ -43,6 +44,7 @@ class Role:
         tools: the tools that it names, without rules; None for all.
         without: tools that it must not have, without rules.
         toolset: equal for roles whose requests have the same tools.
+        servers: the configuration of its MCP servers by name, with no variables left in it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Role:
     tools: frozenset[str] | None
     without: frozenset[str]
     toolset: str
+    servers: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def full_name(self) -> str:

@@ -88,6 +88,8 @@ class Session:
         role: the agent that the process has become; None if it was started as one.
         folders: the paths of the folder that it must work in; empty if that is not checked.
         modes: the permission modes that it can have; empty if that is not checked.
+        servers: the configuration of the MCP servers that it was given, by name.
+        server_errors: why some of these could not be started, by name.
         refused_claim: why the last claim was refused; empty if it was not. The process waits for
             another claim then.
     """
@@ -114,7 +116,10 @@ class Session:
         self.role: Role | None = None
         self.folders: frozenset[str] = frozenset()
         self.modes: frozenset[str] = frozenset()
+        self.servers: dict[str, Any] = {}
+        self.server_errors: dict[str, str] = {}
         self.refused_claim = ""
+        self._former_servers: set[str] = set()  # and the present ones
         self._lines = LineBuffer(max_line)
         self._initialize_id = ""
         self._stamp = ""  # of the prompt, or the /clear, that has no result yet
@@ -200,6 +205,23 @@ class Session:
         self.role = role
         # Another agent can have another model.
         self._baseline.pop("model", None)
+        return line
+
+    def set_servers(self, request_id: str, servers: Mapping[str, Any]) -> bytes:
+        """Make the request to have these MCP servers and no others.
+
+        Equal ones keep running. The answer comes when the new ones are connected or have failed.
+
+        Args:
+            request_id: unique among the requests of this session.
+            servers: their configuration by name.
+
+        Raises:
+            LocalProtocolError: the state does not allow it.
+        """
+        line = self._configure(request_id, {"subtype": "mcp_set_servers", "servers": dict(servers)})
+        self.servers, self.server_errors = dict(servers), {}
+        self._former_servers |= servers.keys()
         return line
 
     @property
@@ -479,6 +501,8 @@ class Session:
             return f"it works in {folder}"
         if self.modes and mode and mode not in self.modes:
             return f"its permission mode is {mode}"
+        if surplus := (self._former_servers - self.servers.keys()) & _server_names(frame):
+            return f"it has the MCP server {', '.join(sorted(surplus))}"
         return self.role.problem(frame) if self.role is not None else ""
 
     def _compare_with_baseline(self, frame: Frame) -> None:
@@ -646,6 +670,9 @@ class Session:
             self.taint(f"it could not become its agent: {problem}")
             emit(ConfigureFailed(problem))
         else:
+            errors = mapping_of(mapping_of(body, "response"), "errors")
+            # Only the answer to `mcp_set_servers` has errors beside a success.
+            self.server_errors |= {name: str(error) for name, error in errors.items()}
             emit(Configured())
 
     def _on_initialize_answer(self, body: Frame, emit: Emit) -> None:
@@ -688,3 +715,9 @@ class Session:
 
 def _have_other_tools(one: Role | None, other: Role | None) -> bool:
     return one is not None and other is not None and not one.has_tools_of(other)
+
+
+def _server_names(init: Frame) -> set[str]:
+    servers = init.get("mcp_servers")
+    found = servers if isinstance(servers, list) else []
+    return {str(one.get("name")) for one in found if isinstance(one, dict)}
