@@ -229,3 +229,23 @@ def test_a_spare_of_no_project_takes_an_agent_with_a_server(
         assert psutil.Process(pid).cwd() == str(harness.project.root.resolve())
 
     harness.run(main())
+
+
+def test_the_server_of_a_plugin_is_not_started_for_an_agent(
+    open_harness: Callable[..., PoolHarness], tmp_path: Path
+) -> None:
+    plugin = tmp_path / "plugin"
+    (plugin / ".claude-plugin").mkdir(parents=True)
+    (plugin / ".claude-plugin" / "plugin.json").write_text('{"name": "pinger"}')
+    configure(plugin / ".mcp.json", pings=server())
+    (plugin / "agents").mkdir()
+    (plugin / "agents" / "of-it.md").write_text("---\nname: of-it\ndescription: d\n---\nx\n")
+    harness = open_harness(max_workers=1, environ={"CLAUDE_CODE_PLUGIN_DIRS": str(plugin)})
+
+    async def main() -> None:
+        outcome = await harness.ask(harness.plan())
+        assert "pinger:of-it" in as_text(outcome.requests[0])  # the plugin itself is loaded
+        assert "mcp__" not in as_text(outcome.requests[0])
+        assert not [p for p in harness.processes("python") if SERVER.name in " ".join(p.cmdline())]
+
+    harness.run(main())

@@ -12,9 +12,9 @@ import pytest
 
 from agent_pool import RemoteProtocolError, SpawnError, WorkerAssigned
 from agent_pool.claude.protocol.session import Session
-from agent_pool.loopback import LoopbackAPI, ModelRequest
+from agent_pool.loopback import LoopbackAPI, ModelReply, ModelRequest
 from support.fake_cli import install_faulty
-from support.model_scripts import as_text, bash, echo_task
+from support.model_scripts import as_text, bash, echo_task, tool
 from support.pool_harness import PoolHarness, TaskOutcome
 from support.process_checks import is_alive
 from support.stream_json_cli import stream_json_cli
@@ -28,6 +28,7 @@ AGENTS = {
     "thinker": {"tools": "[]", "model": "sonnet"},
     "spare-time": {"disallowedTools": "Bash, Write"},
     "anything": {},
+    "anything-else": {"disallowedTools": "Write"},
 }
 """Agents of which every two differ in tools or model."""
 NATIVE = [name for name, fields in AGENTS.items() if fields.get("tools") and "effort" not in fields]
@@ -82,6 +83,34 @@ def test_a_request_holds_no_word_of_an_earlier_agents_task(harness: PoolHarness)
         for name in ("writer", "anything", "thinker", "runner"):
             outcome = await harness.ask(harness.plan(), agent=name)
             assert secret not in as_text(outcome.requests[0])
+
+    harness.run(main())
+
+
+def test_shell_files_and_loaded_tools_do_not_pass_to_another_agent(harness: PoolHarness) -> None:
+    look = 'pwd; umask; echo "[$CROSSED]"; type crossed 2>&1; echo "$PATH"; trap'
+    change = "cd /; umask 077; export CROSSED=1; crossed() { :; }; trap 'echo crossed' EXIT"
+    file = harness.project.root / "notes.txt"
+    file.write_text("old\n")
+    edit = tool("Edit", file_path=str(file), old_string="old", new_string="new")
+
+    async def ask(agent: str, *steps: ModelReply) -> TaskOutcome:
+        return await harness.ask(harness.plan(*steps), agent=agent)
+
+    async def main() -> None:
+        before = await ask("anything-else", bash(look))
+        await ask("runner", bash(change))
+        assert (await ask("anything-else", bash(look))).text == before.text
+        await ask("reader", tool("Read", file_path=str(file)))
+        # Edit refuses a file that the conversation has not read.
+        refused = await ask("writer", edit)
+        assert "not been read" in as_text(refused.requests[-1])
+        assert file.read_text() == "old\n"
+        loading = await ask("anything", tool("ToolSearch", query="select:WebFetch"))
+        assert "WebFetch" in loading.requests[-1].tools
+        after = await ask("anything-else")
+        assert "WebFetch" not in after.requests[0].tools
+        assert {before.pid, refused.pid, loading.pid} == {after.pid}
 
     harness.run(main())
 
