@@ -473,6 +473,24 @@ def test_the_model_variable_applies_to_agents_that_name_none(
     assert catalog_folders.catalog().find("a").model == model
 
 
+def test_the_model_in_settings_wins_over_the_environment(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.agent("a")
+    catalog_folders.environ["CLAUDE_CODE_SUBAGENT_MODEL"] = "haiku"
+    catalog = catalog_folders.catalog()
+    for file, value, model in [
+        ("home/settings.json", "sonnet", "sonnet"),
+        ("project/.claude/settings.json", "opus", "opus"),
+        ("project/.claude/settings.local.json", "fable", "fable"),
+        ("project/.claude/settings.local.json", "", None),
+        ("project/.claude/settings.local.json", 7, "opus"),
+    ]:
+        before = catalog.stamp()
+        variables = {"CLAUDE_CODE_SUBAGENT_MODEL": value}
+        catalog_folders.write(file, json.dumps({"env": variables}))
+        assert catalog.find("a").model == model
+        assert catalog.stamp() != before
+
+
 def test_equal_file_names_in_subfolders_work_with_different_agent_names(
     catalog_folders: CatalogFolders,
 ) -> None:

@@ -46,8 +46,10 @@ def compose_prompt(
     """
     parts = [f"# Skill: {name}\n\n{text}" for name, text in skills]
     parts += [f"# Expertise: {name}\n\n{text}" for name, text in expertise]
+    if not parts:
+        return body
     if body:
-        parts.append(f"# Instructions\n\n{body}" if parts else body)
+        parts.append(f"# Instructions\n\n{body}")
     return "\n\n".join(part.rstrip() for part in parts)
 
 
@@ -147,7 +149,7 @@ class ExpertiseLibrary:
 
     def _load(self, path: Path) -> str:
         """Read the text at `path`; raise as `read`."""
-        return trim_text(frontmatter.split(read_text(path))[1])
+        return trim_text(frontmatter.remove_fenced(read_text(path)))
 
 
 class SkillLibrary(ExpertiseLibrary):
@@ -252,7 +254,7 @@ class SkillLibrary(ExpertiseLibrary):
 
     def _load(self, path: Path) -> str:
         # Claude Code replaces the arguments of the command, and an agent has none (2.1.332).
-        text = _ARGUMENTS.sub("", super()._load(path))
+        text = _ARGUMENTS.sub("", trim_text(frontmatter.split(read_text(path))[1]))
         if path.name != SKILL_FILE:
             return text
         place = self._describe_folder(path.parent)

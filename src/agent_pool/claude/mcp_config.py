@@ -22,7 +22,7 @@ from agent_pool.agents import Agent, Project
 from agent_pool.claude.process_tree import SERVER_MARK
 from agent_pool.claude.trust import project_entry, project_key, read_json, user_file
 from agent_pool.errors import ConfigError
-from agent_pool.settings import claude_home
+from agent_pool.settings import claude_home, managed_settings_files
 from agent_pool.text import did_you_mean
 
 _VARIABLE: Final = re.compile(r"\$\{([^}]+)\}")
@@ -154,6 +154,7 @@ class McpConfig:
                 claude_home(self._project.environ) / "settings.json",
                 folder / "settings.json",
                 folder / "settings.local.json",
+                *managed_settings_files(),
             )
             places += [(path, read_json(path)) for path in files]
         return {
