@@ -190,6 +190,21 @@ def test_a_skill_is_found_by_folder_title_or_command(
     assert found.ignored == {}
 
 
+def test_variables_of_a_skill_are_replaced_or_reported(catalog_folders: CatalogFolders) -> None:
+    text = "In ${CLAUDE_PROJECT_DIR}: $1 $ARGUMENTS[0] $ARGUMENTS."
+    catalog_folders.write("home/skills/one/SKILL.md", text)
+    catalog_folders.write("home/skills/two/SKILL.md", "${CLAUDE_SESSION_ID}")
+    catalog_folders.agent("a", "skills: one")
+    catalog_folders.agent("b", "skills: two")
+    found = catalog_folders.catalog().find("a")
+    place = catalog_folders.project
+    assert found.prompt.startswith(f"# Skill: one\n\nIn {place}: $1 $ARGUMENTS[0] .\n")
+    assert found.ignored == {}
+    found = catalog_folders.catalog().find("b")
+    reason = "${CLAUDE_SESSION_ID} in the text of two is not replaced"
+    assert dict(found.ignored) == {"skills": reason}
+
+
 def test_several_skills_can_be_separated_by_blanks(catalog_folders: CatalogFolders) -> None:
     for name in ("one", "two"):
         catalog_folders.write(f"home/skills/{name}/SKILL.md", name)

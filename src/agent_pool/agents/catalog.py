@@ -18,7 +18,7 @@ from agent_pool.agents.prompt import (
     SkillLibrary,
     TextNotFound,
     compose_prompt,
-    runs_commands,
+    find_unsupported,
 )
 from agent_pool.errors import AgentNotFound, ConfigError
 from agent_pool.settings import Settings, claude_home, managed_agents
@@ -211,11 +211,7 @@ class Catalog:
                 # Claude Code leaves such a skill out (2.1.332).
                 warnings.append(f"left out: {error}")
         for name, text in skills:
-            if runs_commands(text):
-                warnings.append(
-                    f"the commands in the text of {name} (after `!`) are not run; the agent reads "
-                    "them as they are written"
-                )
+            warnings += find_unsupported(name, text)
         return tuple(skills), tuple(warnings)
 
     def _choose_or_report(self, candidates: Sequence[LoadedDefinition]) -> Agent | BrokenAgent:
