@@ -16,6 +16,7 @@ from agent_pool import find_cli
 from agent_pool.cli.command import WIDTH, Command, load_command_settings, run_async
 from agent_pool.cli.output import console, print_json
 from benchmarks.agents import agents
+from benchmarks.builds import builds
 from benchmarks.comparison import METHOD_LABELS, PAIR, QUICK_PLAN, BenchmarkPlan, compare_methods
 from benchmarks.machine import describe_machine
 from benchmarks.memory import memory
@@ -47,7 +48,7 @@ def _check_plot(ctx: click.Context, parameter: click.Parameter, value: Path | No
 @click.group(
     cls=BenchmarkGroup,
     invoke_without_command=True,
-    subcommand_metavar="[agents [OPTIONS] | memory [OPTIONS]]",
+    subcommand_metavar="[agents | builds OTHER | memory] [OPTIONS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 @click.option(
@@ -136,6 +137,7 @@ def benchmarks(
 
 
 benchmarks.add_command(agents)
+benchmarks.add_command(builds)
 benchmarks.add_command(memory)
 
 

@@ -7,15 +7,15 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import psutil
 
-import agent_pool
 from agent_pool.cli.offline import OfflineSandbox, offline_sandbox
 from agent_pool.errors import TaskFailed, TaskTimeout
 from benchmarks.results import MemoryUse, ProcessSnapshot
@@ -145,8 +145,19 @@ class MethodProcess:
 
 
 @asynccontextmanager
-async def start_method(name: str, cli: Path) -> AsyncIterator[MethodProcess]:
+async def start_method(
+    name: str,
+    cli: Path,
+    root: Path = Path(__file__).parents[1],
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncIterator[MethodProcess]:
     """Start a method with its own project, home, model and an empty prompt cache.
+
+    Args:
+        name: the method's name.
+        cli: the Claude Code CLI.
+        root: the checkout whose code it runs.
+        variables: more variables of its environment.
 
     Raises:
         TaskFailed: the method cannot be started.
@@ -154,7 +165,7 @@ async def start_method(name: str, cli: Path) -> AsyncIterator[MethodProcess]:
     async with offline_sandbox(cli, project_files(), scripted_model) as sandbox:
         process = await asyncio.create_subprocess_exec(
             *_command(name),
-            env={**python_environ(sandbox), **_limits()},
+            env={**python_environ(sandbox, root), **_limits(), **variables},
             cwd=sandbox.settings.project_dir,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -169,9 +180,11 @@ async def start_method(name: str, cli: Path) -> AsyncIterator[MethodProcess]:
             await method.close()
 
 
-def python_environ(sandbox: OfflineSandbox) -> dict[str, str]:
-    """Return the environment of a Python process that imports the code that is imported here."""
-    folders = [Path(__file__).parents[1], Path(agent_pool.__file__).parents[1]]
+def python_environ(
+    sandbox: OfflineSandbox, root: Path = Path(__file__).parents[1]
+) -> dict[str, str]:
+    """Return the environment of a Python process that imports the code of a checkout."""
+    folders = [root, root / "src"]
     return {**sandbox.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
 
 

@@ -18,6 +18,7 @@ from agent_pool.claude.protocol.signals import (
     RoleMissed,
     Signal,
     StrayFinished,
+    ToolsMissing,
     TurnFinished,
     UnknownRequest,
 )
@@ -393,6 +394,7 @@ CALLS: dict[str, Callable[[Session], bytes]] = {
     "rewind": lambda session: session.rewind("r"),
     "load_roles": lambda session: session.load_roles("r"),
     "take_role": lambda session: session.take_role("r", ROLE, [ROLE.full_name]),
+    "set_servers": lambda session: session.set_servers("r", {}),
     "stop_background_task": lambda session: session.stop_background_task("r", "b"),
     "allow_tool": lambda session: session.allow_tool(ASKED),
     "deny_tool": lambda session: session.deny_tool(ASKED, "no"),
@@ -401,7 +403,7 @@ CALLS: dict[str, Callable[[Session], bytes]] = {
 WHILE_ALIVE = {"stop_background_task", "allow_tool", "deny_tool", "refuse_request"}
 ALLOWED: dict[SessionState, set[str]] = {
     SessionState.STARTING: WHILE_ALIVE,
-    SessionState.READY: WHILE_ALIVE | {"prompt", "clear", "load_roles", "take_role"},
+    SessionState.READY: WHILE_ALIVE | {"prompt", "clear", "load_roles", "take_role", "set_servers"},
     SessionState.CONFIGURING: WHILE_ALIVE,
     SessionState.IN_TURN: WHILE_ALIVE | {"interrupt"},
     SessionState.INTERRUPTING: WHILE_ALIVE,
@@ -515,3 +517,50 @@ def test_a_turn_that_is_not_that_of_its_role_is_reported(
     assert session.taints == []
     assert session.receive(as_lines({**right, field: value})) == [RoleMissed(problem)]
     assert f"it is not its agent: {problem}" in session.taints
+
+
+def test_a_turn_with_a_server_of_another_agent_is_refused() -> None:
+    session = ready()
+    for name in ("former", "present"):
+        session.set_servers("r", {name: {"command": "x"}})
+        session.receive(as_lines(success("r", {"errors": {"present": "no such file"}})))
+    assert session.server_errors == {"present": "no such file"}
+    session.prompt("s", "task")
+    init = {"type": "system", "subtype": "init", "user_message_uuids": ["s"]}
+    shown = [{"name": "present"}, {"name": "plugin:other"}]
+    assert session.receive(as_lines({**init, "mcp_servers": shown})) == []
+    shown.append({"name": "former"})
+    missed = RoleMissed("it has the MCP server former")
+    assert session.receive(as_lines({**init, "mcp_servers": shown})) == [missed]
+
+
+def success(request_id: str, response: dict[str, object]) -> dict[str, object]:
+    body = {"subtype": "success", "request_id": request_id, "response": response}
+    return {"type": "control_response", "response": body}
+
+
+@pytest.mark.parametrize(
+    ("named", "without", "shown", "missing", "taints"),
+    [
+        ({"Bogus", "Other"}, set(), [], ("Bogus", "Other"), 0),
+        ({"Bogus", "mcp__a__b"}, set(), [], ("Bogus", "mcp__a__b"), 1),
+        ({"Bogus", "Read"}, set(), ["Read"], None, 0),
+        ({"Bash"}, {"Bash"}, [], None, 0),
+        (set(), set(), [], None, 0),
+        ({"Bogus"}, set(), None, None, 0),
+    ],
+)
+def test_a_role_of_whose_list_no_tool_exists_is_reported(
+    named: set[str],
+    without: set[str],
+    shown: list[str] | None,
+    missing: tuple[str, ...] | None,
+    taints: int,
+) -> None:
+    session = ready()
+    session.role = Role("r", "", None, frozenset(named), frozenset(without), "")
+    session.prompt("s", "task")
+    init = {"type": "system", "subtype": "init", "tools": shown, "user_message_uuids": ["s"]}
+    expected = [ToolsMissing(missing)] if missing else []
+    assert session.receive(as_lines(init)) == expected
+    assert len(session.taints) == taints

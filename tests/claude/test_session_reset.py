@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from agent_pool.claude.protocol.role import Role
 from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
     ResetFailed,
@@ -313,3 +314,25 @@ def test_a_session_with_an_attribution_line_is_cleared_before_it_is_rewound() ->
         assert session.rewind_obstacle == obstacle
         session.clear(frames.CLEAR.stamp)
         session.receive(frames.CLEAR.data)
+
+
+def test_a_session_of_changing_agents_is_cleared_before_the_next_change() -> None:
+    session = used()  # by no role
+    found = []
+    for name in ("a", "a", "b", "a", "a"):
+        session.clear(frames.CLEAR.stamp)
+        session.receive(frames.CLEAR.data)
+        take_role(session, name)
+        assert not session.needs_clear
+        session.prompt(frames.HELLO.stamp, "do it")
+        session.receive(frames.HELLO.data)
+        found.append(session.rewind_obstacle)
+    other = "the agent before had other tools"
+    assert found == ["", "", other, other, ""]
+
+
+def take_role(session: Session, name: str) -> None:
+    role = Role(name, "", None, None, frozenset(), toolset=name)
+    session.take_role(frames.INITIALIZED.stamp, role, [])
+    session.receive(frames.INITIALIZED.data)
+    assert session.is_clean

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent_pool import WorkerInfo
 from agent_pool.loopback import ModelRequest
 from support.model_scripts import as_text, bash
 from support.pool_harness import PoolHarness, TaskOutcome
-from support.waiting import WAIT_TIMEOUT
 
 OpenHarness = Callable[..., PoolHarness]
 
@@ -38,16 +35,6 @@ def make_project(harness: PoolHarness, name: str, **settings: object) -> Path:
     return folder
 
 
-async def parked(harness: PoolHarness) -> WorkerInfo:
-    """Wait for a spare that can be claimed; return it."""
-    async with asyncio.timeout(WAIT_TIMEOUT):
-        while True:
-            for worker in await harness.pool.workers():
-                if not worker.agent and worker.state == "idle":
-                    return worker
-            await asyncio.sleep(0.01)
-
-
 async def ask(harness: PoolHarness, folder: Path, *steps: object) -> TaskOutcome:
     return await harness.ask(harness.plan(*steps), agent="worker", project=str(folder))
 
@@ -61,7 +48,7 @@ def test_a_spare_serves_the_project_that_needs_it_first(harness: PoolHarness) ->
 
     async def main() -> None:
         for folder in (one, two):
-            spare = await parked(harness)
+            spare = await harness.parked_spare()
             assert spare.project == ""
             outcome = await ask(harness, folder, bash("pwd"))
             assert outcome.pid == spare.pid
@@ -112,7 +99,7 @@ def test_a_claimed_spare_reads_memory_files_as_they_are_then(harness: PoolHarnes
     user = harness.project.home / ".claude" / "CLAUDE.md"
 
     async def main() -> None:
-        spare = await parked(harness)
+        spare = await harness.parked_spare()
         (one / "CLAUDE.md").write_text("Edited in the project.\n")
         user.parent.mkdir(exist_ok=True)
         user.write_text("Edited for the user.\n")
@@ -133,7 +120,7 @@ def test_a_project_with_settings_for_the_start_gets_a_process_of_its_own(
     one, two = make_project(harness, "one", **settings), make_project(harness, "two")
 
     async def main() -> None:
-        spare = await parked(harness)
+        spare = await harness.parked_spare()
         outcome = await ask(harness, one, bash("echo word: $PROJECT_WORD"))
         assert outcome.pid != spare.pid
         assert outcome.text == ("tool: word: set" if "env" in settings else "tool: word:")
@@ -149,7 +136,7 @@ def test_settings_of_the_user_edited_meanwhile_end_the_spare(harness: PoolHarnes
     user = harness.project.home / ".claude" / "settings.json"
 
     async def main() -> None:
-        spare = await parked(harness)
+        spare = await harness.parked_spare()
         user.parent.mkdir(exist_ok=True)
         user.write_text(json.dumps({"env": {"USER_WORD": "new"}}))
         outcome = await ask(harness, one, bash("echo word: $USER_WORD"))
@@ -160,7 +147,7 @@ def test_settings_of_the_user_edited_meanwhile_end_the_spare(harness: PoolHarnes
 
 def test_no_trust_is_recorded_for_a_claimed_folder(harness: PoolHarness) -> None:
     one = make_project(harness, "one")
-    harness.run(parked(harness))
+    harness.run(harness.parked_spare())
     harness.run(ask(harness, one))
     state = harness.project.home / ".claude" / ".claude.json"
     known = json.loads(state.read_text()) if state.exists() else {}

@@ -135,6 +135,25 @@ def test_a_skill_of_a_subfolder_is_forgotten_after_its_task(fresh: PoolHarness) 
     fresh.run(main())
 
 
+def test_a_forked_sub_agent_leaves_nothing_to_the_next_task(fresh: PoolHarness) -> None:
+    fresh.project.agent("leader", tools="Agent, Read", description="Leads.")
+
+    async def main() -> None:
+        await fresh.ask(fresh.plan(), agent="leader")
+        same = fresh.plan("done")
+        before = await fresh.ask(same, agent="leader")
+        forked = tool("Agent", description="Fork.", prompt="canary-fork", subagent_type="fork")
+        asked = await fresh.ask(fresh.plan(forked), agent="leader")
+        assert "Subagent hand-back" in asked.text
+        assert any("canary-fork" in r.last_user_text for r in fresh.api.requests)
+        after = await fresh.ask(same, agent="leader")
+        assert after.requests[0].body["messages"] == before.requests[0].body["messages"]
+        assert after.requests[0].body["tools"] == before.requests[0].body["tools"]
+        assert after.pid == before.pid
+
+    fresh.run(main())
+
+
 def test_words_of_a_session_start_hook_are_not_kept_for_later_tasks(fresh: PoolHarness) -> None:
     words = fresh.project.root / "words.txt"
     words.write_text("word-one")

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from agent_pool import RemoteProtocolError, SpawnError, WorkerAssigned
-from agent_pool.loopback import LoopbackAPI, ModelRequest
+from agent_pool.claude.protocol.session import Session
+from agent_pool.loopback import LoopbackAPI, ModelReply, ModelRequest
 from support.fake_cli import install_faulty
-from support.model_scripts import as_text, bash, echo_task
+from support.model_scripts import as_text, bash, echo_task, tool
 from support.pool_harness import PoolHarness, TaskOutcome
 from support.process_checks import is_alive
 from support.stream_json_cli import stream_json_cli
@@ -27,6 +28,7 @@ AGENTS = {
     "thinker": {"tools": "[]", "model": "sonnet"},
     "spare-time": {"disallowedTools": "Bash, Write"},
     "anything": {},
+    "anything-else": {"disallowedTools": "Write"},
 }
 """Agents of which every two differ in tools or model."""
 NATIVE = [name for name, fields in AGENTS.items() if fields.get("tools") and "effort" not in fields]
@@ -85,6 +87,34 @@ def test_a_request_holds_no_word_of_an_earlier_agents_task(harness: PoolHarness)
     harness.run(main())
 
 
+def test_shell_files_and_loaded_tools_do_not_pass_to_another_agent(harness: PoolHarness) -> None:
+    look = 'pwd; umask; echo "[$CROSSED]"; type crossed 2>&1; echo "$PATH"; trap'
+    change = "cd /; umask 077; export CROSSED=1; crossed() { :; }; trap 'echo crossed' EXIT"
+    file = harness.project.root / "notes.txt"
+    file.write_text("old\n")
+    edit = tool("Edit", file_path=str(file), old_string="old", new_string="new")
+
+    async def ask(agent: str, *steps: ModelReply) -> TaskOutcome:
+        return await harness.ask(harness.plan(*steps), agent=agent)
+
+    async def main() -> None:
+        before = await ask("anything-else", bash(look))
+        await ask("runner", bash(change))
+        assert (await ask("anything-else", bash(look))).text == before.text
+        await ask("reader", tool("Read", file_path=str(file)))
+        # Edit refuses a file that the conversation has not read.
+        refused = await ask("writer", edit)
+        assert "not been read" in as_text(refused.requests[-1])
+        assert file.read_text() == "old\n"
+        loading = await ask("anything", tool("ToolSearch", query="select:WebFetch"))
+        assert "WebFetch" in loading.requests[-1].tools
+        after = await ask("anything-else")
+        assert "WebFetch" not in after.requests[0].tools
+        assert {before.pid, refused.pid, loading.pid} == {after.pid}
+
+    harness.run(main())
+
+
 @pytest.mark.parametrize("tools", ["Read", "Agent, Read", ""])
 def test_agents_of_equal_tools_change_without_a_trace(
     open_harness: Callable[..., PoolHarness], tools: str
@@ -122,10 +152,41 @@ def test_no_agent_sees_or_starts_the_role_of_another(harness: PoolHarness) -> No
     harness.run(main())
 
 
+def test_agents_are_loaded_ahead_and_stay_unseen(
+    open_harness: Callable[..., PoolHarness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With `/clear` the CLI makes its list of agents anew for each task.
+    harness = open_harness(max_workers=1, reset="clear")
+    for name, fields in AGENTS.items():
+        harness.project.agent(name, f"You are the {name}.", description=f"Is {name}.", **fields)
+    loaded: list[str] = []
+    load_roles = Session.load_roles
+
+    def count(session: Session, request_id: str) -> bytes:
+        loaded.append(request_id)
+        return load_roles(session, request_id)
+
+    monkeypatch.setattr(Session, "load_roles", count)
+
+    async def main() -> None:
+        for name in ("leader", "leader", "reader", "leader", "anything"):
+            (request,) = (await harness.ask(harness.plan(), agent=name)).requests
+            assert f"You are the {name}." in request.system_text
+            assert "agent-pool:" not in as_text(request)
+            await harness.wait_until_idle()
+            assert len(loaded) == 1  # after the first task, and no caller waited for it
+        assert len(await harness.pool.workers()) == 1
+
+    harness.run(main())
+
+
 def test_an_agent_with_hyphens_in_its_description_is_itself(harness: PoolHarness) -> None:
     async def main() -> None:
         harness.project.agent(
-            "hyphens", "You have hyphens.", description='"One --- two ---- "', tools="Read"
+            # Three hyphens as such would end the frontmatter of the file too.
+            *("hyphens", "You have hyphens."),
+            description=r'"One -\u002d- two -\u002d-- "',
+            tools="Read",
         )
         (request,) = (await harness.ask(harness.plan(), agent="hyphens")).requests
         assert request.body["system"][-1]["text"] == "You have hyphens."
@@ -143,8 +204,10 @@ def test_an_agent_with_hyphens_in_its_description_is_itself(harness: PoolHarness
         "Look into ${CLAUDE_PROJECT_DIR}.",
         "<!-- comment --> <system-reminder>x</system-reminder> {{y}}",
         "A long line of a prompt.\n" * 8000 + "End.",
+        "Two blanks  \nand a tab\t\n\n\u200bthe end",
+        "\x85Lines\r\nof\r\nWindows\x1c",
     ],
-    ids=["hyphens", "control", "variables", "project", "markup", "long"],
+    ids=["hyphens", "control", "variables", "project", "markup", "long", "blanks", "windows"],
 )
 def test_a_prompt_is_sent_exactly_as_it_is_written(harness: PoolHarness, prompt: str) -> None:
     async def main() -> None:

@@ -1,19 +1,26 @@
-"""The CLI itself and the pool's catalog read the same definitions in projects of three shapes."""
+"""The CLI itself and the pool read the same definitions, and make the same requests of them.
+
+The projects have three shapes: plain, subfolder of a repository, linked worktree.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent_pool.agents import Agent, Catalog
-from agent_pool.loopback import LoopbackAPI
+from agent_pool.loopback import LoopbackAPI, ModelRequest
 from agent_pool.settings import Settings
 from support.model_scripts import echo_task, tool
-from support.stream_json_cli import of_type, stream_json_cli
+from support.pool_harness import PoolHarness
+from support.stream_json_cli import StreamJsonCLI, of_type, stream_json_cli
 from support.waiting import run
 
 BUILT_IN = {
@@ -106,6 +113,18 @@ FILES: dict[str, bytes] = {
     "x.md": b"---\nname: tester\ndescription: d\n---\nBODY tester\n",
     "refused.md": b"---\nname: both\ndescription: d\nhooks: x\n---\nBODY refused\n",
 }
+CUT: dict[str, bytes] = {
+    "mid": b"---\nname: mid\ndescription: one --- two\ntools: Read\n---\nBODY\n",
+    "inside": b"---\nname: inside\ndescription: d\nnote: a---b\ntools: Read\n---\nBODY\n",
+    "comment": b"---\nname: comment\ndescription: d\n# -----\ntools: Read\n---\nBODY\n",
+    "block": b"---\nname: block\ndescription: |\n  a\n  ---\n  b\ntools: Read\n---\nBODY\n",
+    "quoted": b'---\nname: quoted\ndescription: "one --- two"\ntools: Read\n---\nBODY\n',
+    "crlf": b"---\r\nname: crlf\r\ndescription: d --- e\r\n---\r\nBODY \r\nmore\r\n",
+    "cr": b"---\rname: cr\rdescription: d\r---\rBODY\r",
+    "space": "---\xa0\f\n\nname: space\ndescription: d\n---\nBODY\t\n\u200bx\ufeff\n".encode(),
+    "bare": "---\nname: bare\ndescription: d\n---\n\x85BODY\x1c\n".encode(),
+}
+"""Files whose frontmatter ends inside a line, or that have odd white space."""
 CLASHES = [("B", "a"), ("a-b", "a/x"), ("a/x", "a0"), ("Z", "é"), ("_", "a"), ("😀", "￮")]
 
 
@@ -126,7 +145,7 @@ def write_definitions(agents: Path, elsewhere: Path) -> None:
         stem = file.partition("\n")[0]
         more = file.partition("\n")[2]
         write(agents / f"n-{stem}.md", definition(name, f"BODY n-{stem}", more))
-    for file, content in FILES.items():
+    for file, content in (FILES | {f"cut/{name}.md": text for name, text in CUT.items()}).items():
         write(agents / file, content)
     for number, clash in enumerate(CLASHES):
         for stem in clash:
@@ -145,19 +164,19 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def lay_out(root: Path, shape: str) -> Path:
+def lay_out(root: Path, shape: str, home: Path | None = None) -> Path:
     """Build a project of a shape; return the folder in which the work is done."""
     folders = {
         "top": root / "top",
         "work": root / "top" / "work",
         "sub": root / "top" / "work" / "sub",
-        "user": root / "home",
+        "user": home or root / "home",
     }
     for place, folder in folders.items():
         agents = folder / ".claude" / "agents"
         write(agents / "e.md", definition("everywhere", f"BODY {place}"))
         write(agents / f"{place}.md", definition(f"only-{place}", f"BODY {place}"))
-    write(root / "home/.claude/agents/both.md", definition("both", "BODY of the user"))
+    write(folders["user"] / ".claude/agents/both.md", definition("both", "BODY of the user"))
     chosen = folders["sub" if shape != "worktree" else "work"]
     write_definitions(chosen / ".claude" / "agents", root / "elsewhere")
     if shape == "plain":
@@ -246,3 +265,161 @@ def test_the_catalog_reads_every_definition_as_the_cli_does(shape: str, tmp_path
         default = native.requests["plain"].body.get("output_config", {}).get("effort")
         if agent.model is None:  # other models have other defaults
             assert effort == (agent.effort or default), name
+
+
+# Whole requests
+
+COMPARED = {
+    "unlisted": "",
+    "shell": "tools: Bash, Grep, Glob, Read",
+    "leader": "tools: Agent, Read",
+    "quick": "tools: Read\nmodel: haiku",
+    "blank": "tools: []",
+}
+"""Definitions whose requests are compared; the one without a list of tools is the first."""
+MAIN_AGENT_STYLE_LANGUAGE = {"agent": "main", "outputStyle": "Mine", "language": "german"}
+KEPT_OUT = {"ListAgents", "ReportFindings", "ScheduleWakeup", "Skill", "Workflow"}
+"""Tools that the pool keeps from agents which do not name them. Claude Code sends them at once."""
+KEPT_OUT_LATER = {
+    *("AskUserQuestion", "CronCreate", "CronDelete", "CronList", "EnterPlanMode", "EnterWorktree"),
+    *("ExitPlanMode", "ExitWorktree", "Monitor", "ProposeGoal", "PushNotification"),
+    *("RemoteTrigger", "RunWorkflow", "SendMessage", "SetGoal", "TeamCreate", "TeamDelete"),
+}
+"""Others of them, which it only announces, or has elsewhere."""
+WITHOUT_KEPT_OUT = f"--disallowedTools={','.join(sorted(KEPT_OUT | KEPT_OUT_LATER))}"
+
+
+@pytest.fixture(scope="module")
+def harness(open_harness: Callable[..., PoolHarness]) -> PoolHarness:
+    """Open a pool for projects whose user has an agent and an output style; it has had a task."""
+    harness = open_harness(
+        environ={"CLAUDE_CODE_ATTRIBUTION_HEADER": "0"}, max_workers=2, attribution=False
+    )
+    user = harness.project.home / ".claude"
+    write(user / "agents/main.md", definition("main", "MAIN", "tools: Bash, Write\nmodel: haiku"))
+    write(user / "output-styles/mine.md", definition("Mine", "Write in my style."))
+    for name, fields in COMPARED.items():
+        write(user / f"agents/{name}.md", definition(name, f"You are {name}.", fields))
+    # From the second task on the pool knows that this CLI takes prompts as they are written.
+    harness.run(harness.ask(harness.plan()))
+    harness.run(harness.wait_until_idle())
+    return harness
+
+
+def native_cli(
+    harness: PoolHarness, folder: Path, url: str, *flags: str
+) -> AbstractAsyncContextManager[StreamJsonCLI]:
+    """Start a CLI without a pool, for the same user."""
+    home = harness.project.home
+    return stream_json_cli(
+        folder,
+        url,
+        *flags,
+        HOME=str(home),
+        CLAUDE_CONFIG_DIR=str(home / ".claude"),
+        CLAUDE_CODE_ATTRIBUTION_HEADER="0",
+        CLAUDE_CODE_DISABLE_BACKGROUND_TASKS="1",
+    )
+
+
+async def started_natively(
+    harness: PoolHarness, folder: Path, tasks: dict[str, str], *flags: str
+) -> dict[str, ModelRequest]:
+    """Give each agent its task in a new process of `claude -p --agent`; return its request."""
+    two = asyncio.Semaphore(2)
+
+    async def start(api: LoopbackAPI, name: str, task: str) -> None:
+        options = ("--agent", name, *flags)
+        async with two, native_cli(harness, folder, api.url, *options) as cli:
+            await cli.initialize()
+            await cli.prompt(task, client_composed=True)
+
+    async with LoopbackAPI(echo_task) as api:
+        await asyncio.gather(*(start(api, name, task) for name, task in tasks.items()))
+        asked = {request.last_user_text: request for request in api.requests}
+        return {name: asked[task] for name, task in tasks.items()}
+
+
+def body(request: ModelRequest) -> dict[str, Any]:
+    """Return a request without what names its process."""
+    return {key: value for key, value in request.body.items() if key != "metadata"}
+
+
+def body_without_messages(request: ModelRequest) -> dict[str, Any]:
+    return {**body(request), "messages": None}
+
+
+@pytest.mark.parametrize("shape", ["plain", "repository", "worktree"])
+def test_the_pool_sends_the_request_of_claude_itself_in_each_project(
+    harness: PoolHarness, shape: str, tmp_path: Path
+) -> None:
+    folder = lay_out(tmp_path, shape, harness.project.home)
+    write(folder / ".claude" / "settings.json", json.dumps(MAIN_AGENT_STYLE_LANGUAGE))
+    tasks = {name: harness.plan("done") for name in [*COMPARED, "everywhere"]}
+
+    async def main() -> None:
+        native = await started_natively(harness, folder, tasks, WITHOUT_KEPT_OUT)
+        pids: set[int] = set()
+        for name, task in tasks.items():
+            outcome = await harness.ask(task, name, project=str(folder))
+            (ours,) = outcome.requests
+            assert body_without_messages(ours) == body_without_messages(native[name]), name
+            if not pids:  # later ones begin with the note of the CLI about `/clear`
+                assert body(ours) == body(native[name])
+            pids.add(outcome.pid)
+        assert len(pids) == 1
+
+    harness.run(main())
+
+
+async def switched_natively(
+    harness: PoolHarness, folder: Path, tasks: dict[str, str]
+) -> dict[str, ModelRequest]:
+    """Give the tasks to one process of the CLI that becomes each agent, cleared between them."""
+    asked = {}
+    async with (
+        LoopbackAPI(echo_task) as api,
+        native_cli(harness, folder, api.url, WITHOUT_KEPT_OUT) as cli,
+    ):
+        await cli.initialize()
+        for name, task in tasks.items():
+            await cli.control(subtype="apply_flag_settings", settings={"agent": name})
+            await cli.prompt(task, client_composed=True)
+            asked[name] = api.requests[-1]
+            await cli.prompt("/clear")
+    return asked
+
+
+def test_tools_models_and_prompts_are_sent_as_claude_sends_them(
+    harness: PoolHarness, tmp_path: Path
+) -> None:
+    folder = lay_out(tmp_path, "plain", harness.project.home)
+    # Tools and models, odd files and names. The field `effort` counts for sub-agents only, so the
+    # CLI's request has no trace of it; the other fields are not in a request.
+    chosen = [name for name in FIELDS if name.startswith(("t-", "m-", "y-"))]
+    odd = ["dashes", "tail", "latin", "mark", "in", "Roads/Rails Planner", "../x", "Prüfer"]
+    odd += [name for name in CUT if name not in ("quoted", "cr")]
+    # The first model of a process decides about a line in the description of its Bash.
+    tasks = {name: harness.plan("done") for name in ["plain", *chosen, *odd]}
+
+    async def main() -> None:
+        native = await switched_natively(harness, folder, tasks)
+        for name, task in tasks.items():
+            (ours,) = (await harness.ask(task, name, project=str(folder))).requests
+            assert body_without_messages(ours) == body_without_messages(native[name]), name
+
+    harness.run(main())
+
+
+def test_the_pool_keeps_only_the_documented_tools_from_an_agent(
+    harness: PoolHarness, tmp_path: Path
+) -> None:
+    tasks = {"unlisted": harness.plan("done")}
+
+    async def main() -> None:
+        native = await started_natively(harness, harness.project.root, tasks)
+        (ours,) = (await harness.ask(tasks["unlisted"], "unlisted")).requests
+        assert set(native["unlisted"].tools) - set(ours.tools) == KEPT_OUT
+        assert not set(ours.tools) - set(native["unlisted"].tools)
+
+    harness.run(main())

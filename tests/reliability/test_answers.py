@@ -244,7 +244,6 @@ def test_a_model_that_steps_in_for_another_is_named(pool_project: PoolProject) -
     async def main() -> None:
         table: dict[str, list[Any]] = {"plain": ["first"], "refused": replies}
         async with pool_project.real(Cases(table), max_size=1) as (pool, api):
-            # From the second task on a worker is reset by a rewind, which keeps the model.
             await ask_all(pool, ["plain"])
             results, events = await ask_all(pool, ["refused"])
             result = results["refused"]

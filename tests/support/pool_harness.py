@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 import psutil
 
-from agent_pool import AgentPool, TaskResult
+from agent_pool import AgentPool, TaskResult, WorkerInfo
 from agent_pool.loopback import LoopbackAPI, ModelRequest
 from support.model_scripts import Step, as_text, echo_task, message_texts, user_messages
 from support.pools import PoolProject, wait_until_idle
-from support.waiting import TEST_TIMEOUT, bounded
+from support.waiting import TEST_TIMEOUT, WAIT_TIMEOUT, bounded
 
 T = TypeVar("T")
 
@@ -124,6 +124,15 @@ class PoolHarness:
     async def wait_until_idle(self) -> None:
         """Wait until every worker is idle."""
         await wait_until_idle(self.pool)
+
+    async def parked_spare(self) -> WorkerInfo:
+        """Wait for a spare that can be claimed; return it."""
+        async with asyncio.timeout(WAIT_TIMEOUT):
+            while True:
+                for worker in await self.pool.workers():
+                    if not worker.agent and worker.state == "idle":
+                        return worker
+                await asyncio.sleep(0.01)
 
     def requests_with(self, word: str) -> list[ModelRequest]:
         """Return the requests that contain a word anywhere."""

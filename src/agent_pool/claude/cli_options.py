@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from typing import Final
+from typing import Any, Final
 
 from agent_pool.agents import Agent
-from agent_pool.agents.fields import EFFORTS
+from agent_pool.agents.fields import EFFORTS, to_canonical_json
 from agent_pool.claude.binary import parse_version
 from agent_pool.claude.protocol.role import plain_tool
 from agent_pool.claude.protocol.states import SURVIVING_TOOLS
@@ -91,7 +91,7 @@ def agent_options(
         *_mcp_tool_options(agent, settings, mcp_tools),
         *_model_options(agent),
         *_turn_options(agent),
-        *_hook_options(agent),
+        _settings_option(agent),
     ]
 
 
@@ -102,7 +102,7 @@ def process_options(agent: Agent, settings: Settings) -> list[str]:
         # In a definition they would have no effect: SendMessage is offered all the same (2.1.332).
         f"--disallowedTools={','.join(_kept_out(agent, NOT_OFFERED))}",
         *_turn_options(agent),
-        *_hook_options(agent),
+        _settings_option(agent),
     ]
 
 
@@ -142,14 +142,17 @@ def tool_rules(agent: Agent) -> list[str]:
 
 def _permission_options(agent: Agent, settings: Settings) -> list[str]:
     mode = cli_mode(agent, settings)
+    # Requests for permission then come as `can_use_tool` frames on stdout. Under bypassPermissions
+    # too: an `ask` rule of the settings asks all the same, and a policy against bypassing puts the
+    # process into the mode `default` (2.1.332).
+    asking = "--permission-prompt-tool=stdio"
     if mode == "bypassPermissions":
         # The CLI refuses this for root unless IS_SANDBOX=1 (all versions).
-        return ["--dangerously-skip-permissions"]
+        return ["--dangerously-skip-permissions", asking]
     allowed = ",".join(tool_rules(agent))
     return [
         f"--permission-mode={mode}",
-        # Requests for permission then come as `can_use_tool` frames on stdout.
-        "--permission-prompt-tool=stdio",
+        asking,
         *([f"--allowedTools={allowed}"] if allowed else []),
     ]
 
@@ -201,5 +204,11 @@ def _turn_options(agent: Agent) -> list[str]:
     return [f"--max-turns={agent.max_turns}"] if agent.max_turns is not None else []
 
 
-def _hook_options(agent: Agent) -> list[str]:
-    return [f'--settings={{"hooks":{agent.hooks}}}'] if agent.hooks else []
+def _settings_option(agent: Agent) -> str:
+    # If other settings name a main agent, the process would start as that agent, and keep its model
+    # for every agent without a field `model`. An empty name means no such agent; null would not
+    # replace the name (2.1.332).
+    settings: dict[str, Any] = {"agent": ""}
+    if agent.hooks:
+        settings["hooks"] = json.loads(agent.hooks)
+    return f"--settings={to_canonical_json(settings)}"

@@ -31,7 +31,7 @@ from agent_pool.claude.cli_options import (
     unknown_options,
 )
 from agent_pool.claude.engine import WorkerMemory, engine_variables, memory_in_force
-from agent_pool.claude.mcp_config import McpConfig
+from agent_pool.claude.mcp_config import McpConfig, expand_variables
 from agent_pool.claude.private_files import write_private
 from agent_pool.claude.protocol.role import Role
 from agent_pool.claude.roles import can_be_role, compose_role
@@ -106,8 +106,9 @@ class LaunchConfig:
         argv: the command, without the options that name a single worker.
         env: the whole environment of the process, without the worker's cookie.
         cwd: the folder that it works in.
-        mcp_config: the configuration of its MCP servers as JSON; empty without servers. It can
-            hold secrets, so it goes into a private file and never on the command line.
+        mcp_config: the configuration of its MCP servers as JSON; empty without servers, and if its
+            processes take roles, which have it. It can hold secrets, so it goes into a private
+            file and never on the command line.
         prompt: the agent's system prompt.
         prompt_by_initialize: `initialize` carries the prompt; otherwise a file does.
         version: of the CLI.
@@ -138,9 +139,9 @@ class LaunchConfig:
         """Return a text that is equal for launches that differ only in folder and role.
 
         A process that waits for its claim can become each of them. It is empty if there is no such
-        process: servers start in the folder of the process, before it is claimed.
+        process.
         """
-        if not self.takes_roles or self.mcp_config:
+        if not self.takes_roles:
             return ""
         return replace(self, cwd=Path(), role=None, awaits_claim=True).profile
 
@@ -186,6 +187,7 @@ class LaunchConfig:
             self.version,
             memory=self.memory,
             role=role,
+            effort=(self.role and self.role.effort) or "",
             profile=self.profile,
             left_out=self.left_out,
         )
@@ -205,13 +207,18 @@ def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> Lau
     parsed = parse_version(version)
     agent = permitted_agent(agent, project)
     servers = McpConfig(project).find(agent)
-    # Sorted: the text is a part of the profile, so equal servers must give equal texts.
-    config = json.dumps({"mcpServers": servers.started}, sort_keys=True) if servers.started else ""
+    env = worker_environment(project.environ, project.settings, agent, parsed)
     tools = servers.tools if servers.started else None
     if parsed < PROMPT_BY_INITIALIZE:
         _refuse_single_tools(version, agent, tools)
         tools = None
-    role = compose_role(agent, project.settings, tools) if can_be_role(agent, parsed) else None
+    role, config = None, ""
+    if can_be_role(agent, parsed):
+        started = expand_variables(servers.started, env)
+        role = compose_role(agent, project.settings, tools, started)
+    elif servers.started:
+        # Sorted: the text is a part of the profile, so equal servers must give equal texts.
+        config = json.dumps({"mcpServers": servers.started}, sort_keys=True)
     own_options = (
         process_options(agent, project.settings)
         if role
@@ -221,7 +228,7 @@ def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> Lau
     unknown = unknown_options(version)
     return LaunchConfig(
         argv=(str(cli), *(option for option, name in options.items() if name not in unknown)),
-        env=worker_environment(project.environ, project.settings, agent, parsed),
+        env=env,
         cwd=project.root,
         mcp_config=config,
         prompt=agent.prompt,

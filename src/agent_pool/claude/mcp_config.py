@@ -4,12 +4,13 @@ An agent names a server in `mcpServers`, or by one of its tools in `tools`. A wo
 these. Other configured servers stay out unless the setting `inherit` includes them, and the pool's
 own server even then. An agent that has a list of tools has only the tools of servers that are in
 it, as with `claude -p --agent` (2.1.332). Each server that is a process gets a mark in its
-environment, so that the clean-up after a task can tell it from processes that the task left
+environment, so that the clean-up can tell it from processes that a task or another server left
 running.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,10 +20,19 @@ from typing import Any, Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.process_tree import SERVER_MARK
-from agent_pool.claude.trust import project_entry, project_key, read_json, user_file
+from agent_pool.claude.trust import (
+    is_trusted,
+    project_entry,
+    project_key,
+    read_json,
+    user_file,
+)
 from agent_pool.errors import ConfigError
-from agent_pool.settings import claude_home
+from agent_pool.settings import claude_home, managed_settings_files
 from agent_pool.text import did_you_mean
+
+_VARIABLE: Final = re.compile(r"\$\{([^}]+)\}")
+_EXPANDED_FIELDS: Final = ("command", "args", "env", "url", "headers")
 
 OWN_SERVER: Final = "agent-pool"
 """The name under which this package registers itself; no agent inherits it."""
@@ -76,6 +86,17 @@ class McpConfig:
         whole = (tool_prefix(name) for name in without if name in inherited)
         started = {name: one for name, one in found.items() if name not in unused}
         return AgentServers(started, (*tools, *whole), off, unused)
+
+    def stamp(self) -> str:
+        """Return a text that changes when a server, or the trust in the folder, does.
+
+        It can hold secrets. Claude Code writes to its own file at every start, so the time of that
+        file is no measure.
+        """
+        try:
+            return json.dumps([*self._ambient(), is_trusted(self._project)], sort_keys=True)
+        except ConfigError as error:
+            return str(error)
 
     def _configured(
         self, agent: Agent, named: list[str], tools: list[str]
@@ -150,6 +171,7 @@ class McpConfig:
                 claude_home(self._project.environ) / "settings.json",
                 folder / "settings.json",
                 folder / "settings.local.json",
+                *managed_settings_files(),
             )
             places += [(path, read_json(path)) for path in files]
         return {
@@ -190,4 +212,46 @@ def _marked(agent: Agent, name: str, server: Any) -> Any:
     env = server.get("env") or {}
     if not isinstance(env, dict):
         raise ConfigError(f"{agent.path}: the `env` of the MCP server {name!r} is not a mapping")
-    return {**server, "env": {**env, SERVER_MARK: "1"}}
+    return {**server, "env": {**env, SERVER_MARK: _mark(name, server)}}
+
+
+def _mark(name: str, server: Mapping[str, Any]) -> str:
+    """Return a text that tells the processes of this server from those of another one."""
+    text = json.dumps([name, server], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def server_marks(servers: Mapping[str, Any]) -> frozenset[str]:
+    """Return the marks in the environment of the processes of these servers."""
+    marks = (server.get("env", {}).get(SERVER_MARK) for server in servers.values())
+    return frozenset(mark for mark in marks if mark)
+
+
+def expand_variables(servers: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    """Return the servers with the values of ``${NAME}`` and ``${NAME:-default}`` in their fields.
+
+    Claude Code replaces them in files, and not in servers that a running process is given
+    (2.1.332). A name without a value stays as it is.
+    """
+    return {
+        name: {
+            key: _expand(value, env) if key in _EXPANDED_FIELDS else value
+            for key, value in server.items()
+        }
+        for name, server in servers.items()
+    }
+
+
+def _expand(value: Any, env: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda found: _value_of(found, env), value)
+    if isinstance(value, list):
+        return [_expand(one, env) for one in value]
+    if isinstance(value, dict):
+        return {key: _expand(one, env) for key, one in value.items()}
+    return value
+
+
+def _value_of(found: re.Match[str], env: Mapping[str, str]) -> str:
+    name, has_default, default = found[1].partition(":-")
+    return env.get(name, default if has_default else found[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -145,9 +145,15 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def is_server(process: psutil.Process) -> bool:
-    """Check whether it is, or was started by, an MCP server of its worker."""
-    return bool(_variable(process.pid, SERVER_MARK))
+def is_server(process: psutil.Process, marks: Collection[str] | None) -> bool:
+    """Check whether it is, or was started by, one of the MCP servers with these marks.
+
+    Args:
+        process: a process of a worker.
+        marks: see `mcp_config.server_marks`; None for all servers.
+    """
+    mark = _variable(process.pid, SERVER_MARK)
+    return bool(mark) and (marks is None or mark in marks)
 
 
 def _cookie_of(pid: int) -> str:

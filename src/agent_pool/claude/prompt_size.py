@@ -67,7 +67,8 @@ def _offline_worker(launch: LaunchConfig, settings: Settings, folder: Path, url:
     _link(project / ".claude", (launch.cwd / ".claude" / name for name in _READ_BY_CLAUDE))
     _link(project, [launch.cwd / "CLAUDE.md"])
     env = offline_environment(launch, home, url)
-    measured = replace(launch, env=env, cwd=project, mcp_config="", schema="")
+    role = launch.role and replace(launch.role, servers={})
+    measured = replace(launch, env=env, cwd=project, mcp_config="", role=role, schema="")
     cookie = f"measure-{secrets.token_hex(8)}"
     return Worker("measured", measured, settings, cookie=cookie, run_dir=folder)
 

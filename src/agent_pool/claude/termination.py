@@ -18,7 +18,9 @@ KILLED_SECONDS: Final = 5.0
 """Seconds in which the end of a killed process is awaited at least."""
 
 
-async def end_leftovers(pid: int, cookie: str, bound: float) -> int:
+async def end_leftovers(
+    pid: int, cookie: str, bound: float, servers: Collection[str] | None = None
+) -> int:
     """End the processes that a task left running, daemons included.
 
     The worker itself and its own MCP servers stay.
@@ -27,13 +29,14 @@ async def end_leftovers(pid: int, cookie: str, bound: float) -> int:
         pid: the worker's process id.
         cookie: the worker's cookie.
         bound: seconds for all of it.
+        servers: the marks of its MCP servers; None if all that it started are its own.
 
     Returns:
         How many processes still lived after `bound` seconds.
     """
     deadline = time.monotonic() + bound
     # Scan again until a scan finds nothing: a process can fork between the scan and its SIGKILL.
-    while left := await asyncio.to_thread(_leftovers, pid, cookie):
+    while left := await asyncio.to_thread(_leftovers, pid, cookie, servers):
         process_tree.kill(left)
         remaining = max(0.0, deadline - time.monotonic())
         await asyncio.to_thread(process_tree.wait_ended, left, remaining)
@@ -43,9 +46,9 @@ async def end_leftovers(pid: int, cookie: str, bound: float) -> int:
     return 0
 
 
-def _leftovers(pid: int, cookie: str) -> list[psutil.Process]:
+def _leftovers(pid: int, cookie: str, servers: Collection[str] | None) -> list[psutil.Process]:
     found = process_tree.members(pid, cookie)
-    return [one for one in found if one.pid != pid and not process_tree.is_server(one)]
+    return [one for one in found if one.pid != pid and not process_tree.is_server(one, servers)]
 
 
 async def stop(process: ChildProcess, cookie: str, settings: Settings, *, gentle: bool) -> None:

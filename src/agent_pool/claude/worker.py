@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from agent_pool.claude import failures, process_tree, termination
 from agent_pool.claude.binary import parse_version
@@ -29,6 +30,7 @@ from agent_pool.claude.launch import (
     remove_files,
     role_folder,
 )
+from agent_pool.claude.mcp_config import server_marks
 from agent_pool.claude.permissions import Decider, PermissionRequests
 from agent_pool.claude.private_files import make_private_folder
 from agent_pool.claude.process import ChildProcess
@@ -50,6 +52,7 @@ from agent_pool.claude.protocol.signals import (
     RoleMissed,
     Signal,
     StrayFinished,
+    ToolsMissing,
     TurnEvent,
     TurnFinished,
     UnknownRequest,
@@ -60,6 +63,8 @@ from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
 from agent_pool.models import Denied, RateLimits, ResetVerdict
 from agent_pool.settings import Settings
+
+log = logging.getLogger("agent_pool")
 
 STAMPED_FROM: Final = (2, 1, 330)
 """From this version on results and turns name their prompts; the probe finds out about older ones.
@@ -101,6 +106,7 @@ class Worker:
         last_output: when it last wrote anything, by the monotonic clock.
         note: an unusual condition, for people; usually empty.
         open_tools: tools that it called and that have no output yet, by the call's id.
+        has_all_roles: set by its owner when it has loaded the roles of its project's agents.
         removed: set by its owner when all of its processes have ended.
     """
 
@@ -122,14 +128,14 @@ class Worker:
     ) -> None:
         self.name = name
         self.agent = agent
-        self.launch = launch
-        self.cookie = cookie
+        self.launch, self.cookie = launch, cookie
         self.started_at = time.monotonic()
         self.last_output = self.started_at
         self.turns = 0
         self.spend = Spend()
         self.note = ""
         self.open_tools: dict[str, str] = {}
+        self.has_all_roles = False
         self.removed = asyncio.Event()
         self._settings = settings
         self._run_dir = run_dir
@@ -289,29 +295,60 @@ class Worker:
         self._context, self._context_read = context, context_read
         self._was_claimed = True
 
+    async def load_roles(self, roles: Sequence[Role]) -> None:
+        """Load definitions ahead, so that a later task of one of them does not wait for that.
+
+        Afterwards `is_clean` is false if the process could not.
+
+        Args:
+            roles: of agents with its profile, without its own; at most `ROLES_AHEAD`.
+        """
+        # All of them are written before the one request that reads the folder again.
+        are_new = [self._roles.add(role) for role in roles]
+        if any(are_new) and self.is_clean:
+            await self._configure(self._session.load_roles)
+            # Its own role again, by which the new ones are denied to it.
+            await self._apply_role(self._session.role)
+
     async def _take_role(self, role: Role) -> None:
         # The process can end at every await, and a spare can have ended before.
         if self._roles.add(role) and self.is_clean:
             await self._configure(self._session.load_roles)
-        if self.is_clean:
-            loaded = self._roles.loaded
-            await self._configure(lambda id_: self._session.take_role(id_, role, loaded))
+        if self.is_clean and role.servers != self._session.servers:
+            await self._set_servers(role.servers)
+        await self._apply_role(role)
         if self.is_clean and self._session.needs_clear:
             await self._clear()
         if not self.is_clean:
             raise self._fault or failures.role_refused(self.label, self.taints, self._stderr())
 
-    async def _configure(self, request: Callable[[str], bytes]) -> None:
+    async def _set_servers(self, servers: Mapping[str, Any]) -> None:
+        former = self._session.servers
+        # A server can take long to start, e.g. if its package is downloaded first.
+        bound = self._settings.start_timeout
+        await self._configure(lambda id_: self._session.set_servers(id_, servers), bound)
+        for name, error in self._session.server_errors.items():
+            log.warning("%s: the MCP server %s did not start: %s", self.label, name, error)
+        if any(servers.get(name) != one for name, one in former.items()) and self.is_clean:
+            # The CLI ends a server that it no longer needs, and not what that one has started.
+            await self._end_leftovers()
+
+    async def _apply_role(self, role: Role | None) -> None:
+        if role is not None and self.is_clean:
+            loaded = self._roles.loaded
+            await self._configure(lambda id_: self._session.take_role(id_, role, loaded))
+
+    async def _configure(self, request: Callable[[str], bytes], bound: float | None = None) -> None:
+        seconds = bound or self._settings.reset_timeout
         self._configured.clear()
         self._send(request(_new_id()))
         try:
-            async with asyncio.timeout(self._settings.reset_timeout):
+            async with asyncio.timeout(seconds):
                 await self._configured.wait()
         except TimeoutError:
             pass
         # A process that ended while it was asked is reported as that, not as a slow one.
         if self._session.state is SessionState.CONFIGURING:
-            seconds = self._settings.reset_timeout
             self._session.taint(f"it did not become its agent within {seconds:g} s")
 
     async def turn(
@@ -392,11 +429,8 @@ class Worker:
             self._session.taint("it was claimed, and its CLI then differs from a new process")
         if self.taints or self._session.state is not SessionState.USED:
             return None
-        grace = self._settings.kill_grace
         # Before the reset: no command of the last task must still run in the next conversation.
-        left = await termination.end_leftovers(self.pid or 0, self.cookie, grace)
-        if left:
-            self._session.taint(f"{left} processes of its task could not be ended")
+        await self._end_leftovers()
         await self._until_idle()
         # The process can have ended during the awaits.
         if self.taints or self._session.state is not SessionState.USED:
@@ -408,6 +442,15 @@ class Worker:
         if self._session.state is SessionState.USED:
             await self._clear()
         return "clear" if self.is_clean else None
+
+    async def _end_leftovers(self) -> None:
+        """End all its processes but its present MCP servers."""
+        # Servers in a file are those of its whole life.
+        servers = server_marks(self._session.servers) if self.launch.takes_roles else None
+        grace = self._settings.kill_grace
+        left = await termination.end_leftovers(self.pid or 0, self.cookie, grace, servers)
+        if left:
+            self._session.taint(f"{left} processes that it left running could not be ended")
 
     def assume(self, verdict: ResetVerdict) -> None:
         """Take this for the verdict on its binary and options."""
@@ -543,8 +586,8 @@ class Worker:
                 self._finish_turn(result)
             case StrayFinished() | RateLimitsReported():
                 self._report(signal)
-            case RoleMissed(problem):
-                self.fail_turn(failures.role_missed(self.label, problem))
+            case RoleMissed() | ToolsMissing():
+                self.fail_turn(self._error_of(signal))
             case (
                 Initialized()
                 | Configured()
@@ -568,6 +611,11 @@ class Worker:
             self._on_rate_limits(signal.limits)
         else:
             self._on_stray()
+
+    def _error_of(self, signal: RoleMissed | ToolsMissing) -> AgentPoolError:
+        if isinstance(signal, RoleMissed):
+            return failures.role_missed(self.label, signal.problem)
+        return failures.tools_missing(self.label, signal.tools)
 
     def _event_of(self, signal: Signal) -> asyncio.Event:
         match signal:

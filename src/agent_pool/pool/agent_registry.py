@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from agent_pool.agents import Agent, Project, Projects
 from agent_pool.claude.launch import LaunchConfig
+from agent_pool.claude.protocol.role import Role
+from agent_pool.claude.roles import ROLES_AHEAD
 from agent_pool.claude.trust import permitted_agent
-from agent_pool.errors import ConfigError
+from agent_pool.errors import ConfigError, SpawnError
 from agent_pool.pool.call_options import NO_OPTIONS, CallOptions
 from agent_pool.pool.launch_cache import LaunchCache
 from agent_pool.pool.scheduler import AgentSpec
@@ -116,6 +119,30 @@ class AgentRegistry:
             derived = replace(derived, root=isolated.path)
         # Asked of the project itself: in another folder its agent files would pass for the user's.
         return await self._launches.get(permitted_agent(agent, place), place, derived)
+
+    async def roles_beside(self, spec: AgentSpec) -> list[Role]:
+        """Return the roles of the project's other agents that a worker of this spec can take.
+
+        They are at most `ROLES_AHEAD`; agents that cannot be used are left out.
+        """
+        # Workers of a call's options serve that call again, and hardly another agent.
+        if not spec.is_role or spec.key.variant:
+            return []
+        roles: list[Role] = []
+        with suppress(ConfigError):  # the project's folder can be gone
+            place = self._projects.get(spec.key.project)
+            for agent in place.catalog.scan()[:ROLES_AHEAD]:
+                if isinstance(agent, Agent) and agent.name != spec.key.name:
+                    roles += await self._roles(agent, place, spec.profile)
+        return roles
+
+    async def _roles(self, agent: Agent, place: Project, profile: str) -> list[Role]:
+        """Return the role of an agent if it has this profile."""
+        try:
+            launch = await self._launches.get(agent, place)
+        except (ConfigError, SpawnError):  # its own tasks say why
+            return []
+        return [launch.role] if launch.role and launch.profile == profile else []
 
     def isolates(self, name: str, project: str | None, options: CallOptions) -> Project | None:
         """Return the project if a task of this agent gets a worktree; otherwise None.

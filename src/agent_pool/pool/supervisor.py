@@ -529,6 +529,14 @@ class Supervisor:
         way = await worker.reset(verdict)
         if way is not None:
             self._publish(worker.name, WorkerReset(worker=worker.name, way=way))
+        await self._load_roles(worker)
+
+    async def _load_roles(self, worker: Worker) -> None:
+        """Load the roles of the project's other agents into a worker, once."""
+        spec = self.scheduler.workers[worker.name].spec
+        if worker.is_clean and spec is not None and not worker.has_all_roles:
+            worker.has_all_roles = True
+            await worker.load_roles(await self._registry.roles_beside(spec))
 
     def _begin_stop(self, name: str, reason: RetireReason) -> None:
         worker, record = self.workers[name], self.scheduler.workers[name]

@@ -5,7 +5,8 @@ A process takes a role by `apply_flag_settings` with the name of a definition th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agent_pool.claude.protocol.frames import Frame
@@ -43,6 +44,7 @@ class Role:
         tools: the tools that it names, without rules; None for all.
         without: tools that it must not have, without rules.
         toolset: equal for roles whose requests have the same tools.
+        servers: the configuration of its MCP servers by name, with no variables left in it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Role:
     tools: frozenset[str] | None
     without: frozenset[str]
     toolset: str
+    servers: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def full_name(self) -> str:
@@ -70,6 +73,17 @@ class Role:
         if self.tools is not None and (surplus := shown & _MAIN_TOOLS - self.tools):
             return f"it has {', '.join(sorted(surplus))}, which its agent does not name"
         return ""
+
+    def missing_tools(self, init: Frame) -> list[str]:
+        """Return the tools that the role names if the process of this frame has none at all.
+
+        Claude Code drops each name that no tool has, and refuses a sub-agent for which no tool is
+        left (2.1.332). A main agent works without tools then.
+        """
+        # A list of which `disallowedTools` leaves nothing is accepted there as well.
+        if not self.tools or init.get("tools") != [] or self.tools & self.without:
+            return []
+        return sorted(self.tools)
 
 
 def plain_tool(tool: str) -> str:

@@ -48,6 +48,7 @@ from agent_pool.claude.protocol.signals import (
     RoleMissed,
     Signal,
     StrayFinished,
+    ToolsMissing,
     TurnFinished,
     UnknownRequest,
 )
@@ -92,6 +93,8 @@ class Session:
         role: the agent that the process has become; None if it was started as one.
         folders: the paths of the folder that it must work in; empty if that is not checked.
         modes: the permission modes that it can have; empty if that is not checked.
+        servers: the configuration of the MCP servers that it was given, by name.
+        server_errors: why some of these could not be started, by name.
         refused_claim: why the last claim was refused; empty if it was not. The process waits for
             another claim then.
     """
@@ -118,7 +121,10 @@ class Session:
         self.role: Role | None = None
         self.folders: frozenset[str] = frozenset()
         self.modes: frozenset[str] = frozenset()
+        self.servers: dict[str, Any] = {}
+        self.server_errors: dict[str, str] = {}
         self.refused_claim = ""
+        self._former_servers: set[str] = set()  # and the present ones
         self._lines = LineBuffer(max_line)
         self._initialize_id = ""
         self._stamp = ""  # of the prompt, or the /clear, that has no result yet
@@ -127,6 +133,8 @@ class Session:
         self._configure_id = ""  # of the change of the role that is not answered yet
         self._is_claim = False  # that change is a claim
         self._first_role: Role | None = None  # of the first prompt since the start or `/clear`
+        self._last_role: Role | None = None  # of the last prompt
+        self._has_changed_role = False  # between the last two prompts
         self._has_start_hooks = False
         self._sends_attribution = sends_attribution
         self._was_cleared = False
@@ -205,13 +213,29 @@ class Session:
         self._baseline.pop("model", None)
         return line
 
+    def set_servers(self, request_id: str, servers: Mapping[str, Any]) -> bytes:
+        """Make the request to have these MCP servers and no others.
+
+        Equal ones keep running. The answer comes when the new ones are connected or have failed.
+
+        Args:
+            request_id: unique among the requests of this session.
+            servers: their configuration by name.
+
+        Raises:
+            LocalProtocolError: the state does not allow it.
+        """
+        line = self._configure(request_id, {"subtype": "mcp_set_servers", "servers": dict(servers)})
+        self.servers, self.server_errors = dict(servers), {}
+        self._former_servers |= servers.keys()
+        return line
+
     @property
     def needs_clear(self) -> bool:
         """Return whether the tools of an earlier role would still be sent to the model."""
         # The tools of the first request stay until `/clear`; a rewind does not take them back
         # (2.1.332). The system prompt is that of the new role at once.
-        first, role = self._first_role, self.role
-        return first is not None and role is not None and not first.has_tools_of(role)
+        return _have_other_tools(self._first_role, self.role)
 
     def prompt(self, stamp: str, text: str, *, verbatim: bool = False) -> bytes:
         """Make the frame of one task, whose text the CLI cannot take for a command.
@@ -236,6 +260,8 @@ class Session:
         self._stamp = stamp
         self._prompts.append(stamp)
         self._first_role = self._first_role or self.role
+        self._has_changed_role = _have_other_tools(self._last_role, self.role)
+        self._last_role = self.role
         self._is_foreign_turn = False
         self._record = TurnRecord()
         return line
@@ -376,6 +402,10 @@ class Session:
         # that they printed long ago (2.1.332).
         if self._has_start_hooks:
             return "SessionStart hooks"
+        # The next task can be of another agent again, which then need not wait for a `/clear`. It
+        # leaves no more than the one before this task did.
+        if self._has_changed_role:
+            return "the agent before had other tools"
         return self._obstacle
 
     # The state machine
@@ -453,7 +483,7 @@ class Session:
 
     def _note_in_turn(self, frame: Frame, subtype: str, emit: Emit) -> None:
         _withdraw(self._record.note_system(frame), emit)
-        # The session stays with the other model until `/clear`, also after a rewind (2.1.332).
+        # The session stays with the other model: `system/init` of `/clear` names it (2.1.332).
         if subtype == "model_refusal_fallback":
             self.taint(f"its model changed to {text_of(frame, 'fallback_model')}")
 
@@ -483,6 +513,11 @@ class Session:
         if problem:
             self.taint(f"it is not its agent: {problem}")
             emit(RoleMissed(problem))
+        elif missing := self.role.missing_tools(frame) if self.role is not None else []:
+            if any(tool.startswith("mcp__") for tool in missing):
+                # A new process starts its MCP servers once more.
+                self.taint("its MCP servers offer no tool that its agent names")
+            emit(ToolsMissing(tuple(missing)))
 
     def _problem_of_turn(self, frame: Frame) -> str:
         """Return how a turn differs from the agent and the folder of this session; else empty."""
@@ -491,6 +526,8 @@ class Session:
             return f"it works in {folder}"
         if self.modes and mode and mode not in self.modes:
             return f"its permission mode is {mode}"
+        if surplus := (self._former_servers - self.servers.keys()) & _server_names(frame):
+            return f"it has the MCP server {', '.join(sorted(surplus))}"
         return self.role.problem(frame) if self.role is not None else ""
 
     def _compare_with_baseline(self, frame: Frame) -> None:
@@ -677,6 +714,9 @@ class Session:
             self.taint(f"it could not become its agent: {problem}")
             emit(ConfigureFailed(problem))
         else:
+            errors = mapping_of(mapping_of(body, "response"), "errors")
+            # Only the answer to `mcp_set_servers` has errors beside a success.
+            self.server_errors |= {name: str(error) for name, error in errors.items()}
             emit(Configured())
 
     def _on_initialize_answer(self, body: Frame, emit: Emit) -> None:
@@ -724,3 +764,13 @@ class Session:
 def _withdraw(text: str, emit: Emit) -> None:
     if text:
         emit(Withdrawn(text))
+
+
+def _have_other_tools(one: Role | None, other: Role | None) -> bool:
+    return one is not None and other is not None and not one.has_tools_of(other)
+
+
+def _server_names(init: Frame) -> set[str]:
+    servers = init.get("mcp_servers")
+    found = servers if isinstance(servers, list) else []
+    return {str(one.get("name")) for one in found if isinstance(one, dict)}

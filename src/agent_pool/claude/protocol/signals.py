@@ -47,6 +47,13 @@ class RoleMissed:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolsMissing:
+    """No tool that the role names exists; the turn must not go on."""
+
+    tools: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFinished:
     """The prompt that was sent has its result."""
 
@@ -124,6 +131,7 @@ Signal = (
     | Configured
     | ConfigureFailed
     | RoleMissed
+    | ToolsMissing
     | TurnFinished
     | StrayFinished
     | ResetFinished
