@@ -558,6 +558,8 @@ class WorkerInfo(JsonValue):
         project: the folder of the agent's project; empty for a spare.
         memory: ``lean`` or ``fast``, see the setting `worker_memory`.
         profile: equal for workers that can serve the same agents.
+        hook_seconds: how long its SessionStart hooks took at its last start or reset, or have
+            taken so far.
     """
 
     worker: str
@@ -574,6 +576,7 @@ class WorkerInfo(JsonValue):
     project: str = ""
     memory: str = ""
     profile: str = ""
+    hook_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent_pool.loopback import ModelRequest
@@ -137,7 +138,11 @@ def test_hooks_run_only_with_the_agent_that_has_them(
     seen = tmp_path / "seen"
     hook = {"type": "command", "command": f"cat >> {seen}; echo 'not that' >&2; exit 2"}
     agent = define(hooks=json.dumps({"PreToolUse": [{"matcher": "Bash", "hooks": [hook]}]}))
-    assert "not that" in harness.run(harness.ask(harness.plan(bash("echo hooked")), agent)).text
+    said = harness.run(harness.ask(harness.plan(bash("echo hooked")), agent))
+    assert "not that" in said.text
+    # Everybody can read the command line of a process.
+    command = psutil.Process(said.pid).cmdline()
+    assert str(seen) not in " ".join(command)
     assert json.loads(seen.read_text())["tool_input"]["command"] == "echo hooked"
     said = harness.run(harness.ask(harness.plan(bash("echo free")), "tester"))
     assert said.text == "tool: free"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_pool import ConfigError
+from agent_pool import ConfigError, PermissionRequest
 from support.model_scripts import as_text, bash, tool
 from support.ping_servers import configure, server, servers_of
 from support.pool_harness import PoolHarness
@@ -192,6 +192,26 @@ def test_programs_of_a_project_agent_start_only_in_a_trusted_folder(
     assert warnings("theirs") == {}
     change_trust(accepted=False)
     assert work("theirs") == (False, set())
+
+
+def test_a_permission_ceiling_bounds_the_rules_of_a_definition(
+    open_harness: Callable[..., PoolHarness],
+) -> None:
+    harness = open_harness(reset="clear", permission_ceiling="ask")
+    harness.project.agent("one", tools="Read, Bash(touch *)")
+    asked: list[str] = []
+
+    async def refuse(request: PermissionRequest) -> bool:
+        asked.append(request.tool)
+        return False
+
+    made = harness.project.root / "made"
+    plan = harness.plan(bash(f"touch {made}"), "done")
+    harness.run(harness.ask(plan, "one", on_permission=refuse))
+    assert (asked, made.exists()) == (["Bash"], False)
+    (info,) = [one for one in harness.run(harness.pool.agents()).agents if one.name == "one"]
+    assert "rules of Bash(touch *) allow nothing without asking" in info.warnings["tools"]
+    assert "permission_ceiling allows no more than ask" in info.warnings["tools"]
 
 
 def test_a_permission_ceiling_stops_programs_of_every_agent_file(

@@ -140,6 +140,16 @@ def tool_rules(agent: Agent) -> list[str]:
     return [tool for tool in agent.tools or () if "(" in tool]
 
 
+def allowing_rules(agent: Agent, settings: Settings) -> list[str]:
+    """Return the rules of a definition that let its tools be used without asking.
+
+    Below the highest ceiling there are none: a definition cannot allow itself more than the person
+    who set the ceiling.
+    """
+    has_ceiling = settings.permission_ceiling != "bypassPermissions"
+    return [] if has_ceiling else tool_rules(agent)
+
+
 def _permission_options(agent: Agent, settings: Settings) -> list[str]:
     mode = cli_mode(agent, settings)
     # Requests for permission then come as `can_use_tool` frames on stdout. Under bypassPermissions
@@ -149,7 +159,7 @@ def _permission_options(agent: Agent, settings: Settings) -> list[str]:
     if mode == "bypassPermissions":
         # The CLI refuses this for root unless IS_SANDBOX=1 (all versions).
         return ["--dangerously-skip-permissions", asking]
-    allowed = ",".join(tool_rules(agent))
+    allowed = ",".join(allowing_rules(agent, settings))
     return [
         f"--permission-mode={mode}",
         asking,

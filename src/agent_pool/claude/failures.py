@@ -44,15 +44,24 @@ def start_ended(label: WorkerLabel, code: int | None, stderr: str) -> SpawnError
     )
 
 
-def start_timed_out(label: WorkerLabel, timeout: float, stderr: str) -> SpawnError:
-    """Build the error for a process that was not ready within `timeout` seconds."""
+def start_timed_out(label: WorkerLabel, timeout: float, stderr: str, hooks: str = "") -> SpawnError:
+    """Build the error for a process that was not ready within `timeout` seconds.
+
+    Args:
+        label: names the worker.
+        timeout: seconds.
+        stderr: the end of its stderr.
+        hooks: the SessionStart hook that still runs, in words; empty if none does.
+    """
+    why = f": {hooks}; make the hook faster or raise the setting" if hooks else ""
     return SpawnError(
-        f"{label} was not ready within {timeout:g} s (setting start_timeout)",
+        f"{label} was not ready within {timeout:g} s (setting start_timeout){why}",
         worker=label.name,
         pid=label.pid,
         stderr_tail=stderr,
-        # An overloaded machine can be the cause, so the next start can succeed.
-        is_fatal=False,
+        # An overloaded machine can be the cause, so the next start can succeed. A hook that takes
+        # this long takes as long the next time.
+        is_fatal=bool(hooks),
     )
 
 

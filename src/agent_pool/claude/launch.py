@@ -57,6 +57,8 @@ BASE_OPTIONS: Final = (
 
 _PROMPT_ENDING: Final = ".prompt.md"
 _MCP_ENDING: Final = ".mcp.json"
+_SETTINGS_ENDING: Final = ".settings.json"
+_SETTINGS_OPTION: Final = "--settings="
 _ROLES_ENDING: Final = ".roles"
 _PARKING_ENDING: Final = ".parking"
 """The endings of a worker's private files and folders."""
@@ -284,9 +286,30 @@ def file_options(launch: LaunchConfig, stem: Path) -> list[str]:
     return options
 
 
+def command_line(launch: LaunchConfig, stem: Path) -> list[str]:
+    """Return the command of a process, with the settings of its agent in a private file.
+
+    They can contain hooks, whose commands everybody can read in the command line of a process.
+
+    Args:
+        launch: how the worker is started.
+        stem: the path of its files, without their endings.
+
+    Raises:
+        SpawnError: a file cannot be written.
+    """
+    command = [*launch.argv, *file_options(launch, stem)]
+    for index, option in enumerate(command):
+        if option.startswith(_SETTINGS_OPTION):
+            text = option.removeprefix(_SETTINGS_OPTION)
+            path = write_private(stem.with_suffix(_SETTINGS_ENDING), text)
+            command[index] = f"{_SETTINGS_OPTION}{path}"
+    return command
+
+
 def remove_files(stem: Path) -> None:
-    """Remove the files that `file_options` wrote for a worker that has ended."""
-    for ending in (_PROMPT_ENDING, _MCP_ENDING):
+    """Remove the files that `command_line` wrote for a worker that has ended."""
+    for ending in (_PROMPT_ENDING, _MCP_ENDING, _SETTINGS_ENDING):
         with suppress(OSError):
             stem.with_suffix(ending).unlink()
     for folder in (role_folder(stem), parking_folder(stem)):

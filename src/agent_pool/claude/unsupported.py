@@ -9,7 +9,7 @@ from typing import Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.agents.fields import EFFORTS, FIELDS
-from agent_pool.claude.cli_options import permission_mode, tool_rules
+from agent_pool.claude.cli_options import allowing_rules, permission_mode, tool_rules
 from agent_pool.claude.mcp_config import AgentServers, McpConfig, is_tool_of, tool_prefix
 from agent_pool.claude.trust import permitted_agent, refused_fields
 from agent_pool.settings import Settings
@@ -81,6 +81,10 @@ def _permissions(agent: Agent, settings: Settings) -> Iterator[_Warning]:
     rules = ", ".join(tool_rules(agent))
     if rules and mode == "bypassPermissions":
         yield "tools", f"the rules of {rules} have no effect while permissions are bypassed"
+    elif rules and not allowing_rules(agent, settings):
+        ceiling = settings.permission_ceiling
+        reason = f"the setting permission_ceiling allows no more than {ceiling}"
+        yield "tools", f"the rules of {rules} allow nothing without asking: {reason}"
 
 
 def _servers(agent: Agent, servers: AgentServers) -> Iterator[_Warning]:

@@ -25,7 +25,7 @@ from agent_pool.claude.context_files import ContextFiles, ContextStamp, has_modu
 from agent_pool.claude.failures import WorkerLabel
 from agent_pool.claude.launch import (
     LaunchConfig,
-    file_options,
+    command_line,
     parking_folder,
     remove_files,
     role_folder,
@@ -51,6 +51,8 @@ from agent_pool.claude.protocol.signals import (
     RewindRefused,
     RoleMissed,
     Signal,
+    StartHookBegan,
+    StartHookEnded,
     StrayFinished,
     ToolsMissing,
     TurnEvent,
@@ -59,6 +61,7 @@ from agent_pool.claude.protocol.signals import (
 )
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import RoleFolder
+from agent_pool.claude.start_hooks import StartHooks
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
 from agent_pool.models import Denied, RateLimits, ResetVerdict
@@ -108,6 +111,7 @@ class Worker:
         open_tools: tools that it called and that have no output yet, by the call's id.
         has_all_roles: set by its owner when it has loaded the roles of its project's agents.
         removed: set by its owner when all of its processes have ended.
+        hooks: its SessionStart hooks, with their time.
     """
 
     def __init__(
@@ -126,8 +130,7 @@ class Worker:
         on_stray: Callable[[], None] = lambda: None,
         on_rate_limits: Callable[[RateLimits], None] = lambda limits: None,
     ) -> None:
-        self.name = name
-        self.agent = agent
+        self.name, self.agent = name, agent
         self.launch, self.cookie = launch, cookie
         self.started_at = time.monotonic()
         self.last_output = self.started_at
@@ -154,6 +157,7 @@ class Worker:
         self._fault: AgentPoolError | None = None
         self._listener: TurnListener | None = None
         self._permissions = PermissionRequests()
+        self.hooks, self._has_warned = StartHooks(), False
         self._result: TurnResult | None = None
         self._ready = asyncio.Event()
         self._turn_over = asyncio.Event()
@@ -239,7 +243,7 @@ class Worker:
         env = {**self.launch.env, process_tree.COOKIE: self.cookie}
         self._context_read = self._context.stamp()
         self._process = await ChildProcess.spawn(
-            [*self.launch.argv, *file_options(self.launch, self._run_dir / self.name)],
+            command_line(self.launch, self._run_dir / self.name),
             env=env,
             cwd=self.launch.cwd,
             on_data=self._receive,
@@ -342,11 +346,8 @@ class Worker:
         seconds = bound or self._settings.reset_timeout
         self._configured.clear()
         self._send(request(_new_id()))
-        try:
-            async with asyncio.timeout(seconds):
-                await self._configured.wait()
-        except TimeoutError:
-            pass
+        # SessionStart hooks run at a claim too (2.1.332).
+        await self._wait_beside_hooks(self._configured, seconds)
         # A process that ended while it was asked is reported as that, not as a slow one.
         if self._session.state is SessionState.CONFIGURING:
             self._session.taint(f"it did not become its agent within {seconds:g} s")
@@ -482,11 +483,38 @@ class Worker:
     async def _until_reset(self, request: bytes, what: str) -> None:
         self._reset_over.clear()
         self._send(request)
-        try:
-            async with asyncio.timeout(self._settings.reset_timeout):
-                await self._reset_over.wait()
-        except TimeoutError:
-            self._session.taint(f"no {what} within {self._settings.reset_timeout:g} s")
+        seconds = self._settings.reset_timeout
+        if not await self._wait_beside_hooks(self._reset_over, seconds):
+            note = f"; {self.hooks.note}" if self.hooks.note else ""
+            self._session.taint(f"no {what} within {seconds:g} s{note}")
+
+    async def _wait_beside_hooks(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for an event; return whether it came in time.
+
+        While SessionStart hooks run, `seconds` do not count, but `start_timeout` does: a new
+        process would have to wait for the same hooks.
+        """
+        last = time.monotonic() + self._settings.start_timeout
+        while True:
+            try:
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+                return True
+            except TimeoutError:
+                if not self.hooks.are_running or time.monotonic() > last:
+                    return False
+            self._warn_of_hooks(seconds)
+
+    def _warn_of_hooks(self, seconds: float) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "%s: %s, longer than reset_timeout (%g s); every start and reset waits for it, so "
+                "make it faster, or let it run in the background",
+                self.label,
+                self.hooks.running_text,
+                seconds,
+            )
 
     async def _until_idle(self) -> None:
         """Wait until the CLI owes nothing more, if it reports that at all."""
@@ -556,7 +584,8 @@ class Worker:
                 await self._ready.wait()
         except TimeoutError:
             # Kept, not raised: the process can have become ready or ended in the same loop step.
-            self._fault = failures.start_timed_out(self.label, timeout, self._stderr())
+            hooks = self.hooks.running_text
+            self._fault = failures.start_timed_out(self.label, timeout, self._stderr(), hooks)
         # The event is also set by a refusal and by the exit of the process.
         if self._session.state is not SessionState.READY:
             raise self._fault or failures.start_ended(
@@ -584,7 +613,7 @@ class Worker:
                     self._listener(signal)
             case TurnFinished(result):
                 self._finish_turn(result)
-            case StrayFinished() | RateLimitsReported():
+            case StrayFinished() | RateLimitsReported() | StartHookBegan() | StartHookEnded():
                 self._report(signal)
             case RoleMissed() | ToolsMissing():
                 self.fail_turn(self._error_of(signal))
@@ -606,11 +635,18 @@ class Worker:
                 # Answered because the CLI waits for it; new versions can ask for new things.
                 self._answer(lambda: self._session.refuse_request(signal))
 
-    def _report(self, signal: StrayFinished | RateLimitsReported) -> None:
-        if isinstance(signal, RateLimitsReported):
-            self._on_rate_limits(signal.limits)
-        else:
-            self._on_stray()
+    def _report(
+        self, signal: StrayFinished | RateLimitsReported | StartHookBegan | StartHookEnded
+    ) -> None:
+        match signal:
+            case RateLimitsReported(limits):
+                self._on_rate_limits(limits)
+            case StartHookBegan(hook_id, name):
+                self.hooks.begin(hook_id, name)
+            case StartHookEnded(hook_id):
+                self.hooks.end(hook_id)
+            case StrayFinished():
+                self._on_stray()
 
     def _error_of(self, signal: RoleMissed | ToolsMissing) -> AgentPoolError:
         if isinstance(signal, RoleMissed):

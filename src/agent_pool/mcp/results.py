@@ -193,6 +193,7 @@ def _worker_row(worker: WorkerInfo) -> dict[str, Any]:
         "tokens": worker.usage.as_json(),
         "cost_usd": worker.cost_usd,
         "note": worker.note,
+        "hook_seconds": round(worker.hook_seconds, 1),
     }
 
 

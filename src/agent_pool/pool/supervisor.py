@@ -385,11 +385,16 @@ class Supervisor:
             uptime=time.monotonic() - worker.started_at,
             usage=worker.spend.usage,
             cost_usd=worker.spend.cost_usd,
-            note=worker.note or (describe_limits(self.rate_limits) if self.rate_limits else ""),
+            note=self._note(worker),
+            hook_seconds=worker.hooks.seconds,
             project=record.key.project if record.key else "",
             memory=worker.launch.memory,
             profile=record.profile,
         )
+
+    def _note(self, worker: Worker) -> str:
+        limits = describe_limits(self.rate_limits) if self.rate_limits else ""
+        return worker.note or worker.hooks.note or limits
 
     # Performing what the scheduler says
 

@@ -47,6 +47,8 @@ from agent_pool.claude.protocol.signals import (
     RewindRefused,
     RoleMissed,
     Signal,
+    StartHookBegan,
+    StartHookEnded,
     StrayFinished,
     ToolsMissing,
     TurnFinished,
@@ -470,8 +472,8 @@ class Session:
             emit(retry_of(frame))
         elif subtype == "session_state_changed":
             self._on_session_state(frame, emit)
-        elif subtype == "hook_started":
-            self._has_start_hooks |= frame.get("hook_event") == "SessionStart"
+        elif subtype in ("hook_started", "hook_response"):
+            self._on_hook(frame, subtype, emit)
         elif subtype == "commands_changed":
             # A skill of a subfolder, found while the task worked there, stays in the list of
             # skills after a rewind, and `/clear` removes it (2.1.332).
@@ -480,6 +482,16 @@ class Session:
             self._obstacle = "its conversation was compacted"
         elif self._is_in_our_turn:
             self._note_in_turn(frame, subtype, emit)
+
+    def _on_hook(self, frame: Frame, subtype: str, emit: Emit) -> None:
+        if frame.get("hook_event") != "SessionStart":
+            return
+        self._has_start_hooks = True
+        hook_id = text_of(frame, "hook_id")
+        if subtype == "hook_started":
+            emit(StartHookBegan(hook_id, text_of(frame, "hook_name")))
+        else:
+            emit(StartHookEnded(hook_id))
 
     def _note_in_turn(self, frame: Frame, subtype: str, emit: Emit) -> None:
         _withdraw(self._record.note_system(frame), emit)

@@ -115,6 +115,21 @@ class ProtocolBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class StartHookBegan:
+    """A SessionStart hook has begun; the process waits for its end."""
+
+    hook_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartHookEnded:
+    """A SessionStart hook has ended."""
+
+    hook_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RateLimitsReported:
     """The API reported how much of the account's limits is used."""
 
@@ -141,5 +156,7 @@ Signal = (
     | PermissionAsked
     | UnknownRequest
     | RateLimitsReported
+    | StartHookBegan
+    | StartHookEnded
     | ProtocolBroken
 )

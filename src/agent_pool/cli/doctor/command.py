@@ -24,6 +24,7 @@ from agent_pool.cli.doctor.checks import (
     check_user,
 )
 from agent_pool.cli.doctor.findings import Finding
+from agent_pool.cli.doctor.hooks import check_hooks
 from agent_pool.cli.doctor.live import check_cli
 from agent_pool.cli.doctor.memory import check_memory
 from agent_pool.cli.doctor.resets import check_resets
@@ -87,6 +88,8 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
     async for finding in check_cli(settings, quick=quick, environ=os.environ):
         yield finding
     async for finding in check_memory(pool):
+        yield finding
+    async for finding in check_hooks():
         yield finding
     async for finding in check_resets(pool, probe=probe):
         yield finding

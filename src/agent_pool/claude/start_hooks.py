@@ -1,0 +1,57 @@
+"""The SessionStart hooks of one process, which run at its start and at each `/clear`."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from agent_pool.text import seconds_text
+
+NOTICED_SECONDS: Final = 1.0
+"""A shorter run of the hooks is not mentioned."""
+
+
+class StartHooks:
+    """Measures the hooks of one run: all that begin before the last one has ended."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, str] = {}
+        self._began = 0.0
+        self._seconds = 0.0
+
+    @property
+    def are_running(self) -> bool:
+        """Return whether a hook has begun and not ended."""
+        return bool(self._running)
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the last run took; the run under way counts until now."""
+        return time.monotonic() - self._began if self._running else self._seconds
+
+    @property
+    def note(self) -> str:
+        """Return what people must know about the hooks; empty if they are quick."""
+        if self.seconds < NOTICED_SECONDS:
+            return ""
+        taken = f"SessionStart hooks take {seconds_text(self._seconds)} at each start and reset"
+        return self.running_text or taken
+
+    @property
+    def running_text(self) -> str:
+        """Return which hook runs and for how long; empty if none does."""
+        if not self._running:
+            return ""
+        names = ", ".join(sorted(set(self._running.values())))
+        return f"the hook {names} has run for {seconds_text(self.seconds)}"
+
+    def begin(self, hook_id: str, name: str) -> None:
+        """Note that a hook has begun, e.g. ``SessionStart:clear``."""
+        if not self._running:
+            self._began = time.monotonic()
+        self._running[hook_id] = name
+
+    def end(self, hook_id: str) -> None:
+        """Note that a hook has ended."""
+        if self._running.pop(hook_id, None) is not None and not self._running:
+            self._seconds = time.monotonic() - self._began
