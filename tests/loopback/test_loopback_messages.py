@@ -126,6 +126,23 @@ def test_the_stop_reason_and_the_usage_can_be_set() -> None:
     assert (message["stop_reason"], message["usage"]["output_tokens"]) == ("max_tokens", 4096)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_can_name_a_model_details_and_headers(stream: bool) -> None:
+    reply = ModelReply(
+        "partly",
+        stop_reason="refusal",
+        stop_details={"category": "cyber"},
+        model="claude-other",
+        headers={"anthropic-ratelimit-unified-status": "allowed"},
+    )
+    response = reply_to(lambda _: reply, stream=stream)
+    assert response.headers["anthropic-ratelimit-unified-status"] == "allowed"
+    started = response.events[0]["message"] if stream else response.json
+    ended = response.events[-2]["delta"] if stream else response.json
+    assert started["model"] == "claude-other"
+    assert (ended["stop_reason"], ended["stop_details"]) == ("refusal", {"category": "cyber"})
+
+
 def test_a_script_can_be_an_async_function() -> None:
     async def script(request: Any) -> str:
         return f"late {request.last_user_text}"
