@@ -137,7 +137,8 @@ class PoolAPI(Protocol):
             PoolTimeout, TooManyRequests, PoolClosed: no worker could be had.
             SpawnError, WorkerDied: a process could not be started, or ended during the task.
             TaskTimeout: the task took too long, or its process wrote nothing for too long.
-            TaskFailed: the API refuses the sign-in, or the answer does not fit the schema.
+            SignInRefused: the API refuses the sign-in.
+            TaskFailed: the answer does not fit the schema.
             TaskCancelled: `cancel` was called for it.
             InternalError: an unexpected exception, a bug of this package.
         """

@@ -95,7 +95,8 @@ def test_answer_explains_how_to_permit_if_the_client_cannot_ask(era: str) -> Non
     assert text_of(answer) == (
         "reviewer did look, permitted []\n\n(reviewer was not permitted to use Bash: the client "
         "cannot ask. To permit more, change `permissionMode` in the agent's definition "
-        "(acceptEdits, bypassPermissions), or the setting AGENT_POOL_PERMISSION_CEILING.)"
+        "(acceptEdits, bypassPermissions), the setting AGENT_POOL_PERMISSION_CEILING, or the rules "
+        "in `permissions` of Claude Code's settings (`deny`, `ask`, `allow`).)"
     )
 
 

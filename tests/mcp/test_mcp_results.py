@@ -146,6 +146,7 @@ def test_worker_list_is_json_with_one_line_per_worker() -> None:
         },
         "cost_usd": 0.5,
         "note": "",
+        "hook_seconds": 0.0,
     }
     assert second["description"] == "prüft"
     (spare,) = json.loads(text_of(workers_result([make_worker(agent="", description="")])))

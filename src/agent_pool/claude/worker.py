@@ -140,8 +140,7 @@ class Worker:
         self.open_tools: dict[str, str] = {}
         self.has_all_roles = False
         self.removed = asyncio.Event()
-        self._settings = settings
-        self._run_dir = run_dir
+        self._settings, self._run_dir = settings, run_dir
         self._on_exit = on_exit
         self._on_taint = on_taint
         self._on_spend = on_spend
