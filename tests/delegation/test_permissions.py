@@ -239,6 +239,7 @@ class AskingWorker:
     def __init__(self, turn: Turn) -> None:
         self.name, self.note, self.pid, self.turns = "worker-1", "", 1, 0
         self.taints: list[str] = []
+        self.words = ""
         self._turn = turn
 
     async def turn(self, text: str, listener: object, decider: Decider) -> TurnResult:

@@ -55,6 +55,10 @@ def test_a_result_carries_the_answer_usage_and_cost(pool_project: PoolProject) -
                 worker="worker-1",
                 pid=result.pid,
                 task_id=result.task_id,
+                stop_reason="end_turn",
+                terminal_reason="completed",
+                models=(request.model,),
+                requests=1,
             )
             assert result.task_id
             assert result.cost_usd > 0
