@@ -126,6 +126,7 @@ def test_the_files_of_a_worker_are_deleted_with_it(pool_project: PoolProject) ->
                 await assert_serves(pool)
             await wait_until_idle(pool)
             (worker,) = await pool.workers()
-            assert [file.name for file in folder.iterdir()] == [f"{worker.worker}.prompt.md"]
+            names = [f"{worker.worker}.prompt.md", f"{worker.worker}.settings.json"]
+            assert sorted(file.name for file in folder.iterdir()) == names
 
     run(main())
