@@ -37,7 +37,7 @@ def test_a_hook_longer_than_reset_timeout_costs_a_warning_and_no_worker(
         return [message for message in found if "longer than reset_timeout" in message]
 
     async def main() -> None:
-        settings = {"max_size": 1, "reset_timeout": 0.6}
+        settings = {"max_size": 1, "reset_timeout": 1.5}
         async with pool_project.real(gate, **settings) as (pool, api):
             first = asyncio.create_task(pool.invoke("tester", "one"))
             await gate.reached.wait()

@@ -117,7 +117,7 @@ def test_a_failed_task_reports_the_usage_until_its_failure(
         await harness.wait_until_idle()
         stats = await agent_stats(harness, agent)
         assert stats.usage == total_usage(totals.since(began)) != refused.usage
-        assert (stats.tasks, dict(stats.failed)) == (2, {"task_error": 1})
+        assert (stats.tasks, dict(stats.failed)) == (2, {"task_failed": 1})
         mark = totals.mark()
         stopped = await ask(harness, short, bash("echo one"), bash("echo two"))
         assert stopped.subtype == "error_max_turns"

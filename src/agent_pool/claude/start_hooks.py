@@ -17,12 +17,17 @@ class StartHooks:
     def __init__(self) -> None:
         self._running: dict[str, str] = {}
         self._began = 0.0
+        self._ended = float("-inf")
         self._seconds = 0.0
 
     @property
     def are_running(self) -> bool:
         """Return whether a hook has begun and not ended."""
         return bool(self._running)
+
+    def have_run_within(self, seconds: float) -> bool:
+        """Check whether a hook runs now, or ended at most so many seconds ago."""
+        return self.are_running or time.monotonic() - self._ended < seconds
 
     @property
     def seconds(self) -> float:
@@ -54,4 +59,5 @@ class StartHooks:
     def end(self, hook_id: str) -> None:
         """Note that a hook has ended."""
         if self._running.pop(hook_id, None) is not None and not self._running:
-            self._seconds = time.monotonic() - self._began
+            self._ended = time.monotonic()
+            self._seconds = self._ended - self._began

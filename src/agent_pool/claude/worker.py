@@ -502,9 +502,11 @@ class Worker:
                     await event.wait()
                 return True
             except TimeoutError:
-                if not self.hooks.are_running or time.monotonic() > last:
+                # What follows a hook needs its own time.
+                if not self.hooks.have_run_within(seconds) or time.monotonic() > last:
                     return False
-            self._warn_of_hooks(seconds)
+            if self.hooks.are_running:
+                self._warn_of_hooks(seconds)
 
     def _warn_of_hooks(self, seconds: float) -> None:
         if not self._has_warned:
