@@ -6,11 +6,12 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final, TextIO, cast
+from typing import Final
 
 import click
 
 from agent_pool.cli.command import WIDTH, project_option
+from agent_pool.cli.output import guard_streams
 
 COMMANDS: Final = {
     "run": "Give an agent one task and print its answer.",
@@ -87,21 +88,11 @@ def cli(ctx: click.Context, project: Path | None) -> None:
 
 def main() -> None:
     """Run the command line; always ends in SystemExit."""
-    sys.stdout, sys.stderr = map(_make_tolerant, (sys.stdout, sys.stderr))
+    guard_streams()
     try:
         cli.main(prog_name="agent-pool")
     finally:
         _discard_unwritten_output()
-
-
-def _make_tolerant(stream: Any) -> TextIO:
-    """Make a stream write characters that its encoding lacks as escapes; replace None."""
-    # Python sets a standard stream to None if the program was started with it closed.
-    if stream is None:
-        return Path(os.devnull).open("w")
-    # An agent can write any character; in a terminal with another encoding that must not fail.
-    stream.reconfigure(errors="backslashreplace")
-    return cast(TextIO, stream)
 
 
 def _discard_unwritten_output() -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import termios
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-import click
-
 from agent_pool import Denied, PermissionRequest
-from agent_pool.text import printable
+from agent_pool.cli.output import echo
+from agent_pool.text import printable, printable_json
 
 
 class TerminalPrompt:
@@ -33,12 +31,12 @@ class TerminalPrompt:
             with self._pause_output():
                 # Text that was typed before the question is not an answer to it.
                 termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-                click.echo(format_question(request), nl=False, err=True)
+                echo(format_question(request), end="", err=True)
                 try:
                     answer = await _read_line(sys.stdin.fileno())
                 except asyncio.CancelledError:
                     # The pool ends the question after `permission_timeout`, or with the task.
-                    click.echo("\nno answer came, so the request is denied", err=True)
+                    echo("\nno answer came, so the request is denied", err=True)
                     raise
         if not answer:
             return Denied("This is not permitted: the question was closed without an answer.")
@@ -48,10 +46,10 @@ class TerminalPrompt:
 def format_question(request: PermissionRequest) -> str:
     """Return the question for a request, with the whole input of the tool."""
     # Never shortened: a person must see all that is permitted.
-    tool_input = json.dumps(request.input, indent=2, ensure_ascii=False)
+    tool_input = printable_json(dict(request.input), indent=2)
     about = f" ({request.description})" if request.description else ""
-    asked = f"{request.agent} asks to use {request.tool}{about}:\n{tool_input}"
-    return f"{printable(asked)}\nAllow it? [y/N] "
+    asked = printable(f"{request.agent} asks to use {request.tool}{about}:")
+    return f"{asked}\n{tool_input}\nAllow it? [y/N] "
 
 
 async def _read_line(terminal: int) -> str:

@@ -22,10 +22,10 @@ from agent_pool.cli.command import (
     run_async,
 )
 from agent_pool.cli.connect import make_pool
-from agent_pool.cli.output import console, print_json
+from agent_pool.cli.output import console, echo, print_answer, print_json
 from agent_pool.cli.permissions import TerminalPrompt
 from agent_pool.cli.progress import TaskProgress, result_text
-from agent_pool.text import printable
+from agent_pool.text import printable_json
 
 
 def _read_schema_option(
@@ -137,7 +137,7 @@ def read_task(task: str) -> str:
 
 def _read_stdin() -> str:
     if sys.stdin.isatty():
-        click.echo("Type the task, then press Ctrl-D at the start of a line.", err=True)
+        echo("Type the task, then press Ctrl-D at the start of a line.", err=True)
     return sys.stdin.buffer.read().decode("utf-8-sig")
 
 
@@ -160,15 +160,14 @@ def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
         print_json(result.as_json())
     elif result.is_error:
         how = "" if result.subtype == "success" else f" ({result.subtype})"
-        click.echo(f"{result.agent} reported an error{how}: {result.text}", err=True)
+        echo(f"{result.agent} reported an error{how}: {result.text}", err=True)
     else:
         text = result.text
         if result.structured is not None:
-            text = json.dumps(result.structured, ensure_ascii=False)
-        # A terminal acts on control characters, so it gets none; a file gets every byte.
-        click.echo(printable(text) if sys.stdout.isatty() else text, color=True)
+            text = printable_json(result.structured)
+        print_answer(text)
     if not quiet:
         console(err=True).print(result_text(result), style="dim")
     # Even if quiet: otherwise its place would be known to no reader.
     if result.worktree and not as_json:
-        click.echo(f"changes are in {result.worktree} (branch {result.branch})", err=True)
+        echo(f"changes are in {result.worktree} (branch {result.branch})", err=True)

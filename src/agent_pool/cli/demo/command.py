@@ -24,7 +24,7 @@ from agent_pool.cli.demo.progress import DemoProgress
 from agent_pool.cli.demo.runners import PoolRunner, ProcessRunner
 from agent_pool.cli.demo.scenario import CountingModel, project_files
 from agent_pool.cli.offline import offline_sandbox
-from agent_pool.cli.output import console, print_json
+from agent_pool.cli.output import console, echo, print_json
 from agent_pool.text import mebibytes, seconds_text
 
 ROWS: Final[list[tuple[str, Callable[[RunnerMeasurement], str]]]] = [
@@ -68,7 +68,7 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
 async def _measure_runners(cli: Path) -> list[RunnerMeasurement]:
     progress = DemoProgress(console(err=True))
-    click.echo(f"Claude Code {await cli_version(cli)} at {cli}\n", err=True)
+    echo(f"Claude Code {await cli_version(cli)} at {cli}\n", err=True)
     model, files = CountingModel(), project_files(max(SEQUENTIAL_TASKS, PARALLEL_TASKS))
     async with offline_sandbox(cli, files, model) as sandbox:
         pool = make_pool(sandbox.settings, sandbox.environ)
