@@ -75,11 +75,13 @@ class Queued(BaseTaskEvent):
         position: its place among the tasks that wait for this agent, 1 for the next.
         waited: seconds so far.
         paused: seconds for which the pool sends the API no work after a refusal; usually 0.
+        starting: a process is being started that can have this task.
     """
 
     position: int
     waited: float = 0.0
     paused: float = 0.0
+    starting: bool = False
     type: Literal["task.queued"] = field(default="task.queued", repr=False, kw_only=True)
 
 

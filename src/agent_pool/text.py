@@ -91,6 +91,12 @@ def mebibytes(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
+def clock_text(value: float) -> str:
+    """Return a duration for a clock that runs, in whole seconds: ``0 s``, ``2 min 5 s``."""
+    whole = int(value)
+    return f"{whole} s" if whole < 100 else seconds_text(whole)
+
+
 def seconds_text(value: float) -> str:
     """Return a duration: ``42 ms``, ``1.3 s``, ``2 min 5 s``."""
     if value < 0.9995:

@@ -22,7 +22,7 @@ STYLE = re.compile(r"\x1b\[[0-9;]*m")
 """An escape sequence that sets colours, as the package's own output has them."""
 CURSOR = re.compile(r"\x1b\[(\?25[lh]|2K|1A)|\r")
 """What the package sends to redraw a changing line."""
-ERASED = re.compile(r"[^\n]*\r\x1b\[2K")
+ERASED = re.compile(r"[^\n]*\n?\r(\x1b\[1A)?\x1b\[2K")
 """A line that was erased to be drawn again."""
 
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 from agent_pool import Denied, PermissionRequest
 from agent_pool.cli.output import echo
-from agent_pool.text import printable, printable_json
+from agent_pool.text import one_line, printable, printable_json
 
 
 class TerminalPrompt:
@@ -41,6 +41,31 @@ class TerminalPrompt:
         if not answer:
             return Denied("This is not permitted: the question was closed without an answer.")
         return answer.strip().lower() in {"y", "yes"} or Denied()
+
+
+class Refusal:
+    """Refuses every request, and says on stderr how a person can be asked.
+
+    Args:
+        is_asked_for: ``--ask`` was given, but stdin is no terminal.
+        quiet: say nothing.
+    """
+
+    def __init__(self, *, is_asked_for: bool, quiet: bool) -> None:
+        self._advice = (
+            "--ask needs a terminal as stdin" if is_asked_for else "--ask asks you, in a terminal"
+        )
+        self._quiet = quiet
+
+    async def decide(self, request: PermissionRequest) -> Denied:
+        """Refuse a request; the agent reads the advice too, so that its answer can name it."""
+        if not self._quiet:
+            asked = f"{request.agent} asked to use {request.tool}, which was denied"
+            echo(f"  {one_line(asked)}: {self._advice}", err=True)
+        return Denied(
+            "This is not permitted: there is no person here to ask for permission "
+            f"(agent-pool run: {self._advice})."
+        )
 
 
 def format_question(request: PermissionRequest) -> str:

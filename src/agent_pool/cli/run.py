@@ -21,9 +21,10 @@ from agent_pool.cli.command import (
     read_duration_option,
     run_async,
 )
+from agent_pool.cli.completion import complete_agent
 from agent_pool.cli.connect import make_pool
 from agent_pool.cli.output import console, echo, print_answer, print_json
-from agent_pool.cli.permissions import TerminalPrompt
+from agent_pool.cli.permissions import Refusal, TerminalPrompt
 from agent_pool.cli.progress import TaskProgress, result_text
 from agent_pool.text import printable_json
 
@@ -44,8 +45,36 @@ def _read_schema_option(
     return schema
 
 
-@click.command(cls=Command)
-@click.argument("agent")
+class RunCommand(Command):
+    """A command whose task can begin with a dash, as items of a list do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, self._with_task_last(args))
+        except click.NoSuchOption as error:
+            problem = f"{error.format_message()} A task that begins with a dash comes after --."
+            raise click.UsageError(problem, ctx) from None
+
+    def _with_task_last(self, args: list[str]) -> list[str]:
+        """Return the arguments with a task that begins with a dash after ``--``.
+
+        Such a task has white space, so that a mistyped option is not taken for one.
+        """
+        options = [one for one in self.params if isinstance(one, click.Option)]
+        names = {name for one in options for name in (*one.opts, *one.secondary_opts)}
+        with_value = {name for one in options if not one.is_flag for name in one.opts}
+        for place, text in enumerate(args):
+            if text == "--":
+                break
+            is_value = place > 0 and args[place - 1] in with_value
+            is_option = text.partition("=")[0] in names or len(text.split()) < 2
+            if text.startswith("-") and not is_value and not is_option:
+                return [*args[:place], *args[place + 1 :], "--", text]
+        return args
+
+
+@click.command(cls=RunCommand)
+@click.argument("agent", shell_complete=complete_agent)
 @click.argument("task")
 @click.option(
     "--timeout",
@@ -80,7 +109,8 @@ def run(
 ) -> None:
     """Give an agent one task and print its answer.
 
-    TASK is the text of the task, or - to read it from stdin. The answer goes to stdout. The
+    TASK is the text of the task, or - to read it from stdin. A task of one word that begins with a
+    dash comes after --. The answer goes to stdout. The
     progress of the agent goes to stderr. Ctrl-C stops the task and every process that it started.
 
     With --json, the whole result is printed as one object; if the task could not be carried out,
@@ -110,6 +140,8 @@ def run(
         if ask and sys.stdin.isatty():
             prompt = TerminalPrompt(progress.paused if progress else nullcontext)
             call["on_permission"] = prompt.decide
+        else:
+            call["on_permission"] = Refusal(is_asked_for=ask, quiet=quiet).decide
         result = run_async(_run_task(pool, call, progress, as_json=as_json))
     finally:
         # A second Ctrl-C can interrupt the close of the pool; this ends every process at once.

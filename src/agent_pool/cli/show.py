@@ -17,13 +17,14 @@ from agent_pool.cli.command import (
     project_option,
     run_async,
 )
+from agent_pool.cli.completion import complete_agent
 from agent_pool.cli.connect import make_pool
 from agent_pool.cli.output import console, echo, print_json
 from agent_pool.text import count
 
 
 @click.command(cls=Command)
-@click.argument("agent")
+@click.argument("agent", shell_complete=complete_agent)
 @click.option(
     "--measure/--no-measure",
     default=None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from agent_pool.errors import AgentPoolError, PoolClosed, PoolTimeout, SpawnError
 from agent_pool.events import Queued
 from agent_pool.models import AgentKey
-from agent_pool.pool.scheduler import RetireReason, Scheduler, Ticket
+from agent_pool.pool.scheduler import RetireReason, Scheduler, Ticket, WorkerState
 from agent_pool.text import mebibytes
 
 QueueListener = Callable[[Queued], None]
@@ -54,10 +54,16 @@ class Waiters:
 
 def queue_event(ticket: Ticket, scheduler: Scheduler, now: float) -> Queued:
     """Return the event that reports a waiting caller's place and time."""
+    position = scheduler.position(ticket)
+    starting = sum(
+        record.key == ticket.spec.key and record.state is WorkerState.STARTING
+        for record in scheduler.workers.values()
+    )
     return Queued(
-        position=scheduler.position(ticket),
+        position=position,
         waited=now - ticket.since,
         paused=max(0.0, scheduler.paused_until - now),
+        starting=starting >= position,
     )
 
 
