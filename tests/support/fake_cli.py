@@ -176,7 +176,7 @@ class Acts:
         """Part of the session id."""
         self.varying: set[str] = set()
         """Fields of the init frame that are different in each turn."""
-        self.tools: list[str] = []
+        self.tools: list[str] = ["Read"]
         """The tools in the next init frame."""
         self.is_busy = False
         """Each turn reports that the CLI works, and nothing that it is idle."""
@@ -447,7 +447,7 @@ class FakeCLI:
             "cwd": str(Path.cwd()),
             "tools": self._acts.tools,
         }
-        self._acts.tools = []
+        self._acts.tools = ["Read"]
         told.update(dict.fromkeys(self._acts.varying, f"number {self._turns}"))
         frame = {"type": "system", "subtype": "init", "session_id": self._session_id, **told}
         version = {"claude_code_version": self._script.version}

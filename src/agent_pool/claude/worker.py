@@ -51,6 +51,7 @@ from agent_pool.claude.protocol.signals import (
     RoleMissed,
     Signal,
     StrayFinished,
+    ToolsMissing,
     TurnEvent,
     TurnFinished,
     UnknownRequest,
@@ -577,8 +578,8 @@ class Worker:
                 self._finish_turn(result)
             case StrayFinished():
                 self._on_stray()
-            case RoleMissed(problem):
-                self.fail_turn(failures.role_missed(self.label, problem))
+            case RoleMissed() | ToolsMissing():
+                self.fail_turn(self._error_of(signal))
             case (
                 Initialized()
                 | Configured()
@@ -596,6 +597,11 @@ class Worker:
             case UnknownRequest():
                 # Answered because the CLI waits for it; new versions can ask for new things.
                 self._answer(lambda: self._session.refuse_request(signal))
+
+    def _error_of(self, signal: RoleMissed | ToolsMissing) -> AgentPoolError:
+        if isinstance(signal, RoleMissed):
+            return failures.role_missed(self.label, signal.problem)
+        return failures.tools_missing(self.label, signal.tools)
 
     def _event_of(self, signal: Signal) -> asyncio.Event:
         match signal:
