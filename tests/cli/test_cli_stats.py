@@ -66,7 +66,7 @@ STATS = PoolStats(
     reuse=ReuseStats(tasks=2, starts=2, starting=1.0),
 )
 POOL = PoolStatus(4710, "agent-pool", "/srv/shop", "0.1.0", (WORKER,), STATS)
-SILENT = SilentPool(Path("/tmp/agent-pool-1"), "it did not answer within 2 s")
+SILENT = SilentPool("/tmp/agent-pool-1", "it did not answer within 2 s")
 
 
 @pytest.fixture

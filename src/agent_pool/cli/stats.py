@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
 import click
@@ -72,7 +71,7 @@ def pools_as_json(found: FoundPools) -> dict[str, Any]:
     pools, silent = _split(found)
     return {
         "pools": [pool.as_json() for pool in pools],
-        "silent": [{**asdict(pool), "folder": str(pool.folder)} for pool in silent],
+        "silent": [pool.as_json() for pool in silent],
         "total": _total(pools).as_json(),
     }
 

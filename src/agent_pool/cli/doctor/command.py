@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -90,7 +89,7 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
         yield finding
     for finding in check_registered(settings.project_dir):
         yield finding
-    async for finding in check_cli(settings, quick=quick, environ=os.environ):
+    async for finding in check_cli(settings, quick=quick):
         yield finding
     async for finding in check_memory(pool):
         yield finding
