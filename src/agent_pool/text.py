@@ -71,9 +71,9 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
-def count(number: int, noun: str) -> str:
-    """Return ``1 turn``, ``2 turns``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return ``1 turn``, ``2 turns``; `plural` is the plural if it is not `noun` with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def bytes_text(size: int) -> str:
