@@ -152,6 +152,7 @@ class Worker:
         self._listener: TurnListener | None = None
         self._permissions = PermissionRequests()
         self._result: TurnResult | None = None
+        self._is_refused = False  # the turn is not that of its role
         self._ready = asyncio.Event()
         self._turn_over = asyncio.Event()
         self._reset_over = asyncio.Event()
@@ -364,6 +365,7 @@ class Worker:
         self._turn_over.clear()
         self._result = None
         self._fault = None
+        self._is_refused = False
         self.open_tools.clear()
         # An idle worker is silent: only silence since the prompt is a stall.
         self.last_output = time.monotonic()
@@ -579,6 +581,7 @@ class Worker:
             case StrayFinished():
                 self._on_stray()
             case RoleMissed() | ToolsMissing():
+                self._is_refused = True
                 self.fail_turn(self._error_of(signal))
             case (
                 Initialized()
@@ -631,7 +634,8 @@ class Worker:
 
     def _finish_turn(self, result: TurnResult) -> None:
         self.note = ""
-        self._result = result
+        # The result can come before the caller wakes up with the error (both in one read).
+        self._result = None if self._is_refused else result
         self.spend += result.spend
         # Before the caller is woken: its figures must be there when `invoke` returns.
         self._on_spend(result.spend)
