@@ -27,11 +27,11 @@ from support.environment import real_cli
 from support.project import TempProject
 
 
-def test_an_agent_answers_a_task_on_standard_output(project: TempProject) -> None:
+def test_an_answer_in_a_pipe_is_exact_to_the_byte(project: TempProject) -> None:
     project.agent("one")
-    with LoopbackAPI(lambda _: "Grüße, \x1b[1m世界").in_thread() as api:
+    with LoopbackAPI(lambda _: "Grüße, \x1b[1m世界\x9b\u202e\t\r\n.").in_thread() as api:
         done = agent_pool(project, "run", "one", "Greet.", url=api.url)
-    assert (done.returncode, done.stdout) == (0, "Grüße, \x1b[1m世界\n")
+    assert (done.returncode, done.stdout) == (0, "Grüße, \x1b[1m世界\x9b\u202e\t\r\n.\n")
     assert [line.split(":")[0] for line in done.stderr.splitlines()][-1] == "one"
 
 

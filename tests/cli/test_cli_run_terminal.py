@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 
 from agent_pool.loopback import LoopbackAPI, ToolUseBlock, call_tools
 from support import fake_cli
@@ -10,7 +11,7 @@ from support.cli_runner import agent_pool, command, package_place
 from support.fake_cli import Act
 from support.pools import PoolProject
 from support.project import TempProject
-from support.terminals import ShownRun, terminal, until_closed, until_shown
+from support.terminals import ShownRun, terminal, until_closed, until_shown, useless_stderr
 
 HASTY = {"AGENT_POOL_STOP_GRACE": "300ms", "AGENT_POOL_KILL_GRACE": "300ms"}
 
@@ -27,8 +28,8 @@ def test_the_line_of_a_start_has_one_running_clock(pool_project: PoolProject) ->
     )
     run = command("run", "tester", "quince")
     with terminal(run, environ, pool_project.root) as (process, screen):
-        shown = until_shown(screen, b"tester, 1 s: starting a process")
-        shown += until_shown(screen, b"tester, 2 s: starting a process")
+        shown = until_shown(screen, b"tester, 0 s: starting a process")
+        shown += until_shown(screen, b"tester, 1 s: starting a process")
         process.send_signal(signal.SIGINT)
         shown += until_closed(screen)
         assert process.wait() == 130
@@ -56,3 +57,17 @@ def test_a_denial_without_ask_names_the_option(project: TempProject) -> None:
     )
     assert "(agent-pool run: --ask asks you, in a terminal)" in done.stdout
     assert not (project.root / "file").exists()
+
+
+def test_a_stderr_whose_reader_has_gone_does_not_stop_a_task(pool_project: PoolProject) -> None:
+    environ = environment(pool_project, AGENT_POOL_LOG="debug")
+    with useless_stderr("reader gone") as stderr:
+        done = subprocess.run(
+            command("run", "tester", "quince"),
+            cwd=pool_project.root,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            timeout=60,
+        )
+    assert (done.returncode, done.stdout) == (0, b"echo: quince\n")

@@ -88,3 +88,15 @@ def run_on_terminal(
     with terminal(arguments, environ, cwd, columns) as (process, screen):
         shown = until_closed(screen)
         return ShownRun(process.wait(), shown.decode().replace("\r\n", "\n"))
+
+
+@contextmanager
+def useless_stderr(kind: str) -> Iterator[int]:
+    """Open a file for stderr to which no text can be written."""
+    if kind == "disk full":
+        number = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, number = os.pipe()
+        os.close(reader)
+    yield number
+    os.close(number)
