@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
-from agent_pool.cli.demo.scenario import CheckedTask
 from agent_pool.loopback import ModelReply, ModelRequest, ToolUseBlock
 
 AGENT: Final = "reviewer"
@@ -59,6 +59,19 @@ _OPENINGS: Final = (
     "The reviewer of the last change asks:",
     "We disagree about arithmetic.",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTask:
+    """A task, and the only right answer to it.
+
+    Attributes:
+        number: its number in the run, from 1.
+    """
+
+    number: int
+    text: str
+    answer: str
 
 
 def sum_task(number: int) -> CheckedTask:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+import agent_pool
 from agent_pool import (
     AgentInfo,
     AgentList,
@@ -27,6 +30,7 @@ from agent_pool import (
     RateWindow,
     ResetVerdict,
     ReuseStats,
+    SilentPool,
     TaskFailed,
     TaskRequest,
     TaskResult,
@@ -73,6 +77,10 @@ def test_every_class_of_values_is_among_those_tested() -> None:
 def test_a_value_survives_the_way_through_json(kind: type[JsonValue], data: st.DataObject) -> None:
     value = data.draw(values_of(kind))
     assert kind.from_json(through_json(value)) == value
+    # The ways of programs that know only dataclasses, and of FastAPI, which checks what they give.
+    assert kind.from_json(json.loads(json.dumps(asdict(value)))) == value
+    adapter = TypeAdapter(kind)
+    assert adapter.validate_json(adapter.dump_json(adapter.validate_python(asdict(value)))) == value
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
@@ -137,6 +145,15 @@ def test_a_subclass_of_an_error_does_not_replace_its_code() -> None:
         pass
 
     assert type(error_from_json(Slow("slow").as_json())) is TaskTimeout
+
+
+def test_every_public_dataclass_has_only_fields_with_a_json_form() -> None:
+    found = [getattr(agent_pool, name) for name in agent_pool.__all__]
+    kinds = [kind for kind in found if isinstance(kind, type) and is_dataclass(kind)]
+    assert SilentPool in kinds
+    assert [kind.__name__ for kind in kinds if not issubclass(kind, JsonValue)] == []
+    silent = SilentPool("/tmp/pool", "no answer")
+    assert json.loads(json.dumps(asdict(silent))) == silent.as_json()
 
 
 def test_an_answer_of_any_depth_becomes_json() -> None:

@@ -78,12 +78,14 @@ class Queued(BaseTaskEvent):
         waited: seconds so far.
         paused: seconds for which the pool sends the API no work after a refusal; usually 0.
         reason: why it is paused, in words; empty without a pause.
+        starting: a process is being started that can have this task.
     """
 
     position: int
     waited: float = 0.0
     paused: float = 0.0
     reason: str = ""
+    starting: bool = False
     type: Literal["task.queued"] = field(default="task.queued", repr=False, kw_only=True)
 
 

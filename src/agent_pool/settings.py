@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -84,6 +84,33 @@ PERMISSIONS: tuple[str, ...] = get_args(Permission)
 `ask`, a request for permission goes to a person if that is possible, and is denied otherwise."""
 Inherited = Annotated[tuple[Literal["skills", "mcp"], ...], BeforeValidator(_parse_names)]
 Jitter = Annotated[float, Field(ge=0, le=1)]
+
+
+class Environment(Mapping[str, str]):
+    """Environment variables whose text form has no value: they hold secrets.
+
+    Tracebacks with local variables, debuggers and logs show the text forms of such values.
+
+    Args:
+        variables: the variables; by default those of this process, as they are when they are read.
+    """
+
+    __slots__ = ("_variables",)
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self._variables = os.environ if variables is None else variables
+
+    def __getitem__(self, name: str) -> str:
+        return self._variables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} environment variables>"
 
 
 class Settings(BaseModel):
@@ -275,12 +302,13 @@ def managed_agents() -> Path:
     return MANAGED_FOLDER / ".claude" / "agents"
 
 
-def claude_home(environ: Mapping[str, str] = os.environ) -> Path:
+def claude_home(environ: Mapping[str, str] | None = None) -> Path:
     """Return Claude Code's own configuration folder.
 
     It is `CLAUDE_CONFIG_DIR`, else `.claude` in `HOME`, both of `environ`; the home folder of this
     process is used only if `environ` has no `HOME`.
     """
+    environ = Environment(environ)
     named = environ.get("CLAUDE_CONFIG_DIR")
     if named:
         return Path(named)
@@ -288,17 +316,18 @@ def claude_home(environ: Mapping[str, str] = os.environ) -> Path:
     return (Path(home) if home else Path.home()) / ".claude"
 
 
-def load_settings(environ: Mapping[str, str] = os.environ, **arguments: Any) -> Settings:
+def load_settings(environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
     """Load the settings from arguments, the environment, the file and the defaults, in this order.
 
     Args:
-        environ: the environment, which can name the file too.
+        environ: the environment, which can name the file too; by default that of this process.
         arguments: single settings; None counts as not given.
 
     Raises:
         ConfigError: a value has the wrong type or is out of bounds, a name is unknown, or the file
             cannot be read; the message names the place and the expected form.
     """
+    environ = Environment(environ)
     places: dict[str, str] = {}
     values: dict[str, Any] = {}
     # The order of precedence, the lowest first.
@@ -320,8 +349,9 @@ def _validate(values: Mapping[str, Any], places: Mapping[str, str]) -> Settings:
         raise ConfigError(_explain(error, places)) from None
 
 
-def config_file(environ: Mapping[str, str] = os.environ) -> Path:
+def config_file(environ: Mapping[str, str] | None = None) -> Path:
     """Return the settings file: ``AGENT_POOL_CONFIG``, else a file in Claude Code's own folder."""
+    environ = Environment(environ)
     named = environ.get("AGENT_POOL_CONFIG")
     return Path(named) if named else claude_home(environ) / "agent-pool.toml"
 

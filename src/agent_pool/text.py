@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-# C0 and C1 controls: a terminal acts on them, and agents' words are shown in terminals.
-_CONTROLS: Final = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], " ")
-_CONTROLS_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ACTS_ON_TERMINALS: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls; ESC and C1 begin sequences such as OSC
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # these change the order in which text is shown
+    "\u2028\u2029]"  # some terminals begin a new line here
+)
+"""The characters that change how a terminal shows the text after them, or what it does."""
+
+_RAW_IN_JSON: Final = re.compile(
+    "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""The same among the characters that `json.dumps` leaves as they are, and halves of pairs."""
+
 _SIZE_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 
 
@@ -23,16 +33,33 @@ def whole_characters(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` without control characters, line feeds and tabs excepted."""
-    return _CONTROLS_IN_TEXT.sub("", text.replace("\r\n", "\n"))
+    r"""Return `text` with an escape, as ``\x1b``, for each character that a terminal acts on.
+
+    Line feeds and tabs stay; a carriage return before a line feed is left out.
+    """
+    return _ACTS_ON_TERMINALS.sub(_escape, text.replace("\r\n", "\n"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+def printable_json(value: Any, *, indent: int | None = None) -> str:
+    """Return `value` as JSON in which no character acts on a terminal; its value is the same.
+
+    Half of a surrogate pair is an escape too, because it has no UTF-8.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def one_line(text: str, width: int | None = None) -> str:
-    """Return `text` on one line, at most `width` characters long.
+    """Return `text` on one line, at most `width` characters long, as `printable` returns it.
 
-    Control characters and white space become single spaces; a text that is cut ends with "…".
+    White space becomes single spaces; a text that is cut ends with "…".
     """
-    line = " ".join(whole_characters(text).translate(_CONTROLS).split())
+    line = printable(" ".join(whole_characters(text).split()))
     if width is None or len(line) <= width:
         return line
     return line[: max(width - 1, 0)].rstrip() + "…"
@@ -44,9 +71,9 @@ def did_you_mean(name: str, known: Iterable[str], *, most: int = 3) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
-def count(number: int, noun: str) -> str:
-    """Return ``1 turn``, ``2 turns``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return ``1 turn``, ``2 turns``; `plural` is the plural if it is not `noun` with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def bytes_text(size: int) -> str:
@@ -62,6 +89,12 @@ def bytes_text(size: int) -> str:
 def mebibytes(size: int) -> str:
     """Return a size of memory in whole MiB: ``181 MiB``."""
     return f"{size / 2**20:,.0f} MiB"
+
+
+def clock_text(value: float) -> str:
+    """Return a duration for a clock that runs, in whole seconds: ``0 s``, ``2 min 5 s``."""
+    whole = int(value)
+    return f"{whole} s" if whole < 100 else seconds_text(whole)
 
 
 def seconds_text(value: float) -> str:

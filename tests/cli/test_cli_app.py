@@ -92,10 +92,10 @@ def test_every_error_class_has_the_exit_code_of_its_kind(error: type[AgentPoolEr
     assert exit_code(error("no")) == expected
 
 
-def test_an_unknown_command_is_a_usage_error(here: TempProject) -> None:
+def test_an_unknown_command_is_a_usage_error_with_a_suggestion(here: TempProject) -> None:
     done = invoke("rum")
     assert done.exit_code == 2
-    assert "No such command 'rum'" in done.stderr
+    assert "No such command 'rum' (did you mean run?)" in done.stderr
 
 
 def test_a_wrong_setting_gives_one_message_without_a_traceback(

@@ -122,7 +122,7 @@ def test_each_task_gives_one_line_and_failures_stop_no_other(project: TempProjec
     assert [line.split()[0] for line in ends] == ["1/3", "2/3", "3/3"]
     assert sum("two: failed: the task of agent 'two'" in line for line in ends) == 1
     assert summary.startswith("3 tasks: 2 done, 1 failed; ")
-    assert "tokens 0 in, " in summary
+    assert " tokens sent (" in summary
     assert "$0.0" in summary
 
 

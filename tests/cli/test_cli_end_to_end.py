@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,11 +27,11 @@ from support.environment import real_cli
 from support.project import TempProject
 
 
-def test_an_agent_answers_a_task_on_standard_output(project: TempProject) -> None:
+def test_an_answer_in_a_pipe_is_exact_to_the_byte(project: TempProject) -> None:
     project.agent("one")
-    with LoopbackAPI(lambda _: "Grüße, \x1b[1m世界").in_thread() as api:
+    with LoopbackAPI(lambda _: "Grüße, \x1b[1m世界\x9b\u202e\t\r\n.").in_thread() as api:
         done = agent_pool(project, "run", "one", "Greet.", url=api.url)
-    assert (done.returncode, done.stdout) == (0, "Grüße, \x1b[1m世界\n")
+    assert (done.returncode, done.stdout) == (0, "Grüße, \x1b[1m世界\x9b\u202e\t\r\n.\n")
     assert [line.split(":")[0] for line in done.stderr.splitlines()][-1] == "one"
 
 
@@ -120,7 +121,15 @@ def _holding(fifo: Path) -> Script:
 
 def test_show_prints_the_prompt_and_command_but_no_secrets(project: TempProject) -> None:
     path = project.agent("one", "Be brief.", tools="[Read]")
-    done = agent_pool(project, "show", "one", "--json", SOME_TOKEN="s3cret")
+    secrets: dict[str, Any] = {
+        "SOME_TOKEN": "s3cret",
+        "PGPASSWORD": "s3cret",
+        "ALERTS": "https://hooks.example.com/services/T0/B0/a8Zs3cretPq71LxW",
+        "DATABASE": "host=db user=me password=s3cret",
+        "CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR": "3",
+        "CLAUDE_SESSION_INGRESS_TOKEN_FILE": "/s3cret",
+    }
+    done = agent_pool(project, "show", "one", "--json", **secrets)
     shown = json.loads(done.stdout)
     assert (shown["prompt"], shown["path"]) == ("Be brief.", str(path))
     assert shown["argv"][0] == str(real_cli())
@@ -130,6 +139,10 @@ def test_show_prints_the_prompt_and_command_but_no_secrets(project: TempProject)
     assert shown["cwd"] == str(project.root)
     assert shown["env"]["HOME"] == str(project.home)
     assert "s3cret" not in done.stdout
+    assert shown["env"]["DATABASE"] == "host=db user=me password=…"
+    assert not {"CLAUDE_CODE_API_KEY_FILE_DESCRIPTOR", "CLAUDE_SESSION_INGRESS_TOKEN_FILE"} & set(
+        shown["env"]
+    )
     assert "dummy" not in done.stdout  # the API key
 
 

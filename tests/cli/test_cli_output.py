@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from agent_pool.text import (
     mebibytes,
     one_line,
     printable,
+    printable_json,
     seconds_text,
 )
 
@@ -49,8 +52,22 @@ def test_one_line_gives_one_printable_line_of_bounded_length(text: str, width: i
     assert line == printable(line)
 
 
-def test_control_characters_for_a_terminal_are_removed_from_text() -> None:
-    assert printable("a\x1b[31mb\r\nc\x07\td\x9b") == "a[31mb\nc\td"
+def test_characters_that_a_terminal_acts_on_become_escapes() -> None:
+    assert (
+        printable("a\x1b[31mb\r\nc\x07\td\x9b\u202e") == r"a\x1b[31mb"
+        "\n"
+        r"c\x07"
+        "\t"
+        r"d\x9b\u202e"
+    )
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_printable_json_has_the_value_and_no_control(text: str) -> None:
+    shown = printable_json({"text": [text]}, indent=2)
+    assert json.loads(shown) == {"text": [text]}
+    assert shown == printable(shown)
+    shown.encode()
 
 
 def test_the_console_prints_text_without_markup_or_wrapping(

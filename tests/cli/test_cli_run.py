@@ -92,6 +92,7 @@ class FakeRunPool:
         *,
         timeout: float | None = None,
         schema: dict[str, Any] | None = None,
+        on_permission: Callable[..., Any] | None = None,
         on_event: Callable[[TaskEvent], None] = lambda _: None,
     ) -> TaskResult:
         FakeRunPool.asked = (agent, task, timeout)
@@ -125,7 +126,8 @@ def test_the_answer_goes_to_stdout_and_progress_to_stderr(run: Callable[..., Res
         "  the API refused: 529 overloaded; again in 2.0 s",
         "  → Read: x.py",
         "  ← failed: no such file",
-        "a: 1.5 s, 2 turns, tokens 1 in, 20 out, 300 written to cache, 4,000 read from it, $0.0123",
+        "a: 1.5 s, 2 turns, 4,301 tokens sent (300 written to the cache, 4,000 read from it), "
+        "20 received, $0.0123",
     ]
 
 
@@ -143,6 +145,7 @@ def test_each_event_is_described_as_the_current_activity() -> None:
         "Fine.",
         "",
     ]
+    assert describe_activity(Queued(1, starting=True)) == "starting a process"
     paused = describe_activity(Queued(1, paused=30.0))
     assert paused == "the API refused work, so no task is started for the next 30.0 s"
     unreachable = describe_activity(Retry(0, "connection refused", 1, 1.0))
@@ -236,6 +239,31 @@ def test_a_wrong_command_line_is_a_usage_error(
 def test_a_task_can_begin_with_a_dash_after_two_dashes(run: Callable[..., Result]) -> None:
     assert run("a", "--", "--help").exit_code == 0
     assert FakeRunPool.asked == ("a", "--help", None)
+
+
+@pytest.mark.parametrize(
+    ("args", "task", "timeout"),
+    [
+        (("a", "- fix this"), "- fix this", None),
+        (("a", "--help me", "--timeout", "5s", "-q"), "--help me", 5.0),
+        (("--timeout", "5s", "a", "-1 is wrong"), "-1 is wrong", 5.0),
+        (("a", "-q", "--", "- fix --this"), "- fix --this", None),
+        (("a", "--timeout=5 s", "x y"), "x y", 5.0),
+    ],
+)
+def test_a_task_of_several_words_can_begin_with_a_dash(
+    run: Callable[..., Result], args: tuple[str, ...], task: str, timeout: float | None
+) -> None:
+    done = run(*args)
+    assert (done.exit_code, FakeRunPool.asked) == (0, ("a", task, timeout)), done.stderr
+
+
+def test_a_mistyped_option_is_no_task_and_gets_a_suggestion(run: Callable[..., Result]) -> None:
+    done = run("a", "--quite")
+    assert done.exit_code == 2
+    assert "No such option" in done.stderr
+    assert "--quiet" in done.stderr
+    assert "A task that begins with a dash comes after --." in done.stderr
 
 
 def test_the_timeout_option_accepts_a_unit_of_time(run: Callable[..., Result]) -> None:

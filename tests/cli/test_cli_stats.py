@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pty
 import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,13 @@ from agent_pool import (
     running_pools,
 )
 from agent_pool.cli import stats as module
+from agent_pool.cli.output import console
 from agent_pool.cli.stats import format_pools, pools_as_json, reuse_text
 from support.cli_runner import command, invoke
 from support.environment import UNREACHABLE_URL
 from support.pools import PoolProject
 from support.project import TempProject
+from support.terminals import run_on_terminal, terminal, until_closed, until_shown
 from support.waiting import run
 
 WORKER = WorkerInfo(
@@ -65,7 +66,7 @@ STATS = PoolStats(
     reuse=ReuseStats(tasks=2, starts=2, starting=1.0),
 )
 POOL = PoolStatus(4710, "agent-pool", "/srv/shop", "0.1.0", (WORKER,), STATS)
-SILENT = SilentPool(Path("/tmp/agent-pool-1"), "it did not answer within 2 s")
+SILENT = SilentPool("/tmp/agent-pool-1", "it did not answer within 2 s")
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def environment(project: TempProject, place: Path) -> dict[str, str]:
 
 
 def shown(*found: PoolStatus | SilentPool) -> str:
-    screen = Console(width=200, markup=False, emoji=False, highlight=False)
+    screen = console()
     with screen.capture() as capture:
         screen.print(format_pools(found))
     return capture.get()
@@ -102,7 +103,7 @@ def test_a_pool_is_shown_with_workers_agents_and_saved_time() -> None:
     assert text.splitlines()[0] == first
     expected = "worker-1 tester idle 61.0 s 4711 3 200 MiB lean $0.2500"
     assert row(text, "worker-1") == expected
-    assert row(text, "tester") == "tester 3 2 10 30 60 20 60% $0.2500"
+    assert row(text, "tester") == "tester 3 2 100 30 60 20 60% $0.2500"
     saved = "2 of 3 tasks ran on a used process; 2 measured starts took 500 ms on average: "
     assert saved + "1.0 s of starting saved" in text
     assert text.splitlines()[-1] == (
@@ -114,7 +115,7 @@ def test_sums_cover_all_agents_of_a_pool_and_all_pools() -> None:
     other = replace(TESTER, agent="other", usage=Usage(100, 0, 0, 0), failed={})
     two = replace(POOL, pid=1, stats=replace(STATS, agents=(other, TESTER)))
     text = shown(POOL, two)
-    assert row(text, "all") == "all 6 2 110 30 60 20 30% $0.5000"
+    assert row(text, "all") == "all 6 2 200 30 60 20 30% $0.5000"
     assert text.splitlines()[-1] == (
         "2 pools, 2 workers, 400 MiB, 9 tasks, 4 failed, hit rate 40%, $0.7500"
     )
@@ -145,10 +146,10 @@ def test_waiting_tasks_refusals_notes_and_silent_pools_are_shown() -> None:
 
 def test_without_a_measured_start_no_saved_time_is_shown() -> None:
     text = reuse_text(replace(STATS, reuse=ReuseStats(tasks=2)))
-    assert text == "  2 of 3 tasks ran on a used process; no start of a process was measured"
+    assert text == "2 of 3 tasks ran on a used process; no start of a process was measured"
 
 
-def test_control_characters_in_names_do_not_reach_the_terminal() -> None:
+def test_control_characters_in_names_are_shown_as_escapes() -> None:
     evil = "a\x1b[2Jb"
     agent = replace(TESTER, agent=evil)
     text = shown(
@@ -161,7 +162,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal() -> None:
         )
     )
     assert "\x1b" not in text
-    assert text.count("a[2Jb") == 5
+    assert text.count("a\\x1b[2Jb") == 5
 
 
 def test_the_json_object_holds_pools_silent_pools_and_totals() -> None:
@@ -256,29 +257,6 @@ async def wait_for_pools() -> list[PoolStatus | SilentPool]:
 # --watch
 
 
-@contextmanager
-def terminal(
-    arguments: list[str], env: dict[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Start a program on a terminal of its own; yield it and the descriptor of its screen."""
-    screen, inner = pty.openpty()
-    process = subprocess.Popen(arguments, env=env, stdin=inner, stdout=inner, stderr=inner)
-    os.close(inner)
-    try:
-        yield process, screen
-    finally:
-        process.kill()
-        process.wait()
-        os.close(screen)
-
-
-def until_shown(screen: int, text: bytes) -> None:
-    """Read the screen until it has shown this text; the time limit of the test ends the wait."""
-    seen = b""
-    while text not in seen:
-        seen += os.read(screen, 4096)
-
-
 def test_watch_refreshes_the_screen_until_ctrl_c(pool_project: PoolProject, place: Path) -> None:
     async def main() -> None:
         async with pool_project.faulty() as pool:
@@ -296,15 +274,6 @@ def test_watch_refreshes_the_screen_until_ctrl_c(pool_project: PoolProject, plac
                 await drain
 
     run(main())
-
-
-def until_closed(screen: int) -> None:
-    """Read the screen until the program has closed the terminal."""
-    try:
-        while os.read(screen, 4096):
-            pass
-    except OSError:  # Linux: the other end was closed
-        pass
 
 
 @pytest.mark.parametrize(
@@ -325,3 +294,31 @@ def test_an_error_during_watch_ends_it_with_exit_code_3(
     done = invoke("stats", "--watch")
     assert done.exit_code == 3
     assert "correct TMPDIR" in done.stderr
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_stats_fit_the_terminal_and_break_no_name(
+    pool_project: PoolProject, place: Path, columns: int
+) -> None:
+    name = "code-reviewer-for-the-backend-services"
+    pool_project.agent(name)
+
+    async def main() -> list[str]:
+        async with pool_project.faulty() as pool:
+            await pool.invoke(name, "one")
+            done = await asyncio.to_thread(
+                run_on_terminal,
+                command("stats"),
+                environment(pool_project, place),
+                pool_project.root,
+                columns,
+            )
+        assert done.code == 0
+        return done.lines
+
+    lines = run(main())
+    words = [word for line in lines for word in line.split()]
+    assert words.count(name) == 2
+    assert [line for line in lines if len(line) > columns and len(line.split()) > 2] == []
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert any("Tokens sent" in line for line in lines)

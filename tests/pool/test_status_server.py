@@ -192,7 +192,7 @@ def test_a_pool_that_does_not_answer_is_listed_as_silent(folder: Path) -> None:
         with socket.socket(socket.AF_UNIX) as deaf:
             deaf.bind(str(folder / SOCKET_NAME))
             deaf.listen()
-            silent = SilentPool(folder, "it did not answer within 0.05 s")
+            silent = SilentPool(str(folder), "it did not answer within 0.05 s")
             assert await running_pools(timeout=0.05) == [silent]
 
     run(main())
@@ -217,7 +217,7 @@ def test_an_invalid_answer_is_reported_as_a_silent_pool(
             (found,) = await running_pools()
             heard.set()
             assert isinstance(found, SilentPool)
-            assert found.folder == folder
+            assert found.folder == str(folder)
             assert "another version of agent-pool?" in found.reason
 
     run(main())

@@ -18,6 +18,11 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "agent_pool", *args]
 
 
+def package_place() -> dict[str, str]:
+    """Return the variable that names the tested package, if that is not the installed one."""
+    return {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+
+
 def agent_pool(
     project: TempProject,
     *args: str,
@@ -36,9 +41,7 @@ def agent_pool(
         without: variables to be left out of the environment.
         more: variables to be added to it.
     """
-    # The package that is tested can lie elsewhere than the installed one.
-    place = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-    environ = project.environment(url, **place, **more)
+    environ = project.environment(url, **package_place(), **more)
     for name in without:
         del environ[name]
     done = subprocess.run(

@@ -21,7 +21,7 @@ from agent_pool.agents.prompt import (
     find_unsupported,
 )
 from agent_pool.errors import AgentNotFound, ConfigError
-from agent_pool.settings import Settings, claude_home, managed_agents
+from agent_pool.settings import Environment, Settings, claude_home, managed_agents
 from agent_pool.text import did_you_mean
 
 LoadedDefinition = ParsedDefinition | BrokenAgent
@@ -58,13 +58,14 @@ class Catalog:
 
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str] | None = None) -> None:
         """Create a catalog; no file is read yet.
 
         Args:
             settings: gives the project and the folders.
             environ: environment variables; CLAUDE_CONFIG_DIR replaces ``~/.claude``.
         """
+        environ = Environment(environ)
         self._choose_folders = _FolderChoice(settings, environ)
         folders = self.folders
         project = _make_absolute(settings.project_dir)

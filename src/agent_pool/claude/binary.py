@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent_pool.claude import process_tree
 from agent_pool.errors import SpawnError
-from agent_pool.settings import Settings
+from agent_pool.settings import Environment, Settings
 
 VERSION_TIMEOUT = 20.0
 """Seconds. The first run of 2.0.77, a Node script, took 1.5 s; a native binary takes 0.02 s."""
@@ -21,14 +21,14 @@ OLDEST = (2, 0)
 """The oldest version that runs tasks here; `unknown_options` names what it cannot do."""
 
 
-def find_cli(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:
+def find_cli(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:
     """Find the binary: `claude_cli`, else ``claude`` on the PATH, else the bundled one.
 
     Raises:
         SpawnError: no binary was found, or the named one cannot be run; the message has the next
             step.
     """
-    path = environ.get("PATH", os.defpath)
+    path = Environment(environ).get("PATH", os.defpath)
     # A wrong name is an error: the user must not get another binary than the one named.
     if settings.claude_cli:
         return _named(settings.claude_cli, path)
@@ -70,7 +70,7 @@ def bundled_cli() -> Path | None:
     return binary if os.access(binary, os.X_OK) else None
 
 
-async def cli_version(path: Path, environ: Mapping[str, str] = os.environ) -> str:
+async def cli_version(path: Path, environ: Mapping[str, str] | None = None) -> str:
     """Ask a binary for its version, e.g. ``2.1.330``.
 
     Raises:
@@ -85,7 +85,7 @@ async def cli_version(path: Path, environ: Mapping[str, str] = os.environ) -> st
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=dict(environ),
+            env=dict(Environment(environ)),
             start_new_session=True,
         )
     except OSError as error:

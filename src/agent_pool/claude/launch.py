@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from agent_pool.claude.cli_options import (
     unknown_options,
 )
 from agent_pool.claude.engine import WorkerMemory, engine_variables, memory_in_force
+from agent_pool.claude.masking import masked_value
 from agent_pool.claude.mcp_config import McpConfig, expand_variables
 from agent_pool.claude.private_files import write_private
 from agent_pool.claude.protocol.role import Role
@@ -38,7 +38,7 @@ from agent_pool.claude.roles import can_be_role, compose_role
 from agent_pool.claude.trust import permitted_agent
 from agent_pool.errors import ConfigError
 from agent_pool.models import LaunchSpec
-from agent_pool.settings import ENV_PREFIX, Settings
+from agent_pool.settings import ENV_PREFIX, Environment, Settings
 
 PROMPT_BY_INITIALIZE: Final = (2, 1, 119)
 """From this version on `initialize` takes the system prompt; 2.0.77 ignored it there."""
@@ -72,6 +72,10 @@ DEPTH: Final = "AGENT_POOL_DEPTH"
 SESSION_VARIABLES: Final = re.compile(
     r"CLAUDECODE|CLAUDE_PID|CLAUDE_EFFORT|AI_AGENT|CLAUDE_PROJECT_DIR|CLAUDE_ENV_FILE"
     r"|CLAUDE_PLUGIN_\w+|CLAUDE_AGENT_SDK_\w+"
+    # Handles of the parent's open files, which a worker does not have, and the token of its
+    # session with the service (2.1.332).
+    r"|\w+_FILE_DESCRIPTOR|CCR_\w*TOKEN_FILE"
+    r"|(?:CLAUDE_(?:CODE_|BRIDGE_)?)?SESSION_INGRESS\w*"
     r"|CLAUDE_CODE_(?:ENTRYPOINT|EXECPATH|SSE_PORT|SIMPLE|\w*(?:SESSION|MESSAGING|CHILD|PARENT|LAUNCHED)\w*)"
 )
 """Variables by which Claude Code tells its children about their session. A worker is a session of
@@ -80,11 +84,6 @@ its own: some versions refuse to start with these, and the messaging token is a 
 POOL_VARIABLES: Final = re.compile(
     rf"{ENV_PREFIX}\w+|(?:AGENTS|SKILLS|EXPERTISE)_DIR|TASK_TIMEOUT_MS|CLAUDE_CLI"
 )
-SECRETS: Final = re.compile(
-    r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|COOKIE|HEADERS|_PAT$|DSN", re.I
-)
-PASSWORD_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]*@")
-
 WORKER_VARIABLES: Final = {
     "DISABLE_AUTOUPDATER": "1",  # a pooled process must not replace its own binary
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # a task is data: `@file` in it is not expanded
@@ -179,7 +178,7 @@ class LaunchConfig:
 
     def spec(self) -> LaunchSpec:
         """Return it for people to read: secrets in the environment are masked."""
-        env = {name: _masked(name, value) for name, value in sorted(self.env.items())}
+        env = {name: masked_value(name, value) for name, value in sorted(self.env.items())}
         role = self.role.definition.removesuffix(self.prompt) if self.role else ""
         return LaunchSpec(
             self.argv,
@@ -193,10 +192,6 @@ class LaunchConfig:
             profile=self.profile,
             left_out=self.left_out,
         )
-
-
-def _masked(name: str, value: str) -> str:
-    return "…" if SECRETS.search(name) else PASSWORD_IN_URL.sub("…@", value)
 
 
 def build_launch(cli: Path, version: str, agent: Agent, project: Project) -> LaunchConfig:
@@ -377,13 +372,13 @@ def refuse_nesting(environ: Mapping[str, str], settings: Settings) -> None:
         )
 
 
-def depth(environ: Mapping[str, str] = os.environ) -> int:
+def depth(environ: Mapping[str, str] | None = None) -> int:
     """Return how many pools this process is inside of.
 
     Raises:
         ConfigError: the variable that counts them is not a number.
     """
-    value = environ.get(DEPTH, "0")
+    value = Environment(environ).get(DEPTH, "0")
     # `isdigit` alone accepts characters such as "²", which `int` refuses.
     if not (value.isascii() and value.isdigit()):
         raise ConfigError(f"{DEPTH}: expected a number, found {value!r}; unset it")

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from agent_pool import AgentInfo
 from agent_pool.cli.command import (
@@ -18,8 +16,9 @@ from agent_pool.cli.command import (
     run_async,
 )
 from agent_pool.cli.connect import make_pool
-from agent_pool.cli.output import console, print_json
-from agent_pool.text import count, printable
+from agent_pool.cli.listing import Column, Listing, Paragraph
+from agent_pool.cli.output import console, echo, print_json
+from agent_pool.text import count
 
 
 @click.command(cls=Command)
@@ -43,34 +42,34 @@ def agents(ctx: click.Context, as_json: bool, project: Path | None) -> None:
     if as_json:
         print_json([agent.as_json() for agent in found.agents])
         return
+    out = console()
     if found.usable:
-        console().print(_table(found.usable))
+        out.print(_listing(found.usable))
     for agent in found.usable:
         for key, reason in agent.warnings.items():
-            click.secho(f"{agent.name}: {key}: {reason}", fg="yellow")
+            out.print(Paragraph(f"{agent.name}: {key}: {reason}", "yellow"))
     for agent in found.broken:
-        click.secho(f"{agent.name} cannot be used: {agent.error}", fg="red")
+        out.print(Paragraph(f"{agent.name} cannot be used: {agent.error}", "red"))
     folders = ", ".join(found.agent_folders)
     # On stderr, so that a program that reads stdout gets only agents.
-    click.echo(f"{count(len(found.usable), 'agent')} in {folders}", err=True)
+    console(err=True).print(Paragraph(f"{count(len(found.usable), 'agent')} in {folders}"))
     if not found.agents:
-        click.echo("`agent-pool init` writes a first agent.", err=True)
+        echo("`agent-pool init` writes a first agent.", err=True)
 
 
-def _table(agents: Sequence[AgentInfo]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("Agent", "Description", "Skills, expertise", "Model", "Tools", "File"):
-        table.add_column(heading, overflow="fold")  # by default rich cuts long cells with "…"
+def _listing(agents: Sequence[AgentInfo]) -> Listing:
+    headings = ("Skills, expertise", "Model", "Tools", "File")
+    listing = Listing(Column("Agent"), Column("Description", is_prose=True), *map(Column, headings))
     for agent in agents:
-        table.add_row(
-            Text(agent.name, style="cyan"),
-            printable(agent.description),
+        listing.add(
+            agent.name,
+            agent.description,
             ", ".join((*agent.skills, *agent.expertise)),
             agent.model or "",
             "all" if agent.tools is None else ", ".join(agent.tools) or "none",
             _short_path(Path(agent.path)),
         )
-    return table
+    return listing
 
 
 def _short_path(path: Path) -> str:

@@ -6,11 +6,15 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final, TextIO, cast
+from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from agent_pool.cli.command import WIDTH, project_option
+from agent_pool.cli.completion import VARIABLE
+from agent_pool.cli.output import guard_streams
+from agent_pool.text import did_you_mean
 
 COMMANDS: Final = {
     "run": "Give an agent one task and print its answer.",
@@ -24,6 +28,7 @@ COMMANDS: Final = {
     "install": "Register the MCP server and the hook with Claude Code.",
     "uninstall": "Undo `agent-pool install`.",
     "serve": "Run the MCP server on stdin and stdout.",
+    "completion": "Print a script that completes names in your shell.",
 }
 """Each command's line in the list. The command `run` is `run` in `agent_pool.cli.run`."""
 
@@ -40,6 +45,24 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"agent_pool.cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {name!r}{did_you_mean(name, COMMANDS)}.")
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click's own version imports every command, to read its help.
+        if not incomplete.startswith("-"):
+            return [
+                CompletionItem(name, help=help_text)
+                for name, help_text in COMMANDS.items()
+                if name.startswith(incomplete)
+            ]
+        return super().shell_complete(ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # click's own version imports every command, to read its help.
@@ -87,21 +110,12 @@ def cli(ctx: click.Context, project: Path | None) -> None:
 
 def main() -> None:
     """Run the command line; always ends in SystemExit."""
-    sys.stdout, sys.stderr = map(_make_tolerant, (sys.stdout, sys.stderr))
+    if VARIABLE not in os.environ:  # then click writes bytes for the shell, and no text
+        guard_streams()
     try:
         cli.main(prog_name="agent-pool")
     finally:
         _discard_unwritten_output()
-
-
-def _make_tolerant(stream: Any) -> TextIO:
-    """Make a stream write characters that its encoding lacks as escapes; replace None."""
-    # Python sets a standard stream to None if the program was started with it closed.
-    if stream is None:
-        return Path(os.devnull).open("w")
-    # An agent can write any character; in a terminal with another encoding that must not fail.
-    stream.reconfigure(errors="backslashreplace")
-    return cast(TextIO, stream)
 
 
 def _discard_unwritten_output() -> None:

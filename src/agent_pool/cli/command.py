@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from agent_pool.cli.output import print_json
+from agent_pool.cli.output import echo, print_json
 from agent_pool.errors import AgentPoolError, ConfigError, PoolTimeout, SpawnError, TaskTimeout
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def _print_error(error: AgentPoolError, *, as_json: bool) -> None:
     if as_json:
         print_json(error_object(error))
     else:
-        click.ClickException(str(error)).show()
+        echo(f"Error: {error}", err=True)
 
 
 def _exit_after_signal(ctx: click.Context, number: signal.Signals) -> None:
-    click.echo(f"stopped by {number.name}", err=True)
+    echo(f"stopped by {number.name}", err=True)
     ctx.exit(SIGNALLED + number)
 
 

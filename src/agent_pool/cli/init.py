@@ -10,6 +10,7 @@ from agent_pool import AgentList, PoolAPI, TaskRequest
 from agent_pool.cli import starter
 from agent_pool.cli.command import Command, load_command_settings, project_option, run_async
 from agent_pool.cli.connect import make_pool
+from agent_pool.cli.output import echo
 
 
 @click.command(cls=Command)
@@ -28,7 +29,7 @@ def init(ctx: click.Context, project: Path | None) -> None:
     """
     settings = load_command_settings(ctx, project)
     run_async(_write_files(make_pool(settings), settings.project_dir))
-    click.echo(_next_steps(settings.project_dir), err=True)
+    echo(_next_steps(settings.project_dir), err=True)
 
 
 async def _write_files(pool: PoolAPI, project: Path) -> None:
@@ -39,7 +40,7 @@ async def _write_files(pool: PoolAPI, project: Path) -> None:
         (_skill_folder(found) / starter.SKILL / "SKILL.md", starter.SKILL_TEXT),
         (Path(found.expertise_folders[0]) / f"{starter.EXPERTISE}.md", starter.EXPERTISE_TEXT),
     ):
-        click.echo(f"{'wrote' if _write_new(path, text) else 'kept '}  {path}")
+        echo(f"{'wrote' if _write_new(path, text) else 'kept '}  {path}")
     # A file that was kept can be a definition that is broken.
     await pool.check(TaskRequest(starter.AGENT, "Review."))
 

@@ -10,6 +10,7 @@ import click
 
 from agent_pool import Settings, find_cli
 from agent_pool.cli.command import Command, load_command_settings, project_option
+from agent_pool.cli.output import echo
 from agent_pool.cli.registration import (
     SCOPES,
     Registration,
@@ -57,7 +58,7 @@ def install(
     steps = Registration(settings.project_dir).plan_install(scope, hook=not no_hook)
     apply_steps(steps, settings, dry_run=dry_run)
     if not dry_run and any(not step.unchanged for step in steps):
-        click.echo("Restart Claude Code, or type /mcp in it, to see the server.", err=True)
+        echo("Restart Claude Code, or type /mcp in it, to see the server.", err=True)
 
 
 def apply_steps(steps: list[RegistrationStep], settings: Settings, *, dry_run: bool) -> None:
@@ -73,10 +74,10 @@ def apply_steps(steps: list[RegistrationStep], settings: Settings, *, dry_run: b
     cli = find_cli(settings) if any(step.command for step in steps) else Path()
     for step in steps:
         if step.unchanged:
-            click.echo(f"unchanged   {step.action}: {step.unchanged}")
+            echo(f"unchanged   {step.action}: {step.unchanged}")
             continue
         if not dry_run:
             apply_step(step, cli, settings.project_dir, os.environ)
-        click.echo(f"{'would do' if dry_run else 'done':<11} {step.action}")
+        echo(f"{'would do' if dry_run else 'done':<11} {step.action}")
         if step.command:
-            click.echo(f"            {shlex.join([str(cli), *step.command])}")
+            echo(f"            {shlex.join([str(cli), *step.command])}")

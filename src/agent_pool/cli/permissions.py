@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import termios
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-import click
-
 from agent_pool import Denied, PermissionRequest
-from agent_pool.text import printable
+from agent_pool.cli.output import echo
+from agent_pool.text import one_line, printable, printable_json
 
 
 class TerminalPrompt:
@@ -33,25 +31,50 @@ class TerminalPrompt:
             with self._pause_output():
                 # Text that was typed before the question is not an answer to it.
                 termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-                click.echo(format_question(request), nl=False, err=True)
+                echo(format_question(request), end="", err=True)
                 try:
                     answer = await _read_line(sys.stdin.fileno())
                 except asyncio.CancelledError:
                     # The pool ends the question after `permission_timeout`, or with the task.
-                    click.echo("\nno answer came, so the request is denied", err=True)
+                    echo("\nno answer came, so the request is denied", err=True)
                     raise
         if not answer:
             return Denied("This is not permitted: the question was closed without an answer.")
         return answer.strip().lower() in {"y", "yes"} or Denied()
 
 
+class Refusal:
+    """Refuses every request, and says on stderr how a person can be asked.
+
+    Args:
+        is_asked_for: ``--ask`` was given, but stdin is no terminal.
+        quiet: say nothing.
+    """
+
+    def __init__(self, *, is_asked_for: bool, quiet: bool) -> None:
+        self._advice = (
+            "--ask needs a terminal as stdin" if is_asked_for else "--ask asks you, in a terminal"
+        )
+        self._quiet = quiet
+
+    async def decide(self, request: PermissionRequest) -> Denied:
+        """Refuse a request; the agent reads the advice too, so that its answer can name it."""
+        if not self._quiet:
+            asked = f"{request.agent} asked to use {request.tool}, which was denied"
+            echo(f"  {one_line(asked)}: {self._advice}", err=True)
+        return Denied(
+            "This is not permitted: there is no person here to ask for permission "
+            f"(agent-pool run: {self._advice})."
+        )
+
+
 def format_question(request: PermissionRequest) -> str:
     """Return the question for a request, with the whole input of the tool."""
     # Never shortened: a person must see all that is permitted.
-    tool_input = json.dumps(request.input, indent=2, ensure_ascii=False)
+    tool_input = printable_json(dict(request.input), indent=2)
     about = f" ({request.description})" if request.description else ""
-    asked = f"{request.agent} asks to use {request.tool}{about}:\n{tool_input}"
-    return f"{printable(asked)}\nAllow it? [y/N] "
+    asked = printable(f"{request.agent} asks to use {request.tool}{about}:")
+    return f"{asked}\n{tool_input}\nAllow it? [y/N] "
 
 
 async def _read_line(terminal: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import Final, Self
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text as RichText
 
 from agent_pool import (
     Ended,
@@ -24,7 +26,7 @@ from agent_pool import (
     Usage,
     Withdrawn,
 )
-from agent_pool.text import count, one_line, seconds_text
+from agent_pool.text import clock_text, count, one_line, printable, seconds_text
 
 _WIDTH: Final = 80
 _DESCRIPTIVE_INPUTS: Final = (
@@ -39,6 +41,7 @@ _DESCRIPTIVE_INPUTS: Final = (
 """The fields of a tool's input that describe the call best, the best first."""
 
 _WAITING: Final = "waiting for a worker"
+_STARTING: Final = "starting a process"
 
 
 def describe_tool_call(call: ToolUse) -> str:
@@ -50,10 +53,12 @@ def describe_tool_call(call: ToolUse) -> str:
 
 
 def describe_wait(queued: Queued) -> str:
-    """Return why a task waits, with its place in the queue or the seconds of the pause."""
+    """Return why a task waits: a pause with its seconds, a start, or its place in the queue."""
     if queued.paused:
         why = queued.reason or "the API refused work"
         return f"{why}, so no task is started for the next {seconds_text(queued.paused)}"
+    if queued.starting:
+        return _STARTING
     return f"{_WAITING}, number {queued.position} in the queue"
 
 
@@ -89,8 +94,8 @@ def describe_activity(event: TaskEvent) -> str:
 def usage_text(usage: Usage, cost_usd: float) -> str:
     """Return tokens and their price in words."""
     return (
-        f"tokens {usage.input_tokens:,} in, {usage.output_tokens:,} out, "
-        f"{usage.cache_write_tokens:,} written to cache, {usage.cache_read_tokens:,} read from it, "
+        f"{usage.prompt_tokens:,} tokens sent ({usage.cache_write_tokens:,} written to the cache, "
+        f"{usage.cache_read_tokens:,} read from it), {usage.output_tokens:,} received, "
         f"${cost_usd:.4f}"
     )
 
@@ -103,6 +108,25 @@ def result_text(result: TaskResult) -> str:
     )
 
 
+class StatusLine:
+    """The line that changes while a task runs; its clock runs between the events too.
+
+    Attributes:
+        activity: what the task does now.
+    """
+
+    def __init__(self, agent: str) -> None:
+        self.activity = _STARTING
+        self._agent = agent
+        self._began = time.monotonic()
+
+    def __rich__(self) -> RichText:
+        # In whole seconds, and before the activity, which is cut in a narrow terminal.
+        clock = clock_text(time.monotonic() - self._began)
+        line = f"{self._agent}, {clock}: {self.activity}"
+        return RichText(printable(line), no_wrap=True, overflow="ellipsis")
+
+
 class TaskProgress:
     """Shows one task's events on a console: a line each, and on a terminal a changing line.
 
@@ -111,14 +135,13 @@ class TaskProgress:
     """
 
     def __init__(self, agent: str, console: Console) -> None:
-        self._agent = agent
         self._console = console
         self._held_text = ""
-        self._status = Status("", console=console) if console.is_terminal else None
+        self._line = StatusLine(agent)
+        self._status = Status(self._line, console=console) if console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self._status is not None:
-            self._show(_WAITING)
             self._status.start()
         return self
 
@@ -170,5 +193,4 @@ class TaskProgress:
         self._console.print(f"  {text}", style="dim")
 
     def _show(self, activity: str) -> None:
-        if self._status is not None:
-            self._status.update(f"{self._agent}: {activity}")
+        self._line.activity = activity

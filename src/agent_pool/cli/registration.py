@@ -20,7 +20,7 @@ import agent_pool
 from agent_pool.cli import json_text
 from agent_pool.cli.json_file import new_file_text, read_json, replace_file
 from agent_pool.errors import AgentPoolError, ConfigError
-from agent_pool.settings import claude_home
+from agent_pool.settings import Environment, claude_home
 
 Scope: TypeAlias = Literal["local", "project", "user"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -78,9 +78,9 @@ class Registration:
         environ: the environment that tells where Claude Code keeps its files.
     """
 
-    def __init__(self, project: Path, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, project: Path, environ: Mapping[str, str] | None = None) -> None:
         self.project = project
-        self.environ = environ
+        self.environ = Environment(environ)
 
     def find_server(self, scope: Scope) -> dict[str, Any] | None:
         """Return the registered server that has our name; None if there is none.

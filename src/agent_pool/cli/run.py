@@ -21,11 +21,12 @@ from agent_pool.cli.command import (
     read_duration_option,
     run_async,
 )
+from agent_pool.cli.completion import complete_agent
 from agent_pool.cli.connect import make_pool
-from agent_pool.cli.output import console, print_json
-from agent_pool.cli.permissions import TerminalPrompt
+from agent_pool.cli.output import console, echo, print_answer, print_json
+from agent_pool.cli.permissions import Refusal, TerminalPrompt
 from agent_pool.cli.progress import TaskProgress, result_text
-from agent_pool.text import one_line, printable
+from agent_pool.text import one_line, printable, printable_json
 
 
 def _read_schema_option(
@@ -44,8 +45,36 @@ def _read_schema_option(
     return schema
 
 
-@click.command(cls=Command)
-@click.argument("agent")
+class RunCommand(Command):
+    """A command whose task can begin with a dash, as items of a list do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, self._with_task_last(args))
+        except click.NoSuchOption as error:
+            problem = f"{error.format_message()} A task that begins with a dash comes after --."
+            raise click.UsageError(problem, ctx) from None
+
+    def _with_task_last(self, args: list[str]) -> list[str]:
+        """Return the arguments with a task that begins with a dash after ``--``.
+
+        Such a task has white space, so that a mistyped option is not taken for one.
+        """
+        options = [one for one in self.params if isinstance(one, click.Option)]
+        names = {name for one in options for name in (*one.opts, *one.secondary_opts)}
+        with_value = {name for one in options if not one.is_flag for name in one.opts}
+        for place, text in enumerate(args):
+            if text == "--":
+                break
+            is_value = place > 0 and args[place - 1] in with_value
+            is_option = text.partition("=")[0] in names or len(text.split()) < 2
+            if text.startswith("-") and not is_value and not is_option:
+                return [*args[:place], *args[place + 1 :], "--", text]
+        return args
+
+
+@click.command(cls=RunCommand)
+@click.argument("agent", shell_complete=complete_agent)
 @click.argument("task")
 @click.option(
     "--timeout",
@@ -80,7 +109,8 @@ def run(
 ) -> None:
     """Give an agent one task and print its answer.
 
-    TASK is the text of the task, or - to read it from stdin. The answer goes to stdout. The
+    TASK is the text of the task, or - to read it from stdin. A task of one word that begins with a
+    dash comes after --. The answer goes to stdout. The
     progress of the agent goes to stderr. Ctrl-C stops the task and every process that it started.
 
     With --json, the whole result is printed as one object; if the task could not be carried out,
@@ -110,6 +140,8 @@ def run(
         if ask and sys.stdin.isatty():
             prompt = TerminalPrompt(progress.paused if progress else nullcontext)
             call["on_permission"] = prompt.decide
+        else:
+            call["on_permission"] = Refusal(is_asked_for=ask, quiet=quiet).decide
         result = run_async(_run_task(pool, call, progress, as_json=as_json))
     except TaskError as error:
         if error.result is not None and not as_json:
@@ -141,7 +173,7 @@ def read_task(task: str) -> str:
 
 def _read_stdin() -> str:
     if sys.stdin.isatty():
-        click.echo("Type the task, then press Ctrl-D at the start of a line.", err=True)
+        echo("Type the task, then press Ctrl-D at the start of a line.", err=True)
     return sys.stdin.buffer.read().decode("utf-8-sig")
 
 
@@ -163,7 +195,7 @@ def _print_partial(result: TaskResult) -> None:
     if result.partial:
         # Not on stdout: there, a program would take it for the answer.
         shown = printable(result.partial) if sys.stderr.isatty() else result.partial
-        click.echo(f"what the agent had said, not a complete answer:\n{shown}", err=True)
+        echo(f"what the agent had said, not a complete answer:\n{shown}", err=True)
 
 
 def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
@@ -171,19 +203,18 @@ def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
         print_json(result.as_json())
     elif result.is_error:
         how = f" ({result.code or result.subtype})"
-        click.echo(f"{result.agent} failed{how}: {result.text}\n{result.advice}", err=True)
+        echo(f"{result.agent} failed{how}: {result.text}\n{result.advice}", err=True)
         _print_partial(result)
     else:
         text = result.text
         if result.structured is not None:
-            text = json.dumps(result.structured, ensure_ascii=False)
-        # A terminal acts on control characters, so it gets none; a file gets every byte.
-        click.echo(printable(text) if sys.stdout.isatty() else text, color=True)
+            text = printable_json(result.structured)
+        print_answer(text)
     if not quiet:
         console(err=True).print(result_text(result), style="dim")
     if not as_json:
         for denied in dict.fromkeys(f"{one.tool}: {one_line(one.reason)}" for one in result.denied):
-            click.echo(f"not permitted: {denied}", err=True)
+            echo(f"not permitted: {denied}", err=True)
     # Even if quiet: otherwise its place would be known to no reader.
     if result.worktree and not as_json:
-        click.echo(f"changes are in {result.worktree} (branch {result.branch})", err=True)
+        echo(f"changes are in {result.worktree} (branch {result.branch})", err=True)

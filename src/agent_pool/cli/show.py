@@ -17,13 +17,14 @@ from agent_pool.cli.command import (
     project_option,
     run_async,
 )
+from agent_pool.cli.completion import complete_agent
 from agent_pool.cli.connect import make_pool
-from agent_pool.cli.output import console, print_json
-from agent_pool.text import count, printable
+from agent_pool.cli.output import console, echo, print_json
+from agent_pool.text import count
 
 
 @click.command(cls=Command)
-@click.argument("agent")
+@click.argument("agent", shell_complete=complete_agent)
 @click.option(
     "--measure/--no-measure",
     default=None,
@@ -90,7 +91,7 @@ async def _print_agent(pool: PoolAPI, name: str, measure: bool | None) -> None:
     except AgentPoolError as error:
         if measure:
             raise
-        click.echo(f"The size of the prompt could not be measured: {error}", err=True)
+        echo(f"The size of the prompt could not be measured: {error}", err=True)
 
 
 async def _describe(pool: PoolAPI, name: str) -> tuple[AgentInfo, LaunchSpec]:
@@ -121,7 +122,7 @@ def _print_launch(agent: AgentInfo, launch: LaunchSpec) -> None:
         (f"System prompt ({len(launch.prompt):,} characters)", launch.prompt),
     ):
         out.print(Text(heading, style="bold"))
-        out.print(printable(content), end="\n\n")
+        out.print(content, end="\n\n")
 
 
 def _size_as_json(size: PromptSize) -> dict[str, Any]:
@@ -129,9 +130,8 @@ def _size_as_json(size: PromptSize) -> dict[str, Any]:
 
 
 def _print_size(size: PromptSize) -> None:
-    click.secho(
-        f"Sent with every task ({size.total:,} characters, about {size.tokens:,} tokens)", bold=True
-    )
+    heading = f"Sent with every task ({size.total:,} characters, about {size.tokens:,} tokens)"
+    console().print(heading, style="bold")
     tools = sum(size.tools.values())
     for name, length in (
         ("system prompt", size.system),
@@ -139,4 +139,4 @@ def _print_size(size: PromptSize) -> None:
         (count(len(size.tools), "tool"), tools),
         *((f"  {name}", length) for name, length in size.tools.items()),
     ):
-        click.echo(f"{length:>9,}  {name}")
+        echo(f"{length:>9,}  {name}")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
 import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from agent_pool import AgentStats, PoolStats, PoolStatus, RateLimits, SilentPool, running_pools
 from agent_pool.cli.command import Command, json_option, run_async
+from agent_pool.cli.listing import Column, Listing, Paragraph
 from agent_pool.cli.output import console, print_json
 from agent_pool.text import count, mebibytes, printable, seconds_text
 
@@ -72,7 +71,7 @@ def pools_as_json(found: FoundPools) -> dict[str, Any]:
     pools, silent = _split(found)
     return {
         "pools": [pool.as_json() for pool in pools],
-        "silent": [{**asdict(pool), "folder": str(pool.folder)} for pool in silent],
+        "silent": [pool.as_json() for pool in silent],
         "total": _total(pools).as_json(),
     }
 
@@ -94,7 +93,7 @@ def format_pools(found: FoundPools) -> RenderableType:
     """Return the pools as tables, with a sum of all pools at the end."""
     pools, silent = _split(found)
     parts: list[RenderableType] = [part for pool in pools for part in _format_pool(pool)]
-    parts += [Text(f"{pool.folder}: {pool.reason}", style="yellow") for pool in silent]
+    parts += [Paragraph(f"{pool.folder}: {pool.reason}", "yellow") for pool in silent]
     if not parts:
         return Text("No pool of yours is running here.")
     return Group(*parts, _format_sum(pools))
@@ -102,19 +101,23 @@ def format_pools(found: FoundPools) -> RenderableType:
 
 def _format_pool(pool: PoolStatus) -> list[RenderableType]:
     stats = pool.stats
-    title = Text.assemble(
-        (printable(pool.program), "bold"), f", pid {pool.pid}, in {printable(pool.project)}, "
+    program = printable(pool.program)
+    title = (
+        f"{program}, pid {pool.pid}, in {pool.project}, up {seconds_text(stats.uptime)}; "
+        f"processes started: {stats.spawned:,}"
     )
-    title.append(f"up {seconds_text(stats.uptime)}; processes started: {stats.spawned:,}")
-    parts: list[RenderableType] = [title, *_format_delays(stats)]
+    parts: list[RenderableType] = [
+        Paragraph(title, bold=len(program)),
+        *_format_delays(stats),
+    ]
     if pool.workers:
         parts.append(_worker_table(pool))
     if stats.agents:
         parts.append(_agent_table(pool))
-    return [*parts, Text(reuse_text(stats)), Text()]
+    return [*parts, Paragraph(reuse_text(stats)), Text()]
 
 
-def _format_delays(stats: PoolStats) -> list[Text]:
+def _format_delays(stats: PoolStats) -> list[Paragraph]:
     """Return a line on waiting tasks, a pause and the account's limits, as far as there are any."""
     delays = []
     if stats.waiting:
@@ -124,7 +127,7 @@ def _format_delays(stats: PoolStats) -> list[Text]:
         delays.append(f"{why}, so no task is started for the next {seconds_text(stats.paused)}")
     if stats.rate_limits is not None:
         delays.append(limits_text(stats.rate_limits))
-    return [Text(f"  {'; '.join(delays)}", style="yellow")] if delays else []
+    return [Paragraph("; ".join(delays), "yellow")] if delays else []
 
 
 def limits_text(limits: RateLimits) -> str:
@@ -134,13 +137,13 @@ def limits_text(limits: RateLimits) -> str:
     return f"used of the account's limits: {', '.join(used) or printable(limits.status)}"
 
 
-def _worker_table(pool: PoolStatus) -> Table:
+def _worker_table(pool: PoolStatus) -> Listing:
     table = _table("Worker", "Agent", "State", "Up", right=("Pid", "Tasks", "Memory", "Cost"))
     for worker in pool.workers:
-        table.add_row(
-            printable(worker.worker),
+        table.add(
+            worker.worker,
             _agent_cell(worker.agent or "(spare)", worker.project, pool),
-            printable(f"{worker.state}, {worker.note}" if worker.note else worker.state),
+            f"{worker.state}, {worker.note}" if worker.note else worker.state,
             seconds_text(worker.uptime),
             str(worker.pid or ""),
             f"{worker.tasks:,}",
@@ -150,29 +153,28 @@ def _worker_table(pool: PoolStatus) -> Table:
     return table
 
 
-def _agent_table(pool: PoolStatus) -> Table:
+def _agent_table(pool: PoolStatus) -> Listing:
     stats = pool.stats
-    headings = ("Tasks", "Failed", "Tokens in", "Written", "Read", "Out", "Hit rate", "Cost")
+    headings = ("Tasks", "Failed", "Tokens sent", "Written", "Read", "Received", "Hit rate", "Cost")
     table = _table("Agent", right=headings)
     for agent in stats.agents:
         name = _agent_cell(agent.agent, agent.project, pool)
-        table.add_row(name, *_figure_cells(agent))
+        table.add(name, *_figure_cells(agent))
     if len(stats.agents) > 1:
-        table.add_row("all", *_figure_cells(stats.total), style="bold")
+        table.add("all", *_figure_cells(stats.total), style="bold")
     return table
 
 
-def _agent_cell(name: str, project: str, pool: PoolStatus) -> Text:
+def _agent_cell(name: str, project: str, pool: PoolStatus) -> str:
     """Return an agent's name, with its project if that is not the pool's own."""
     # Two projects of one pool can each define an agent of this name.
-    place = f" in {project}" if project not in ("", pool.project) else ""
-    return Text(printable(f"{name}{place}"), style="cyan")
+    return f"{name} in {project}" if project not in ("", pool.project) else name
 
 
 def _figure_cells(agent: AgentStats) -> list[str]:
     usage = agent.usage
     tokens = (
-        usage.input_tokens,
+        usage.prompt_tokens,
         usage.cache_write_tokens,
         usage.cache_read_tokens,
         usage.output_tokens,
@@ -189,7 +191,7 @@ def _figure_cells(agent: AgentStats) -> list[str]:
 def reuse_text(stats: PoolStats) -> str:
     """Return in words how many tasks used a process again, and how much time that saved."""
     reuse = stats.reuse
-    used = f"  {reuse.tasks:,} of {count(stats.total.tasks, 'task')} ran on a used process"
+    used = f"{reuse.tasks:,} of {count(stats.total.tasks, 'task')} ran on a used process"
     if reuse.mean_start is None or reuse.seconds_saved is None:
         return f"{used}; no start of a process was measured"
     return (
@@ -198,7 +200,7 @@ def reuse_text(stats: PoolStats) -> str:
     )
 
 
-def _format_sum(pools: Sequence[PoolStatus]) -> Text:
+def _format_sum(pools: Sequence[PoolStatus]) -> Paragraph:
     total = _total(pools)
     workers = [worker for pool in pools for worker in pool.workers]
     parts = (
@@ -210,16 +212,11 @@ def _format_sum(pools: Sequence[PoolStatus]) -> Text:
         f"hit rate {total.cache_hit_rate:.0%}",
         _dollars(total.cost_usd),
     )
-    return Text(", ".join(parts), style="bold")
+    return Paragraph(", ".join(parts), "bold")
 
 
-def _table(*left: str, right: Sequence[str]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="bold")
-    for heading in left:
-        table.add_column(heading, overflow="fold")
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+def _table(*left: str, right: Sequence[str]) -> Listing:
+    return Listing(*map(Column, left), *(Column(heading, right=True) for heading in right))
 
 
 def _dollars(value: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -21,7 +20,7 @@ from agent_pool.claude.launch import LaunchConfig, refuse_nesting
 from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.claude.prompt_size import measure_prompt
 from agent_pool.claude.reset_probe import ResetProbe
-from agent_pool.errors import AgentPoolError, PoolClosed, TaskCancelled
+from agent_pool.errors import AgentPoolError, PoolClosed, PoolError, TaskCancelled
 from agent_pool.events import Ended, Event, Snapshot, TaskEvent
 from agent_pool.models import (
     AgentList,
@@ -50,7 +49,7 @@ from agent_pool.pool.stats import StatsCounter
 from agent_pool.pool.status_server import StatusServer, pool_status
 from agent_pool.pool.supervisor import Supervisor
 from agent_pool.pool.task_runner import RunningTask, TaskRunner
-from agent_pool.settings import Settings, load_settings
+from agent_pool.settings import Environment, Settings, load_settings
 
 log = logging.getLogger("agent_pool")
 
@@ -81,7 +80,7 @@ class AgentPool:
         environ: Mapping[str, str] | None = None,
         **overrides: Any,
     ) -> None:
-        environ = os.environ if environ is None else environ
+        environ = Environment(environ)
         base = settings or load_settings(environ, **overrides)
         self.settings = base.with_overrides(overrides) if settings else base
         self._environ = environ
@@ -105,6 +104,7 @@ class AgentPool:
         self._handles: dict[str, _Handle] = {}
         self._opening: asyncio.Task[None] | None = None
         self._is_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._opened_at = time.monotonic()
 
     # Life
@@ -119,10 +119,12 @@ class AgentPool:
     async def open(self) -> None:
         if self._supervisor.scheduler.is_closed:
             raise PoolClosed("this pool was closed; make a new one")
+        self._check_loop()
         if not self._is_open:
             refuse_nesting(self._environ, self.settings)
             folder = self._supervisor.open()
             self._is_open = True
+            self._loop = asyncio.get_running_loop()
             self._opened_at = time.monotonic()
             self._opening = asyncio.create_task(self._finish_opening(folder))
 
@@ -137,7 +139,21 @@ class AgentPool:
                 # Only a task of this agent fails by it; the others must be served.
                 log.warning("agent %r cannot be kept warm (setting prewarm): %s", agent, error)
 
+    def _check_loop(self) -> None:
+        """Refuse a second event loop: its callers would wait for ever for what the first one does.
+
+        Raises:
+            PoolError: the pool was opened in another event loop.
+        """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            state = "has ended" if self._loop.is_closed() else "still runs"
+            raise PoolError(
+                f"this pool was opened in another event loop, which {state}; use it there, or make "
+                "a new pool in this one. `kill()` ends its processes from everywhere"
+            )
+
     async def close(self) -> None:
+        self._check_loop()
         if self._opening is not None:
             self._opening.cancel()
         # First: an idle conversation holds a worker, for which `Supervisor.close` would wait. There
@@ -176,6 +192,7 @@ class AgentPool:
     ) -> _Handle:
         if not self._is_open:
             raise PoolClosed("the pool is not open; use `async with AgentPool() as pool`")
+        self._check_loop()
         task = RunningTask(request, self._bus, on_event, on_permission)
         # A task of its own: its end and its events do not depend on the caller.
         running = asyncio.get_running_loop().create_task(
@@ -300,6 +317,7 @@ class AgentPool:
             return str(request.agent)
 
     async def cancel(self, task_id: str) -> bool:
+        self._check_loop()
         handle = self._handles.get(task_id)
         return handle is not None and handle.cancel()
 
@@ -372,6 +390,7 @@ class AgentPool:
         check_agent_name(agent)
         if not self._is_open:
             raise PoolClosed("the pool is not open; use `async with AgentPool() as pool`")
+        self._check_loop()
         spec = await self._registry.resolve(agent, project)
         # A worker can end at any await below, so nothing is kept from one round to the next.
         while True:
@@ -404,6 +423,7 @@ class AgentPool:
 
     async def reset(self, agent: str, *, project: str | None = None) -> int:
         check_agent_name(agent)
+        self._check_loop()
         place = self._projects.get(project)
         # Before the definition is read: it can be removed or broken by now.
         stopped = await self._supervisor.retire(place.name, agent, "its agent was reset")

@@ -23,7 +23,7 @@ from typing import Final, cast
 
 from agent_pool.claude.watchdog_script import folder_prefix
 from agent_pool.errors import ConfigError
-from agent_pool.models import PoolStats, PoolStatus, WorkerInfo
+from agent_pool.models import JsonValue, PoolStats, PoolStatus, WorkerInfo
 
 log = logging.getLogger("agent_pool")
 
@@ -145,7 +145,7 @@ def _package_version() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class SilentPool:
+class SilentPool(JsonValue):
     """A pool that seems to run and could not be asked.
 
     Attributes:
@@ -153,7 +153,7 @@ class SilentPool:
         reason: why there was no answer.
     """
 
-    folder: Path
+    folder: str
     reason: str
 
 
@@ -201,13 +201,13 @@ async def _ask(folder: Path, timeout: float) -> PoolStatus | SilentPool | None:
         async with asyncio.timeout(timeout):
             return PoolStatus.from_json(json.loads(await _read(folder / SOCKET_NAME)))
     except TimeoutError:
-        return SilentPool(folder, f"it did not answer within {timeout:g} s")
+        return SilentPool(str(folder), f"it did not answer within {timeout:g} s")
     except (ConnectionRefusedError, FileNotFoundError):
         return None  # its program was killed, or has just closed the pool
     except OSError as error:
-        return SilentPool(folder, f"it could not be asked: {error}")
+        return SilentPool(str(folder), f"it could not be asked: {error}")
     except (ValueError, RecursionError):  # not JSON, or the JSON of something else
-        return SilentPool(folder, "its answer is not a status; another version of agent-pool?")
+        return SilentPool(str(folder), "its answer is not a status; another version of agent-pool?")
 
 
 async def _read(path: Path) -> bytes:

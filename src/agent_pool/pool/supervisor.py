@@ -500,7 +500,8 @@ class Supervisor:
         if not isinstance(error, AgentPoolError):
             log.error("worker %s could not be started because of a bug", name, exc_info=error)
             error = SpawnError(f"worker {name} could not be started: {error!r}", worker=name)
-        log.warning("%s", error)
+        # Once the pool is closed, it has killed this process itself, and no task waits for it.
+        log.log(logging.DEBUG if self.scheduler.is_closed else logging.WARNING, "%s", error)
         if (key := self.key_of(name)) is not None:
             self._start_errors[key] = error
         fatal = isinstance(error, SpawnError) and error.is_fatal

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from agent_pool.errors import AgentPoolError, PoolClosed, PoolTimeout, SpawnError
 from agent_pool.events import Queued
 from agent_pool.models import AgentKey
-from agent_pool.pool.scheduler import RetireReason, Scheduler, Ticket
+from agent_pool.pool.scheduler import RetireReason, Scheduler, Ticket, WorkerState
 from agent_pool.text import mebibytes
 
 QueueListener = Callable[[Queued], None]
@@ -62,11 +62,17 @@ def queue_event(ticket: Ticket, scheduler: Scheduler, now: float, reason: str) -
         reason: why the pool is paused, if it is.
     """
     paused = max(0.0, scheduler.paused_until - now)
+    position = scheduler.position(ticket)
+    starting = sum(
+        record.key == ticket.spec.key and record.state is WorkerState.STARTING
+        for record in scheduler.workers.values()
+    )
     return Queued(
-        position=scheduler.position(ticket),
+        position=position,
         waited=now - ticket.since,
         paused=paused,
         reason=reason if paused else "",
+        starting=starting >= position,
     )
 
 

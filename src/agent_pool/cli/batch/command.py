@@ -23,7 +23,7 @@ from agent_pool.cli.command import (
     run_async,
 )
 from agent_pool.cli.connect import make_pool
-from agent_pool.cli.output import console
+from agent_pool.cli.output import console, echo
 from agent_pool.cli.progress import usage_text
 from agent_pool.text import count, seconds_text
 
@@ -97,7 +97,7 @@ def batch(
             # A second Ctrl-C can interrupt the close of the pool; this ends every process at once.
             pool.kill()
             if not quiet:
-                click.echo(batch_run.summary(len(lines)), err=True)
+                echo(batch_run.summary(len(lines)), err=True)
     if progress.failed:
         ctx.exit(FAILED)
 

@@ -15,6 +15,7 @@ from agent_pool import ConfigError, Outcome, TaskResult
 from agent_pool.cli.batch.lines import BatchLine
 from agent_pool.cli.batch.stdout import ResultWriter, StdoutWriter
 from agent_pool.cli.command import error_object
+from agent_pool.text import printable_json
 
 _LINE_START: Final = b'{"line": '
 """The start of every result; a partial last line that starts otherwise is not ours."""
@@ -46,9 +47,7 @@ class BatchResults:
             entry["result"] = outcome.as_json()
         else:
             entry |= error_object(outcome)
-        text = json.dumps(entry, ensure_ascii=False) + "\n"
-        # Half a surrogate pair has no UTF-8; as an escape it is valid JSON.
-        self._file.write(text.encode(errors="backslashreplace"))
+        self._file.write(f"{printable_json(entry)}\n".encode())
         self._file.flush()
 
 

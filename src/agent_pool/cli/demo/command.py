@@ -8,35 +8,41 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.table import Table
 
 from agent_pool import cli_version, find_cli
 from agent_pool.cli.command import Command, json_option, load_command_settings, run_async
 from agent_pool.cli.connect import make_pool
 from agent_pool.cli.demo.measurement import (
-    PARALLEL_TASKS,
-    REPLY_DELAY_SECONDS,
-    SEQUENTIAL_TASKS,
+    ROUNDS,
     RunnerMeasurement,
     measure_runner,
 )
 from agent_pool.cli.demo.progress import DemoProgress
 from agent_pool.cli.demo.runners import PoolRunner, ProcessRunner
-from agent_pool.cli.demo.scenario import CountingModel, project_files
+from agent_pool.cli.demo.scenario import AT_ONCE, CountingModel, project_files
+from agent_pool.cli.listing import Column, Listing, Paragraph
 from agent_pool.cli.offline import offline_sandbox
-from agent_pool.cli.output import console, print_json
-from agent_pool.text import mebibytes, seconds_text
+from agent_pool.cli.output import console, echo, print_json
+from agent_pool.text import count, mebibytes, seconds_text
 
 ROWS: Final[list[tuple[str, Callable[[RunnerMeasurement], str]]]] = [
-    ("Ready for a first task", lambda m: "-" if m.warm_up is None else seconds_text(m.warm_up)),
+    ("Ready for the tasks", lambda m: seconds_text(m.warm_up) if m.warm_up else "-"),
+    ("All tasks", lambda m: seconds_text(m.seconds)),
     ("One task, median", lambda m: seconds_text(m.task)),
-    (f"{PARALLEL_TASKS} tasks at once", lambda m: seconds_text(m.at_once)),
-    ("Memory, task 1", lambda m: mebibytes(m.memory_first)),
-    (f"Memory, task {SEQUENTIAL_TASKS}", lambda m: mebibytes(m.memory_last)),
-    (f"Memory, {PARALLEL_TASKS} at once", lambda m: mebibytes(m.memory_at_once)),
-    (f"Tokens written to the cache, {SEQUENTIAL_TASKS} tasks", lambda m: f"{m.written:,}"),
-    (f"Tokens read from the cache, {SEQUENTIAL_TASKS} tasks", lambda m: f"{m.read:,}"),
+    ("Processes started", lambda m: f"{m.processes:,}"),
+    ("Memory of all processes, peak", lambda m: mebibytes(m.memory)),
+    ("Tokens written to the cache", lambda m: f"{m.written:,}"),
+    ("Tokens read from the cache", lambda m: f"{m.read:,}"),
 ]
+
+
+SETTINGS: Final = {"max_workers": AT_ONCE}
+"""The pool has at most one process for each task that runs at once, as `claude -p` has."""
+LEGEND: Final = (
+    "Every answer was checked and is right. The model answers at once, so the times are those that "
+    "Claude Code and the pool add; a real model adds its seconds in both columns. The prompt cache "
+    "belongs to the service, so both read from it."
+)
 
 
 @click.command(cls=Command)
@@ -47,8 +53,8 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
     Runs the real Claude Code CLI in a temporary home and project. The model is a small program
     on this machine: the demo needs no key and no network, and it does not touch your files. A
-    pool runs tasks one after another and then at the same time; after that, `claude -p` runs the
-    same tasks. Every number in the table is measured in this run. Tokens are counted as the real
+    pool runs many tasks of several agents, some at the same time; then `claude -p` runs the same
+    tasks. Every number in the table is measured in this run. Tokens are counted as the real
     service counts them.
 
     \b
@@ -63,40 +69,49 @@ def demo(ctx: click.Context, as_json: bool) -> None:
         return
     out = console()
     out.print(_table(measurements))
-    out.print(_legend(), style="dim")
+    out.print()
+    out.print(Paragraph(LEGEND, "dim"))
+    out.print()
+    out.print(Paragraph(closing_sentence(*measurements), "bold"))
 
 
 async def _measure_runners(cli: Path) -> list[RunnerMeasurement]:
     progress = DemoProgress(console(err=True))
-    click.echo(f"Claude Code {await cli_version(cli)} at {cli}\n", err=True)
-    model, files = CountingModel(), project_files(max(SEQUENTIAL_TASKS, PARALLEL_TASKS))
+    echo(f"Claude Code {await cli_version(cli)} at {cli}\n", err=True)
+    model, files = CountingModel(), project_files(ROUNDS)
     async with offline_sandbox(cli, files, model) as sandbox:
-        pool = make_pool(sandbox.settings, sandbox.environ)
+        pool = make_pool(sandbox.settings.with_overrides(SETTINGS), sandbox.environ)
         try:
             async with pool:
-                with_pool = await measure_runner(PoolRunner(sandbox, pool), model, progress)
+                with_pool = await measure_runner(PoolRunner(sandbox, pool), progress)
         finally:
             # A second Ctrl-C can interrupt the close above; this ends every process at once.
             pool.kill()
     # A new sandbox, because the prompt cache of the first one is no longer empty.
     async with offline_sandbox(cli, files, model) as sandbox:
-        with_processes = await measure_runner(ProcessRunner(sandbox, cli), model, progress)
+        with_processes = await measure_runner(ProcessRunner(sandbox, cli), progress)
     return [with_pool, with_processes]
 
 
-def _table(measurements: list[RunnerMeasurement]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("Measured")
-    for measurement in measurements:
-        table.add_column(measurement.name, justify="right", no_wrap=True)
+def _table(measurements: list[RunnerMeasurement]) -> Listing:
+    listing = Listing(Column("Measured"), *(Column(one.name, right=True) for one in measurements))
     for heading, cell in ROWS:
-        table.add_row(heading, *map(cell, measurements))
-    return table
+        listing.add(heading, *map(cell, measurements), style="")
+    return listing
 
 
-def _legend() -> str:
-    return f"""
-Every answer was checked and is right. The model answers at once; while {PARALLEL_TASKS} tasks run
-at once, it takes {seconds_text(REPLY_DELAY_SECONDS)} for each of its two replies. The memory of the
-pool is that of its processes after the task; that of `claude -p` is the peak of its process. The
-prompt cache belongs to the service, so both read from it."""
+def closing_sentence(pool: RunnerMeasurement, single: RunnerMeasurement) -> str:
+    """Compare the two runners in words, by their figures alone."""
+    ratio = single.seconds / pool.seconds
+    faster = f" Once ready, the pool was {ratio:.1f} times as fast." if ratio >= 1.05 else ""
+    return (
+        f"{count(pool.tasks, 'task')} of {count(pool.agents, 'agent')}: the pool answered them in "
+        f"{seconds_text(pool.seconds)}, after {seconds_text(pool.warm_up)} of preparation, with "
+        f"{_processes(pool)}; claude -p in {seconds_text(single.seconds)}, with "
+        f"{_processes(single)}.{faster}"
+    )
+
+
+def _processes(measured: RunnerMeasurement) -> str:
+    started = count(measured.processes, "process", "processes")
+    return f"{started} and at most {mebibytes(measured.memory)}"

@@ -1,22 +1,25 @@
-"""Measures one task runner: tasks one after another, then several at the same time."""
+"""Measures one task runner: many tasks of several agents, some of them at the same time."""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
 import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from agent_pool import TaskFailed
 from agent_pool.cli.demo.progress import DemoProgress
-from agent_pool.cli.demo.runners import DemoRunner, MeasuredAnswer
-from agent_pool.cli.demo.scenario import CheckedTask, CountingModel, counting_task
+from agent_pool.cli.demo.runners import DemoRunner
+from agent_pool.cli.demo.scenario import AGENTS, AT_ONCE, CheckedTask, counting_tasks
+from agent_pool.text import count
 
-SEQUENTIAL_TASKS: Final = 6
-PARALLEL_TASKS: Final = 4
-REPLY_DELAY_SECONDS: Final = 0.5
-"""How long the model takes for each reply while several tasks run at the same time."""
+ROUNDS: Final = 3
+"""Tasks of each agent."""
+_SAMPLE_INTERVAL_SECONDS: Final = 0.4
+"""A measurement of the pool reads all processes of the user, which takes time from the tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +28,29 @@ class RunnerMeasurement:
 
     Attributes:
         name: the runner's name.
-        warm_up: seconds until it was ready, None if there was nothing to prepare.
-        task: median seconds of the tasks that ran one after another.
-        at_once: seconds until all tasks that ran at the same time had ended.
-        memory_first, memory_last: bytes of the process after the first and the last of the tasks
-            one after another; the peak if that process has ended.
-        memory_at_once: bytes of all processes together while tasks ran at the same time.
-        written, read: tokens that the tasks one after another wrote to and read from the prompt
-            cache.
+        agents, tasks: how many agents had how many tasks.
+        warm_up: seconds until it was ready; 0 if there was nothing to prepare.
+        seconds: from the first task to the last answer.
+        task: median seconds of a task.
+        processes: processes of Claude Code that were started.
+        memory: bytes of all processes together, the most that was seen.
+        written, read: tokens that were written to and read from the prompt cache.
     """
 
     name: str
-    warm_up: float | None
+    agents: int
+    tasks: int
+    warm_up: float
+    seconds: float
     task: float
-    at_once: float
-    memory_first: int
-    memory_last: int
-    memory_at_once: int
+    processes: int
+    memory: int
     written: int
     read: int
 
 
 async def measure_runner(
-    runner: DemoRunner, model: CountingModel, progress: DemoProgress
+    runner: DemoRunner, progress: DemoProgress, rounds: int = ROUNDS
 ) -> RunnerMeasurement:
     """Run all tasks on a runner and measure them.
 
@@ -55,63 +58,91 @@ async def measure_runner(
         TaskFailed: an answer is wrong.
         AgentPoolError: a task could not be run.
     """
-    model.reply_delay = 0.0
-    with progress.phase(f"{runner.name}: {SEQUENTIAL_TASKS} tasks one after another"):
+    tasks = counting_tasks(rounds)
+    title = (
+        f"{runner.name}: {count(len(tasks), 'task')} for {len(AGENTS)} agents, {AT_ONCE} at a time"
+    )
+    with progress.phase(title):
         warm_up = await _warm_up(runner, progress)
-        numbers = range(1, SEQUENTIAL_TASKS + 1)
-        answers = [await _run_task(runner, counting_task(n), progress) for n in numbers]
-    # Read here, because the tasks at the same time are no part of the token figures.
+        async with _peak_memory(runner) as peak:
+            started = time.perf_counter()
+            durations = await _run_all(runner, tasks, progress)
+            seconds = time.perf_counter() - started
     usage = runner.sandbox.api.usage.total.usage
-    model.reply_delay = REPLY_DELAY_SECONDS
-    with progress.phase(f"{runner.name}: {PARALLEL_TASKS} tasks at once"):
-        started = time.perf_counter()
-        parallel = await _run_parallel(runner, progress)
-        at_once = time.perf_counter() - started
     return RunnerMeasurement(
         name=runner.name,
+        agents=len(AGENTS),
+        tasks=len(tasks),
         warm_up=warm_up,
-        task=statistics.median(answer.duration for answer in answers),
-        at_once=at_once,
-        memory_first=answers[0].memory,
-        memory_last=answers[-1].memory,
-        memory_at_once=await runner.total_memory(parallel),
+        seconds=seconds,
+        task=statistics.median(durations),
+        processes=await runner.processes(),
+        memory=max(peak),
         written=usage.cache_creation_input_tokens,
         read=usage.cache_read_input_tokens,
     )
 
 
-async def _warm_up(runner: DemoRunner, progress: DemoProgress) -> float | None:
+async def _warm_up(runner: DemoRunner, progress: DemoProgress) -> float:
     if runner.warm_up is None:
-        return None
+        return 0.0
     row = progress.add_row("Warm up")
     started = time.perf_counter()
     await runner.warm_up()
     duration = time.perf_counter() - started
-    progress.finish_row(row, "a worker is ready", duration)
+    progress.finish_row(row, "the workers are ready", duration)
     return duration
 
 
-async def _run_task(
-    runner: DemoRunner, task: CheckedTask, progress: DemoProgress
-) -> MeasuredAnswer:
-    row = progress.add_row(task.text)
-    answer = await runner.run_task(task, row.show)
-    if answer.text != task.answer:
-        raise TaskFailed(
-            f"{runner.name}: {task.text!r} was answered {answer.text!r}, not {task.answer!r}"
-        )
-    progress.finish_row(row, answer.text, answer.duration)
-    return answer
-
-
-async def _run_parallel(runner: DemoRunner, progress: DemoProgress) -> list[MeasuredAnswer]:
+async def _run_all(
+    runner: DemoRunner, tasks: Sequence[CheckedTask], progress: DemoProgress
+) -> list[float]:
+    """Run the tasks in their order, `AT_ONCE` at the same time; return the seconds of each."""
+    waiting = iter(tasks)
     try:
         async with asyncio.TaskGroup() as group:
-            running = [
-                group.create_task(_run_task(runner, counting_task(number), progress))
-                for number in range(1, PARALLEL_TASKS + 1)
+            lanes = [
+                group.create_task(_run_lane(runner, waiting, progress)) for _ in range(AT_ONCE)
             ]
     except BaseExceptionGroup as failed:
         # The command reports a single error; the first one is the cause of the cancelled rest.
         raise failed.exceptions[0] from None
-    return [task.result() for task in running]
+    return [seconds for lane in lanes for seconds in lane.result()]
+
+
+async def _run_lane(
+    runner: DemoRunner, waiting: Iterator[CheckedTask], progress: DemoProgress
+) -> list[float]:
+    return [await _run_task(runner, task, progress) for task in waiting]
+
+
+async def _run_task(runner: DemoRunner, task: CheckedTask, progress: DemoProgress) -> float:
+    row = progress.add_row(f"{task.agent.name}: {task.text}")
+    started = time.perf_counter()
+    answer = await runner.run_task(task, row.show)
+    duration = time.perf_counter() - started
+    if answer != task.answer:
+        raise TaskFailed(
+            f"{runner.name}: {task.agent.name} answered {task.text!r} with {answer!r}, not "
+            f"{task.answer!r}"
+        )
+    progress.finish_row(row, answer, duration)
+    return duration
+
+
+@asynccontextmanager
+async def _peak_memory(runner: DemoRunner) -> AsyncIterator[list[int]]:
+    """Measure the memory again and again; the list has all figures at the end, and at least one."""
+    figures: list[int] = []
+
+    async def measure_again() -> None:
+        while True:
+            figures.append(await runner.memory())
+            await asyncio.sleep(_SAMPLE_INTERVAL_SECONDS)
+
+    measuring = asyncio.create_task(measure_again())
+    try:
+        yield figures
+        figures.append(await runner.memory())
+    finally:
+        measuring.cancel()

@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,34 +16,18 @@ from agent_pool import (
     PoolAPI,
     Queued,
     Started,
-    Submitted,
     TaskEvent,
     TaskFailed,
     TaskTimeout,
     ToolUse,
 )
-from agent_pool.cli.demo.scenario import AGENT, CheckedTask
+from agent_pool.cli.demo.scenario import AGENTS, AT_ONCE, CheckedTask
 from agent_pool.cli.offline import OfflineSandbox
-from agent_pool.cli.progress import describe_tool_call
+from agent_pool.cli.progress import describe_tool_call, describe_wait
 
 TASK_TIMEOUT_SECONDS: Final = 60.0
-_SAMPLE_INTERVAL_SECONDS: Final = 0.02
 
 ShowStatus = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredAnswer:
-    """The answer to a task, with its time and memory.
-
-    Attributes:
-        duration: seconds from the request to the answer.
-        memory: resident bytes of the process that answered; the peak if that process has ended.
-    """
-
-    text: str
-    duration: float
-    memory: int
 
 
 class DemoRunner(Protocol):
@@ -63,11 +45,14 @@ class DemoRunner(Protocol):
     def warm_up(self) -> Callable[[], Awaitable[None]] | None:
         """Return a function that prepares for the first task; None if there is none."""
 
-    async def run_task(self, task: CheckedTask, show: ShowStatus) -> MeasuredAnswer:
-        """Run one task and pass each step, in words, to `show`."""
+    async def run_task(self, task: CheckedTask, show: ShowStatus) -> str:
+        """Run one task, pass each step, in words, to `show`, and return the answer."""
 
-    async def total_memory(self, answers: Iterable[MeasuredAnswer]) -> int:
-        """Return the bytes held while these answers were given at the same time."""
+    async def memory(self) -> int:
+        """Return the resident bytes of all its processes of Claude Code now."""
+
+    async def processes(self) -> int:
+        """Return how many processes of Claude Code it has started."""
 
 
 class PoolRunner:
@@ -80,31 +65,33 @@ class PoolRunner:
         self._pool = pool
 
     async def warm_up(self) -> None:
-        """Start a worker and wait until it is ready."""
-        await self._pool.warmup(AGENT)
+        """Start the workers, and find out whether this CLI forgets, which is kept for a user."""
+        agents = [agent.name for agent in AGENTS]
+        await asyncio.gather(*(self._pool.warmup(agent) for agent in agents[:AT_ONCE]))
+        await self._pool.reset_verdict(agents[0], refresh=True)
 
-    async def run_task(self, task: CheckedTask, show: ShowStatus) -> MeasuredAnswer:
+    async def run_task(self, task: CheckedTask, show: ShowStatus) -> str:
         def on_event(event: TaskEvent) -> None:
             if status := _status_of(event):
                 show(status)
 
-        started = time.perf_counter()
         result = await self._pool.invoke(
-            AGENT, task.text, timeout=TASK_TIMEOUT_SECONDS, on_event=on_event
+            task.agent.name, task.text, timeout=TASK_TIMEOUT_SECONDS, on_event=on_event
         )
-        duration = time.perf_counter() - started
         result.raise_for_error()
-        memory = [info.rss for info in await self._pool.workers() if info.worker == result.worker]
-        return MeasuredAnswer(result.text, duration, sum(memory))
+        return result.text
 
-    async def total_memory(self, answers: Iterable[MeasuredAnswer]) -> int:
+    async def memory(self) -> int:
         return sum(info.rss for info in await self._pool.workers())
+
+    async def processes(self) -> int:
+        return (await self._pool.stats()).spawned
 
 
 def _status_of(event: TaskEvent) -> str:
     match event:
-        case Submitted() | Queued():
-            return "waiting for a worker"
+        case Queued():
+            return describe_wait(event)
         case Started():
             return f"on {event.worker}, process {event.pid}"
         case ToolUse():
@@ -120,13 +107,15 @@ class ProcessRunner:
 
     def __init__(self, sandbox: OfflineSandbox, cli: Path) -> None:
         self.sandbox = sandbox
-        self._argv = [str(cli), "-p", "--agent", AGENT, "--dangerously-skip-permissions"]
+        self._argv = [str(cli), "-p", "--dangerously-skip-permissions", "--agent"]
+        self._running: set[int] = set()
+        self._started = 0
 
-    async def run_task(self, task: CheckedTask, show: ShowStatus) -> MeasuredAnswer:
-        started = time.perf_counter()
+    async def run_task(self, task: CheckedTask, show: ShowStatus) -> str:
         process = await self._start(task)
         show(f"process {process.pid}")
-        sampling = asyncio.create_task(_peak_memory(process.pid))
+        self._started += 1
+        self._running.add(process.pid)
         try:
             output, _ = await asyncio.wait_for(process.communicate(), TASK_TIMEOUT_SECONDS)
         except TimeoutError:
@@ -134,18 +123,18 @@ class ProcessRunner:
                 f"{self._argv[0]} -p did not end within {TASK_TIMEOUT_SECONDS:g} s"
             ) from None
         finally:
-            sampling.cancel()
+            self._running.discard(process.pid)
             # Kill the whole group, so that the children of an interrupted CLI end too.
             _kill_group(process.pid)
-        duration = time.perf_counter() - started
         text = output.decode("utf-8", "replace").strip()
         if process.returncode:
             raise TaskFailed(f"{self._argv[0]} -p ended with {process.returncode}: {text}")
-        return MeasuredAnswer(text, duration, await sampling)
+        return text
 
     async def _start(self, task: CheckedTask) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *self._argv,
+            task.agent.name,
             task.text,
             cwd=self.sandbox.settings.project_dir,
             env=dict(self.sandbox.environ),
@@ -155,19 +144,18 @@ class ProcessRunner:
             start_new_session=True,
         )
 
-    async def total_memory(self, answers: Iterable[MeasuredAnswer]) -> int:
-        return sum(answer.memory for answer in answers)
+    async def memory(self) -> int:
+        return sum(map(_resident, self._running))
+
+    async def processes(self) -> int:
+        return self._started
 
 
-async def _peak_memory(pid: int) -> int:
-    """Return the largest resident size sampled, in bytes, when the process ends or on cancel."""
-    peak = 0
-    with contextlib.suppress(psutil.Error, asyncio.CancelledError):
-        process = psutil.Process(pid)
-        while True:
-            peak = max(peak, process.memory_info().rss)
-            await asyncio.sleep(_SAMPLE_INTERVAL_SECONDS)
-    return peak
+def _resident(pid: int) -> int:
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:  # it has just ended
+        return 0
 
 
 def _kill_group(pid: int) -> None:

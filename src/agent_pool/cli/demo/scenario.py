@@ -1,4 +1,4 @@
-"""The demo's scenario: an agent that counts lines, its tasks, and the scripted model."""
+"""The demo's scenario: agents that count in files, their tasks, and the scripted model."""
 
 from __future__ import annotations
 
@@ -8,41 +8,86 @@ from typing import Final
 
 from agent_pool.loopback import ModelReply, ModelRequest, ToolUseBlock, get_result_text
 
-AGENT: Final = "counter"
+AT_ONCE: Final = 3
+"""Tasks that run at the same time."""
+LINE: Final = "a line\n"
+"""The notes consist of such lines."""
 _GUIDE: Final = "\n".join(
     f"{number}. When a file is named, count in that file; name it in the answer; add nothing."
     for number in range(1, 31)
 )
-_DEFINITION: Final = f"""\
----
-name: {AGENT}
-description: Counts the lines of files.
-tools: [Read, Bash]
----
 
-You count the lines of files with the shell and say how many there are.
 
-{_GUIDE}
-"""
+@dataclass(frozen=True, slots=True)
+class CountingAgent:
+    """One of the demo's agents.
+
+    Attributes:
+        name: its name.
+        counted: what it counts, in the plural.
+        command: the shell command that counts on its stdin.
+        per_line: how many of them one line of the notes has.
+    """
+
+    name: str
+    counted: str
+    command: str
+    per_line: int
+
+    @property
+    def job(self) -> str:
+        """Return the sentence of its prompt that no other agent has."""
+        return f"You count the {self.counted} of files"
+
+    @property
+    def definition(self) -> str:
+        """Return the text of its file."""
+        return (
+            f"---\nname: {self.name}\ndescription: Counts the {self.counted} of files.\n"
+            f"tools: [Read, Bash]\n---\n\n{self.job} with the shell.\n\n{_GUIDE}\n"
+        )
+
+
+AGENTS: Final = (
+    CountingAgent("line-counter", "lines", "wc -l", 1),
+    CountingAgent("word-counter", "words", "wc -w", 2),
+    CountingAgent("byte-counter", "bytes", "wc -c", len(LINE)),
+    CountingAgent("blank-counter", "blanks", "tr -cd ' ' | wc -c", 1),
+    CountingAgent("vowel-counter", "vowels", "tr -cd aeiou | wc -c", 3),
+    CountingAgent("letter-counter", "letters", "tr -cd a-z | wc -c", 5),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedTask:
-    """A task, and the only right answer to it.
+    """A task of an agent, and the only right answer to it.
 
     Attributes:
-        number: its number in the run, from 1.
+        number: the number of the file, from 1.
     """
 
+    agent: CountingAgent
     number: int
-    text: str
-    answer: str
+
+    @property
+    def text(self) -> str:
+        """Return the task: the same words for each agent, so the answer shows which one had it."""
+        return f"Count in {_file(self.number)}."
+
+    @property
+    def answer(self) -> str:
+        """Return the only right answer."""
+        amount = self.agent.per_line * _line_count(self.number)
+        return f"{_file(self.number)} has {amount} {self.agent.counted}."
 
 
-def counting_task(number: int) -> CheckedTask:
-    """Build the task to count the lines of file `number`."""
-    file, lines = _file(number), _line_count(number)
-    return CheckedTask(number, f"How many lines has {file}?", f"{file} has {lines} lines.")
+def counting_tasks(rounds: int) -> list[CheckedTask]:
+    """Return one task of each agent for each of so many rounds; no two have the same answer."""
+    return [
+        CheckedTask(agent, place + 1 + turn * len(AGENTS))
+        for turn in range(rounds)
+        for place, agent in enumerate(AGENTS)
+    ]
 
 
 def _file(number: int) -> str:
@@ -53,32 +98,28 @@ def _line_count(number: int) -> int:
     return 3 * number
 
 
-def project_files(tasks: int) -> dict[str, str]:
-    """Return the project's files by path: the agent, and one text file for each of the tasks."""
-    numbers = range(1, tasks + 1)
-    notes = {_file(number): "a line\n" * _line_count(number) for number in numbers}
-    return {f".claude/agents/{AGENT}.md": _DEFINITION, **notes}
+def project_files(rounds: int) -> dict[str, str]:
+    """Return the project's files by path: the agents, and a text file for each of the tasks."""
+    agents = {f".claude/agents/{agent.name}.md": agent.definition for agent in AGENTS}
+    numbers = range(1, rounds * len(AGENTS) + 1)
+    return agents | {_file(number): LINE * _line_count(number) for number in numbers}
 
 
 class CountingModel:
-    """The offline model: it counts the file's lines with the shell, then answers with the number.
-
-    Attributes:
-        reply_delay: seconds before each reply.
-    """
-
-    def __init__(self) -> None:
-        self.reply_delay = 0.0
+    """The offline model: it counts as its system prompt says, and answers with the number."""
 
     def __call__(self, request: ModelRequest) -> ModelReply:
         """Return the reply to a request."""
-        return ModelReply(self._content(request), delay=self.reply_delay)
+        return ModelReply(self._content(request))
 
     def _content(self, request: ModelRequest) -> str | ToolUseBlock:
         named = re.search(r"notes/\d+\.txt", request.last_user_text)
+        agent = next((one for one in AGENTS if one.job in request.system_text), None)
         # The CLI also asks for a title of the session; that request gets any short text.
-        if request.is_side or named is None:
-            return "counting lines"
+        if request.is_side or named is None or agent is None:
+            return "counting"
         if not request.tool_results:
-            return ToolUseBlock("Bash", {"command": f"wc -l < {named[0]}", "description": "Count"})
-        return f"{named[0]} has {get_result_text(request.tool_results[0]).strip()} lines."
+            command = f"cat {named[0]} | {agent.command}"
+            return ToolUseBlock("Bash", {"command": command, "description": "Count"})
+        amount = get_result_text(request.tool_results[0]).strip()
+        return f"{named[0]} has {amount} {agent.counted}."

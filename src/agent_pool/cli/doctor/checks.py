@@ -16,7 +16,7 @@ from agent_pool import ConfigError, PoolAPI, Settings, load_settings
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.json_file import read_json
 from agent_pool.cli.registration import SCOPES, Registration, server_argv
-from agent_pool.settings import claude_home, config_file
+from agent_pool.settings import Environment, claude_home, config_file
 from agent_pool.text import count
 
 _ATTRIBUTION: Final = "CLAUDE_CODE_ATTRIBUTION_HEADER"
@@ -33,7 +33,7 @@ def check_package() -> Finding:
 
 
 def check_settings(
-    project: Path | None, environ: Mapping[str, str] = os.environ
+    project: Path | None, environ: Mapping[str, str] | None = None
 ) -> tuple[Settings, Finding]:
     """Load the settings; if one is wrong, report it and return the defaults for later checks."""
     try:
@@ -54,10 +54,10 @@ def _changed(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(exclude_defaults=True, exclude={*_FOLDER_SETTINGS})
 
 
-def check_user(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+def check_user(settings: Settings, environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
     """Check whether Claude Code would refuse to bypass permissions for this user."""
     is_bypassing = settings.permission_ceiling == "bypassPermissions"
-    if is_bypassing and os.geteuid() == 0 and not environ.get("IS_SANDBOX"):
+    if is_bypassing and os.geteuid() == 0 and not Environment(environ).get("IS_SANDBOX"):
         yield Finding(
             "User",
             "wrong",
@@ -105,9 +105,10 @@ def _list_folders(folders: Sequence[str]) -> str:
 
 
 def check_attribution(
-    settings: Settings, environ: Mapping[str, str] = os.environ
+    settings: Settings, environ: Mapping[str, str] | None = None
 ) -> Iterator[Finding]:
     """Report the attribution line if requests go to another server than Anthropic's."""
+    environ = Environment(environ)
     server = _find_server(settings.project_dir, environ)
     is_sent = settings.attribution and environ.get(_ATTRIBUTION) not in _OFF
     if server and is_sent and not f".{server}".endswith(".anthropic.com"):
@@ -137,7 +138,7 @@ def _find_server(project: Path, environ: Mapping[str, str]) -> str:
     return ""
 
 
-def check_registered(project: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+def check_registered(project: Path, environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
     """Report whether Claude Code knows the server and the hook; it is not wrong if it does not."""
     registration = Registration(project, environ)
     try:

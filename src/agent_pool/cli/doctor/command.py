@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from agent_pool.cli.command import FAILED, Command, json_option, project_option, run_async
@@ -28,10 +27,16 @@ from agent_pool.cli.doctor.hooks import check_hooks
 from agent_pool.cli.doctor.live import check_cli
 from agent_pool.cli.doctor.memory import check_memory
 from agent_pool.cli.doctor.resets import check_resets
-from agent_pool.cli.output import console, print_json
-from agent_pool.text import count, printable
+from agent_pool.cli.listing import unbroken, wrap
+from agent_pool.cli.output import console, echo, print_json
+from agent_pool.text import count, one_line, printable
 
 STYLES: Final = {"ok": "green", "note": "dim", "warning": "yellow", "wrong": "bold red"}
+_STATES: Final = 9
+"""The width of the column of states."""
+_WIDE: Final = 90
+"""From this width on a finding's message stands beside its subject; below it, under it."""
+_INDENT: Final = 4
 
 
 @click.command(cls=Command)
@@ -62,7 +67,7 @@ def doctor(
         print_json({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
     else:
         _print(console(), findings)
-        click.echo(f"\n{count(wrong, 'problem')} found." if wrong else "\nNothing is wrong.")
+        echo(f"\n{count(wrong, 'problem')} found." if wrong else "\nNothing is wrong.")
     if wrong:
         ctx.exit(FAILED)
 
@@ -85,7 +90,7 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
         yield finding
     for finding in check_registered(settings.project_dir):
         yield finding
-    async for finding in check_cli(settings, quick=quick, environ=os.environ):
+    async for finding in check_cli(settings, quick=quick):
         yield finding
     async for finding in check_memory(pool):
         yield finding
@@ -96,13 +101,33 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
 
 
 def _print(out: Console, findings: list[Finding]) -> None:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    subjects = max(cell_len(finding.subject) for finding in findings)
     for finding in findings:
-        message = Text(printable(finding.message))
-        if finding.advice:
-            message.append(f"\n→ {finding.advice}", style="bold")
-        table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.subject, message)
-    out.print(table)
+        if out.is_terminal:
+            for line in _lines(finding, subjects, out.width):
+                out.print(line)
+        else:
+            # One line for each finding, which programs can split.
+            parts = (finding.state, finding.subject, finding.message, _advice(finding))
+            echo("\t".join(map(one_line, filter(None, parts))))
+
+
+def _advice(finding: Finding) -> str:
+    return f"→ {finding.advice}" if finding.advice else ""
+
+
+def _lines(finding: Finding, subjects: int, width: int) -> Iterator[Text]:
+    """Yield the lines of a finding on a terminal; `subjects` is the longest one's width."""
+    beside = width >= _WIDE
+    head = Text.assemble((f"{finding.state:<{_STATES}}", STYLES[finding.state]), finding.subject)
+    indent = _STATES + subjects + 2 if beside else _INDENT
+    message, *rest = wrap(finding.message, width - indent) or [""]
+    if beside:
+        yield head.append(f"{'':{indent - len(head.plain)}}{printable(message)}")
+    else:
+        yield head
+        rest = [message, *rest]
+    for line in rest:
+        yield unbroken(" " * indent + line)
+    for line in wrap(_advice(finding), width - indent):
+        yield unbroken(" " * indent + line, style="bold")

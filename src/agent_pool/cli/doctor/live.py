@@ -15,6 +15,7 @@ from agent_pool.cli.connect import make_pool
 from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.doctor.sign_in import check_sign_in
 from agent_pool.cli.offline import offline_sandbox
+from agent_pool.settings import Environment
 from agent_pool.text import seconds_text
 
 SUBJECT: Final = "Live check"
@@ -34,9 +35,10 @@ SETTINGS: Final = {
 
 
 async def check_cli(
-    settings: Settings, *, quick: bool, environ: Mapping[str, str] = os.environ
+    settings: Settings, *, quick: bool, environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[Finding]:
     """Report the binary, its version, its sign-in and, unless `quick`, two tasks that it runs."""
+    environ = Environment(environ)
     try:
         cli = find_cli(settings, environ)
         version = await cli_version(cli, environ)

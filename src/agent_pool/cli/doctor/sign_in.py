@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from agent_pool.cli.doctor.findings import Finding
-from agent_pool.settings import claude_home
+from agent_pool.settings import Environment, claude_home
 
 SUBJECT: Final = "Sign-in"
 ADVICE: Final = "run `claude` and type /login, or set ANTHROPIC_API_KEY"
@@ -28,9 +27,10 @@ _CREDENTIALS: Final = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE
 
 
 async def check_sign_in(
-    cli: Path, version: str, project: Path, environ: Mapping[str, str] = os.environ
+    cli: Path, version: str, project: Path, environ: Mapping[str, str] | None = None
 ) -> Finding:
     """Report the sign-in as the CLI states it, or as variables and files show it."""
+    environ = Environment(environ)
     if tuple(map(int, version.split("."))) >= AUTH_STATUS_SINCE:
         status = await _auth_status(cli, project, environ)
         if status is not None:
