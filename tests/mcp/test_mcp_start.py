@@ -173,7 +173,7 @@ def test_greeter_stops_at_a_message_that_is_no_plain_greeting(message: Any) -> N
     assert greeter.has_ended
 
 
-# For the SDK a carriage return ends a line.
+# A carriage return is white space in JSON; the greeter leaves such a line to the server.
 CR = json.dumps(discover()).encode().replace(b" ", b"\r")
 
 
@@ -253,7 +253,8 @@ class LoadingGate:
         path = tmp_path / "gate"
         os.mkfifo(path)
         self._gate = os.open(path, os.O_RDWR)  # read and write, so that no side waits to open it
-        project.env |= {"GATE": str(path), "PYTHONPATH": str(stand_in.parent)}
+        places = os.pathsep.join([str(stand_in.parent), project.env["PYTHONPATH"]])
+        project.env |= {"GATE": str(path), "PYTHONPATH": places}
 
     def open(self) -> None:
         os.write(self._gate, b"open\n")

@@ -50,7 +50,8 @@ class Opening:
         os.close(self._stopped)
         rest = io.FileIO(self._stdin, closefd=False)  # a thread can still read it at the exit
         stdin = io.BufferedReader(_Rewound(bytes(self._greeter.received), rest))
-        return io.TextIOWrapper(stdin, "utf-8", "replace"), self._greeter.answered
+        # newline: a carriage return is white space in JSON, and by default it would end a line.
+        return io.TextIOWrapper(stdin, "utf-8", "replace", newline="\n"), self._greeter.answered
 
     def _answer_greetings(self) -> None:
         while not self._greeter.has_ended:

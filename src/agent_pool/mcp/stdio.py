@@ -24,6 +24,7 @@ from mcp_types import JSONRPCError, JSONRPCResponse
 
 from agent_pool import AgentPool, AgentPoolError, PoolAPI
 from agent_pool.mcp.greeting import RequestId
+from agent_pool.mcp.lines import CheckedLines
 from agent_pool.mcp.opening import Opening
 from agent_pool.mcp.server import build_server, initialization_options
 from agent_pool.mcp.unusable_pool import UnusablePool
@@ -98,8 +99,10 @@ async def _converse(
 ) -> None:
     """Serve until stdin ends and every response is written."""
     stdin, answered = opening.hand_over()
+    wire = Wire()
+    lines = CheckedLines(anyio.wrap_file(stdin), wire.write)
     async with (
-        stdio_server(anyio.wrap_file(stdin), _wire()) as (incoming, outgoing),
+        stdio_server(_as_file(lines), _as_file(wire)) as (incoming, outgoing),
         anyio.create_task_group() as group,
     ):
         relay, requests = anyio.create_memory_object_stream[Message]()
@@ -112,8 +115,8 @@ async def _converse(
             leave(0)
 
 
-def _wire() -> anyio.AsyncFile[str]:
-    return cast("anyio.AsyncFile[str]", Wire())  # the SDK uses only these methods
+def _as_file(stream: CheckedLines | Wire) -> anyio.AsyncFile[str]:
+    return cast("anyio.AsyncFile[str]", stream)  # the SDK uses only the methods of these
 
 
 async def _relay(
