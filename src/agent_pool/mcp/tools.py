@@ -57,6 +57,18 @@ async def call_tool(
         return results.error_result(error)
 
 
+def called_agents(arguments: Mapping[str, Any] | None) -> str:
+    """Return the agents of a delegating call, for a person: ``reviewer+writer``.
+
+    The arguments need not be valid.
+    """
+    given = arguments or {}
+    tasks = given.get("tasks", [given])
+    calls = tasks if isinstance(tasks, list) else []
+    names = (one.get("agent") for one in calls if isinstance(one, dict))
+    return "+".join(dict.fromkeys(one_line(name) for name in names if isinstance(name, str)))
+
+
 def declare(found: Listing) -> list[Tool]:
     """Return the tools as clients see them, with the agents in the description of `invoke`."""
     return [
