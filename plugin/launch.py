@@ -173,8 +173,9 @@ def discovery() -> dict[str, Any]:
 
 
 def tool_list() -> dict[str, Any]:
-    """Return the tools that the server will have."""
-    tools = json.loads(Path(__file__).with_name("tools.json").read_text(encoding="utf-8"))
+    """Return the tools that the server will have; it lists the agents as soon as it runs."""
+    file = ROOT / "src" / "agent_pool" / "mcp" / "tools.json"
+    tools = json.loads(file.read_text(encoding="utf-8"))
     return {"resultType": "complete", "tools": tools, "cacheScope": "private", "ttlMs": 0}
 
 

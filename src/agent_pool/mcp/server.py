@@ -24,8 +24,15 @@ from mcp_types import (
 )
 
 from agent_pool import AgentPoolError, PoolAPI
+from agent_pool.mcp.agent_list import description_limit
 from agent_pool.mcp.calls import Caller, ConnectionCalls, RunCall
-from agent_pool.mcp.capabilities import Context, can_elicit, elicit_permission, is_modern
+from agent_pool.mcp.capabilities import (
+    Context,
+    can_elicit,
+    client_of,
+    elicit_permission,
+    is_modern,
+)
 from agent_pool.mcp.elicitation import ElicitationRounds
 from agent_pool.mcp.greeting import INSTRUCTIONS, NAME, package_version
 from agent_pool.mcp.tasks import TasksExtension, for_this_protocol
@@ -93,10 +100,11 @@ class _ToolHandlers:
         self._session: ServerSession | None = None
         self._shown: str | None = None  # the version of the agents in the last list
 
-    async def list_tools(self, _: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
+    async def list_tools(self, ctx: Context, _: PaginatedRequestParams | None) -> ListToolsResult:
         # The version first: a change between the two steps is then announced.
         self._shown = await self._agents_version()
-        return ListToolsResult(tools=declare(await self._agents()))
+        limit = description_limit(*client_of(ctx))
+        return ListToolsResult(tools=declare(await self._agents(), limit))
 
     def bind(self, params: CallToolRequestParams) -> RunCall:
         """Return the call, ready to run for its caller."""

@@ -169,6 +169,13 @@ class InvokeManyArguments(ToolArguments):
     )
 
 
+class AgentsArguments(ToolArguments):
+    query: NonBlank | None = Field(None, description="Words to search for; all agents without it.")
+    cwd: NonBlank | None = Field(
+        None, description="The absolute path of another folder, whose agents are meant."
+    )
+
+
 class AgentArguments(ToolArguments):
     agent: NonBlank = Field(description="The agent's name.")
 
