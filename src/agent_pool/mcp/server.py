@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -44,11 +45,26 @@ WATCH_INTERVAL: Final = 1.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class EarlyList:
+    """The list of tools that a client got before the server was loaded.
+
+    Attributes:
+        is_wrong: the list differs from the server's own; the client is told to ask again.
+    """
+
+    is_wrong: bool = False
+
+
 def build_server(
-    pool: PoolAPI, *, watch_interval: float = WATCH_INTERVAL, calls: ConnectionCalls | None = None
+    pool: PoolAPI,
+    *,
+    watch_interval: float = WATCH_INTERVAL,
+    calls: ConnectionCalls | None = None,
+    early: EarlyList | None = None,
 ) -> Server[Any]:
     """Build the server for one connection; it uses `pool` and never opens or closes it."""
-    tools = _ToolHandlers(pool)
+    tools = _ToolHandlers(pool, early or EarlyList())
     calls = calls or ConnectionCalls()
 
     @asynccontextmanager
@@ -93,8 +109,9 @@ def initialization_options(server: Server[Any]) -> InitializationOptions:
 class _ToolHandlers:
     """The handlers of one connection, and the version of the agents that its client knows."""
 
-    def __init__(self, pool: PoolAPI) -> None:
+    def __init__(self, pool: PoolAPI, early: EarlyList) -> None:
         self._pool = pool
+        self._early = early
         self.bus = InMemorySubscriptionBus()
         self.rounds = ElicitationRounds()
         self._session: ServerSession | None = None
@@ -134,8 +151,9 @@ class _ToolHandlers:
             if self._shown is None:
                 continue
             version = await self._agents_version()
-            if version != self._shown:
+            if version != self._shown or self._early.is_wrong:
                 self._shown = version
+                self._early.is_wrong = False
                 await self._announce()
 
     async def _announce(self) -> None:
