@@ -54,6 +54,14 @@ def test_claude_code_validates_the_plugin_without_any_problem(project: TempProje
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_marketplace_entry_has_an_icon_and_the_install_command() -> None:
+    (entry,) = manifest(".claude-plugin/marketplace.json")["plugins"]
+    assert "claude plugin install agent-pool --marketplace" in entry["description"]
+    plugin = ROOT / entry["source"]
+    icon = json.loads((plugin / ".claude-plugin/plugin.json").read_text(encoding="utf-8"))["icon"]
+    assert (plugin / icon).read_text(encoding="utf-8").startswith("<svg ")
+
+
 def test_plugin_and_package_have_one_version() -> None:
     package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert manifest(".claude-plugin/plugin.json")["version"] == package["version"]
@@ -222,6 +230,18 @@ def test_every_request_gets_the_reason_for_a_failed_installation(
     assert list(machine.data.glob("*/complete")) == []
 
 
+def test_command_says_that_it_is_not_installed_yet(machine: PluginMachine) -> None:
+    done = subprocess.run(
+        [str(machine.plugin / "bin" / "agent-pool"), "doctor"],
+        env=machine.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=ANSWER_TIMEOUT,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not installed yet. The plugin's server installs it at its first start" in done.stderr
+
+
 def test_launcher_reports_that_its_data_folder_cannot_be_used(machine: PluginMachine) -> None:
     machine.data.write_text("a file")
     message = machine.start().ask(DISCOVER)["error"]["message"]
@@ -258,6 +278,7 @@ def test_first_session_delegates_to_the_pool_and_to_native_agents(
         ToolUseBlock("Agent", {**delegate, "subagent_type": "code-reviewer"}),
         ToolUseBlock(f"{TOOL}invoke", {"agent": "code-reviewer", "task": "look"}),
         ToolUseBlock("Agent", {**delegate, "subagent_type": "general-purpose"}),
+        ToolUseBlock("Bash", {"command": "agent-pool --version"}),
     ]
     seen: list[str] = []
 
@@ -283,7 +304,8 @@ def test_first_session_delegates_to_the_pool_and_to_native_agents(
             timeout=90,
         )
     assert done.stdout.strip() == "the end", done.stdout + done.stderr
-    denied, invoked, native = seen
+    denied, invoked, native, version = seen
+    assert version.startswith("agent-pool, version ")
     assert f'Call {TOOL}invoke with agent="code-reviewer" and the whole prompt' in denied
     assert invoked == "the pool's answer"
     assert "the subagent's answer" in native
