@@ -96,7 +96,16 @@ def test_launcher_lists_tools_while_installing_and_becomes_the_server(
     }
     assert listed["id"] == 2
     names = [tool["name"] for tool in listed["result"]["tools"]]
-    assert names == ["invoke", "invoke_many", "agents", "warmup", "list", "stats", "reset"]
+    assert names == [
+        "invoke",
+        "invoke_many",
+        "agents",
+        "read_answer",
+        "warmup",
+        "list",
+        "stats",
+        "reset",
+    ]
     server = {"method": "tools/call", "pid": launch.process.pid}
     assert called == {
         "id": 3,

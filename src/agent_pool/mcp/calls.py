@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, CallToolResult, ErrorData
 
 from agent_pool import AgentPoolError, PermissionRequest
+from agent_pool.mcp.answers import LongAnswers
 from agent_pool.mcp.permissions import AskPerson, Decision
 from agent_pool.mcp.progress import SendProgress
 
@@ -44,11 +45,13 @@ class Caller:
         report: sends a line of progress.
         ask: puts a permission request to a person; None if that is impossible.
         accepted: is called when the pool has taken a task: from then on it waits or works.
+        answers: the long answers of its connection.
     """
 
     report: SendProgress
     ask: AskPerson | None = None
     accepted: Callable[[], None] = lambda: None
+    answers: LongAnswers = field(default_factory=LongAnswers)
 
 
 def _name_in_id(name: str) -> str:

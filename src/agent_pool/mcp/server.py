@@ -26,6 +26,7 @@ from mcp_types import (
 
 from agent_pool import AgentPoolError, PoolAPI
 from agent_pool.mcp.agent_list import description_limit
+from agent_pool.mcp.answers import LongAnswers, answer_limit
 from agent_pool.mcp.calls import Caller, ConnectionCalls, RunCall
 from agent_pool.mcp.capabilities import (
     Context,
@@ -112,6 +113,7 @@ class _ToolHandlers:
     def __init__(self, pool: PoolAPI, early: EarlyList) -> None:
         self._pool = pool
         self._early = early
+        self._answers = LongAnswers()
         self.bus = InMemorySubscriptionBus()
         self.rounds = ElicitationRounds()
         self._session: ServerSession | None = None
@@ -123,9 +125,17 @@ class _ToolHandlers:
         limit = description_limit(*client_of(ctx))
         return ListToolsResult(tools=declare(await self._agents(), limit))
 
-    def bind(self, params: CallToolRequestParams) -> RunCall:
+    def bind(self, ctx: Context, params: CallToolRequestParams) -> RunCall:
         """Return the call, ready to run for its caller."""
-        return partial(call_tool, self._pool, params.name, params.arguments)
+        run = partial(call_tool, self._pool, params.name, params.arguments)
+        if params.name not in DELEGATING:
+            return run
+        limit = answer_limit(client_of(ctx)[0])
+
+        async def run_and_keep(caller: Caller) -> CallToolResult:
+            return self._answers.keep(await run(caller), limit)
+
+        return run_and_keep
 
     async def call_tool(
         self, ctx: Context, params: CallToolRequestParams
@@ -133,9 +143,9 @@ class _ToolHandlers:
         async def report(number: int, line: str) -> None:
             await ctx.session.report_progress(number, message=line)
 
-        run = self.bind(params)
+        run = self.bind(ctx, params)
         if params.name not in DELEGATING or not can_elicit(ctx):
-            return await run(Caller(report))
+            return await run(Caller(report, answers=self._answers))
         if is_modern(ctx):
             return await self.rounds.call(params, run, report)
         return await run(Caller(report, elicit_permission(ctx)))

@@ -68,7 +68,7 @@ class TasksExtension(Extension):
     identifier = "io.modelcontextprotocol/tasks"
 
     def __init__(
-        self, calls: ConnectionCalls, bind: Callable[[CallToolRequestParams], RunCall]
+        self, calls: ConnectionCalls, bind: Callable[[Context, CallToolRequestParams], RunCall]
     ) -> None:
         self._calls = calls
         self._bind = bind
@@ -89,7 +89,7 @@ class TasksExtension(Extension):
         is_able = is_modern(ctx) and declares(ctx, self.identifier)
         if params.name not in DELEGATING or not is_able:
             return await call_next(ctx)
-        run = self._bind(params)
+        run = self._bind(ctx, params)
         name = called_agents(params.arguments)
         try:
             call = self._calls.add(lambda: Call(run, can_ask=can_elicit(ctx), name=name))

@@ -14,6 +14,7 @@ from agent_pool import AgentList, AgentPoolError, PoolAPI
 from agent_pool.mcp import results
 from agent_pool.mcp.agent_list import AgentNames
 from agent_pool.mcp.agent_search import find_agents
+from agent_pool.mcp.answers import CLAUDE_LIMIT
 from agent_pool.mcp.calls import Caller
 from agent_pool.mcp.delegation import invoke, invoke_many
 from agent_pool.mcp.tool_arguments import (
@@ -22,13 +23,13 @@ from agent_pool.mcp.tool_arguments import (
     InvokeArguments,
     InvokeManyArguments,
     NoArguments,
+    ReadAnswerArguments,
     ResetArguments,
     ToolArguments,
 )
 from agent_pool.mcp.tool_list import list_tools
 from agent_pool.text import bytes_text, count, did_you_mean, one_line
 
-RESULT_LIMIT: Final = 500_000  # characters that Claude Code passes to the model, not to a file
 DELEGATING: Final = frozenset({"invoke", "invoke_many"})
 """The tools that take as long as an agent's task."""
 
@@ -107,6 +108,10 @@ async def _agents(pool: PoolAPI, call: AgentsArguments, _: Caller) -> CallToolRe
     return results.text_result(find_agents(await pool.agents(project=call.cwd), call.query or ""))
 
 
+async def _read_answer(_: PoolAPI, call: ReadAnswerArguments, caller: Caller) -> CallToolResult:
+    return results.text_result(caller.answers.read(call.answer, call.start))
+
+
 async def _warmup(pool: PoolAPI, call: AgentArguments, _: Caller) -> CallToolResult:
     worker = await pool.warmup(call.agent)
     memory = bytes_text(worker.rss)
@@ -158,7 +163,7 @@ _INVOKE: Final = (
 )
 _LONG_ANSWERS: Final = {
     "anthropic/alwaysLoad": True,
-    "anthropic/maxResultSizeChars": RESULT_LIMIT,
+    "anthropic/maxResultSizeChars": CLAUDE_LIMIT,
 }
 _HARMLESS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _ENTRIES: Final[Mapping[str, _ToolEntry]] = {
@@ -188,7 +193,15 @@ _ENTRIES: Final[Mapping[str, _ToolEntry]] = {
         AgentsArguments,
         _agents,
         _HARMLESS,
-        {"anthropic/maxResultSizeChars": RESULT_LIMIT},
+        {"anthropic/maxResultSizeChars": CLAUDE_LIMIT},
+    ),
+    "read_answer": _ToolEntry(
+        "Read a long answer",
+        "A part of a long answer of invoke or invoke_many, up to 10,000 characters. Use it if the "
+        "first line of an answer names more characters than you see.",
+        ReadAnswerArguments,
+        _read_answer,
+        _HARMLESS,
     ),
     "warmup": _ToolEntry(
         "Warm up an agent",
