@@ -233,9 +233,11 @@ class PoolAPI(Protocol):
         ...
 
     async def agents_version(self, *, project: str | None = None) -> str:
-        """Return a text that changes when a file of an agent, a skill or an expertise changes.
+        """Return a text that changes when the agents change, or whether they can be used.
 
-        Works on a pool that is not open. No file is opened for it.
+        That is when a file of an agent, a skill, an expertise or a command changes, the settings of
+        Claude Code, its MCP servers, or its trust in the folder. Works on a pool that is not open.
+        Only files that changed are read for it.
         """
         ...
 

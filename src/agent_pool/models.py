@@ -355,6 +355,8 @@ class LaunchSpec(JsonValue):
         memory: ``lean`` or ``fast``, see the setting `worker_memory`.
         role: the head of the definition by which a process becomes the agent; empty if the command
             has the agent's options.
+        effort: the reasoning effort that a process takes with the role; empty for the default, and
+            without a role.
         profile: equal for agents that can share a process, one after the other.
         left_out: the options that this version of the CLI does not know, and what it costs to
             leave them out.
@@ -368,6 +370,7 @@ class LaunchSpec(JsonValue):
     path: str = ""
     memory: str = ""
     role: str = ""
+    effort: str = ""
     profile: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -247,6 +248,31 @@ class Settings(BaseModel):
             ConfigError: as `load_settings`.
         """
         return _validate({**dict(self), **overrides}, dict.fromkeys(overrides, "argument"))
+
+
+MANAGED_FOLDER: Final = Path(
+    "/Library/Application Support/ClaudeCode" if sys.platform == "darwin" else "/etc/claude-code"
+)
+"""The folder of an administrator's files for Claude Code; no variable replaces it (2.1.332)."""
+
+
+def managed_settings_files() -> list[Path]:
+    """Return the administrator's settings files that can exist; of two values the later one wins.
+
+    Besides ``managed-settings.json`` they are the files of ``managed-settings.d`` itself whose name
+    ends in ``.json`` and does not begin with a dot, in the order of their names (2.1.332).
+    """
+    try:
+        found = sorted((MANAGED_FOLDER / "managed-settings.d").iterdir())
+    except OSError:  # most machines have no such folder
+        found = []
+    parts = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
+    return [MANAGED_FOLDER / "managed-settings.json", *parts]
+
+
+def managed_agents() -> Path:
+    """Return the folder of the administrator's agents; it need not exist."""
+    return MANAGED_FOLDER / ".claude" / "agents"
 
 
 def claude_home(environ: Mapping[str, str] = os.environ) -> Path:

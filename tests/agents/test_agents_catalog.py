@@ -190,6 +190,21 @@ def test_a_skill_is_found_by_folder_title_or_command(
     assert found.ignored == {}
 
 
+def test_variables_of_a_skill_are_replaced_or_reported(catalog_folders: CatalogFolders) -> None:
+    text = "In ${CLAUDE_PROJECT_DIR}: $1 $ARGUMENTS[0] $ARGUMENTS."
+    catalog_folders.write("home/skills/one/SKILL.md", text)
+    catalog_folders.write("home/skills/two/SKILL.md", "${CLAUDE_SESSION_ID}")
+    catalog_folders.agent("a", "skills: one")
+    catalog_folders.agent("b", "skills: two")
+    found = catalog_folders.catalog().find("a")
+    place = catalog_folders.project
+    assert found.prompt.startswith(f"# Skill: one\n\nIn {place}: $1 $ARGUMENTS[0] .\n")
+    assert found.ignored == {}
+    found = catalog_folders.catalog().find("b")
+    reason = "${CLAUDE_SESSION_ID} in the text of two is not replaced"
+    assert dict(found.ignored) == {"skills": reason}
+
+
 def test_several_skills_can_be_separated_by_blanks(catalog_folders: CatalogFolders) -> None:
     for name in ("one", "two"):
         catalog_folders.write(f"home/skills/{name}/SKILL.md", name)
@@ -471,6 +486,24 @@ def test_the_model_variable_applies_to_agents_that_name_none(
     catalog_folders.agent("a", field)
     catalog_folders.environ["CLAUDE_CODE_SUBAGENT_MODEL"] = variable
     assert catalog_folders.catalog().find("a").model == model
+
+
+def test_the_model_in_settings_wins_over_the_environment(catalog_folders: CatalogFolders) -> None:
+    catalog_folders.agent("a")
+    catalog_folders.environ["CLAUDE_CODE_SUBAGENT_MODEL"] = "haiku"
+    catalog = catalog_folders.catalog()
+    for file, value, model in [
+        ("home/settings.json", "sonnet", "sonnet"),
+        ("project/.claude/settings.json", "opus", "opus"),
+        ("project/.claude/settings.local.json", "fable", "fable"),
+        ("project/.claude/settings.local.json", "", None),
+        ("project/.claude/settings.local.json", 7, "opus"),
+    ]:
+        before = catalog.stamp()
+        variables = {"CLAUDE_CODE_SUBAGENT_MODEL": value}
+        catalog_folders.write(file, json.dumps({"env": variables}))
+        assert catalog.find("a").model == model
+        assert catalog.stamp() != before
 
 
 def test_equal_file_names_in_subfolders_work_with_different_agent_names(

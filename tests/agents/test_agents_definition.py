@@ -97,15 +97,31 @@ def test_an_unreadable_file_gives_an_error_with_the_reason(
     assert str(found.error) == f"{tmp_path}/a.md: cannot be read: Permission denied"
 
 
-@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_line_ends_and_byte_order_marks_make_no_difference(
+def test_line_ends_and_byte_order_marks_do_not_change_the_fields(
     newline: str, mark: bytes, tmp_path: Path
 ) -> None:
     text = "---\nname: a\ndescription: when: b\n---\n\none  \n\ttwo\t\n\n"
     found = load(tmp_path, mark + text.replace("\n", newline).encode())
     assert isinstance(found, ParsedDefinition)
-    assert (found.agent.description, found.agent.prompt) == ("when: b", "one\n\ttwo")
+    assert (found.agent.description, found.agent.prompt) == (
+        "when: b",
+        f"one  {newline}\ttwo",
+    )
+
+
+def test_frontmatter_that_ends_inside_a_line_is_reported(tmp_path: Path) -> None:
+    found = load(tmp_path, b"---\nname: a\ndescription: one --- two\ntools: Read\n---\nBody\n")
+    assert isinstance(found, ParsedDefinition)
+    assert (found.agent.description, found.agent.tools) == ("one", None)
+    assert found.agent.prompt == "two\ntools: Read\n---\nBody"
+    assert found.agent.ignored["frontmatter"].startswith(
+        "it ends at the `---` inside line 3, as in"
+    )
+    broken = load(tmp_path, b'---\nname: a\ndescription: "one --- two"\n---\nBody\n')
+    assert isinstance(broken, BrokenAgent)
+    assert "it ends at the `---` inside line 3, as in Claude Code" in str(broken.error)
 
 
 def test_unknown_keys_are_kept_and_cannot_be_changed(tmp_path: Path) -> None:

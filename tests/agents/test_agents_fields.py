@@ -292,6 +292,15 @@ def test_a_list_of_lowercase_tools_is_an_error_that_names_them(tmp_path: Path) -
     assert agent(tmp_path, "tools: Read, bash").ignored["tools"] == "no such tool: bash"
 
 
+def test_an_unknown_tool_stays_in_the_list_and_is_reported(tmp_path: Path) -> None:
+    found = agent(tmp_path, "tools: Raed, Bash(ls:*), Bogus, mcp__a__b")
+    assert found.tools == ("Raed", "Bash(ls:*)", "Bogus", "mcp__a__b")
+    assert found.ignored["tools"] == (
+        "not a tool of Claude Code, as far as known: Raed, Bogus (did you mean Read?)"
+    )
+    assert "tools" not in agent(tmp_path, "tools: Read, Task, TodoWrite").ignored
+
+
 @pytest.mark.parametrize(
     ("value", "tools", "warning"),
     [

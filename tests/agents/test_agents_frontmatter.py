@@ -26,15 +26,30 @@ def problem(block: str) -> tuple[int, str]:
 
 
 def test_frontmatter_is_the_block_between_two_lines_of_three_dashes() -> None:
-    assert split("---\na: b\n---\nbody\n---\nmore\n") == ("a: b\n", "body\n---\nmore\n")
+    assert split("---\na: b\n---\nbody\n---\nmore\n") == ("a: b\n", "body\n---\nmore")
     assert split("---  \na: b\n--- \t\nbody") == ("a: b\n", "body")
     assert split("---\n---\nbody") == ("", "body")
     assert split("---\na: b\n---") == ("a: b\n", "")
+    assert split("---\xa0\f\r\na: b\r\n---\r\n a\r\nb \r\n") == ("a: b\r\n", "a\r\nb")
 
 
-def test_three_dashes_within_a_line_do_not_end_the_block() -> None:
-    block = "description: a --- b\nnote: ends in ---\ntext: |\n  ---\n"
-    assert split(f"---\n{block}---\nbody") == (block, "body")
+@pytest.mark.parametrize(
+    ("text", "block", "line"),
+    [
+        ("description: a --- b\n---\nbody", "description: a ", 2),
+        ("a: b\nnote: x---y\n---\nbody", "a: b\nnote: x", 3),
+        ("text: |\n  ---\n---\nbody", "text: |\n  ", 3),
+        ("a: b\n# ----\n---\nbody", "a: b\n# ", 3),
+        ("a: b\n----\nbody", "a: b\n", None),
+        ("---\nbody", "", None),
+    ],
+)
+def test_three_dashes_end_the_block_within_a_line_too(
+    text: str, block: str, line: int | None
+) -> None:
+    found, body = split(f"---\n{text}")
+    assert (found, frontmatter.find_cut(block)) == (block, line)
+    assert body.endswith("body")
 
 
 @pytest.mark.parametrize(
@@ -301,8 +316,9 @@ def test_any_mixture_of_yaml_syntax_gives_values_or_an_error(text: str) -> None:
 def test_splitting_loses_no_text_except_the_two_fence_lines(text: str) -> None:
     block, body = split(f"---\n{text}\n---\n{text}")
     assert block is not None
-    assert f"---\n{block}" in f"---\n{text}\n---\n{text}"
-    assert f"---\n{text}\n---\n{text}".endswith(body)
+    whole = f"---\n{text}\n---\n{text}"
+    assert whole.startswith(f"---\n{block}---")
+    assert whole.removeprefix(f"---\n{block}---").strip(frontmatter.WHITE_SPACE) == body
 
 
 @pytest.mark.parametrize(

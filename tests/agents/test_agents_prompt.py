@@ -46,7 +46,7 @@ def test_composing_is_deterministic_and_loses_no_text(
     prompt = compose_prompt(body, skills, expertise)
     assert prompt == compose_prompt(body, list(skills), tuple(expertise))
     assert all(text.rstrip() in prompt for _, text in [*skills, *expertise, ("", body)])
-    assert prompt == prompt.rstrip()
+    assert prompt == (prompt.rstrip() if skills or expertise else body)
 
 
 @given(st.text(max_size=50))

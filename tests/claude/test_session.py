@@ -18,6 +18,7 @@ from agent_pool.claude.protocol.signals import (
     RoleMissed,
     Signal,
     StrayFinished,
+    ToolsMissing,
     TurnFinished,
     UnknownRequest,
 )
@@ -533,3 +534,30 @@ def test_a_turn_with_a_server_of_another_agent_is_refused() -> None:
 def success(request_id: str, response: dict[str, object]) -> dict[str, object]:
     body = {"subtype": "success", "request_id": request_id, "response": response}
     return {"type": "control_response", "response": body}
+
+
+@pytest.mark.parametrize(
+    ("named", "without", "shown", "missing", "taints"),
+    [
+        ({"Bogus", "Other"}, set(), [], ("Bogus", "Other"), 0),
+        ({"Bogus", "mcp__a__b"}, set(), [], ("Bogus", "mcp__a__b"), 1),
+        ({"Bogus", "Read"}, set(), ["Read"], None, 0),
+        ({"Bash"}, {"Bash"}, [], None, 0),
+        (set(), set(), [], None, 0),
+        ({"Bogus"}, set(), None, None, 0),
+    ],
+)
+def test_a_role_of_whose_list_no_tool_exists_is_reported(
+    named: set[str],
+    without: set[str],
+    shown: list[str] | None,
+    missing: tuple[str, ...] | None,
+    taints: int,
+) -> None:
+    session = ready()
+    session.role = Role("r", "", None, frozenset(named), frozenset(without), "")
+    session.prompt("s", "task")
+    init = {"type": "system", "subtype": "init", "tools": shown, "user_message_uuids": ["s"]}
+    expected = [ToolsMissing(missing)] if missing else []
+    assert session.receive(as_lines(init)) == expected
+    assert len(session.taints) == taints

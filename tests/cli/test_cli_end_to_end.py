@@ -126,6 +126,7 @@ def test_show_prints_the_prompt_and_command_but_no_secrets(project: TempProject)
     assert shown["argv"][0] == str(real_cli())
     assert "--strict-mcp-config" in shown["argv"]
     assert 'tools: ["Read"]' in shown["role"]
+    assert shown["effort"] == ""
     assert shown["cwd"] == str(project.root)
     assert shown["env"]["HOME"] == str(project.home)
     assert "s3cret" not in done.stdout
@@ -133,9 +134,10 @@ def test_show_prints_the_prompt_and_command_but_no_secrets(project: TempProject)
 
 
 def test_show_prints_prompt_and_folder_under_headings(project: TempProject) -> None:
-    project.agent("one", "Be [brief].")
+    project.agent("one", "Be [brief].", effort="low")
     done = agent_pool(project, "show", "one", "--no-measure")
     assert done.returncode == 0
+    assert "\nEffort, set with the role\nlow\n" in done.stdout
     assert done.stdout.endswith("System prompt (11 characters)\nBe [brief].\n\n")
     assert f"\nFolder\n{project.root}\n" in done.stdout
 

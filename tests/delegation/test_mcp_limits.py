@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from agent_pool import ConfigError
 from support.model_scripts import as_text, bash, tool
 from support.ping_servers import configure, server, servers_of
 from support.pool_harness import PoolHarness
@@ -63,6 +65,47 @@ def test_a_limited_agent_keeps_its_own_system_prompt(
     asked = [harness.run(harness.ask(harness.plan(), one)).requests[0] for one in (agent, plain)]
     limited, other = (one.body["system"][1:] for one in asked)
     assert limited == other
+
+
+@pytest.mark.parametrize(
+    ("named", "answers"),
+    [
+        ("Bogus, Other", False),
+        ("Bogus, mcp__nowhere__ping", False),
+        ("mcp__shared__nope", False),
+        ("mcp__shared__p*", False),
+        ("Bogus, Read", True),
+        ("mcp__shared__nope, Bogus, Read", True),
+        ("Bogus, mcp__shared__ping", True),
+    ],
+)
+def test_an_agent_of_whose_list_no_tool_exists_is_refused(
+    harness: PoolHarness, define: Define, ambient: TempProject, named: str, answers: bool
+) -> None:
+    agent = define(tools=named)
+    asking = harness.ask(harness.plan("done"), agent)
+    if answers:
+        assert harness.run(asking).text == "done"
+        return
+    tools = ", ".join(sorted(named.split(", ")))
+    said = re.escape(f"agent {agent!r}: no tool of its list exists: {tools}. Correct the field")
+    with pytest.raises(ConfigError, match=said):
+        harness.run(asking)
+
+
+def test_a_refused_agent_leaves_its_worker_to_other_agents(
+    harness: PoolHarness, define: Define
+) -> None:
+    before = harness.run(harness.ask(harness.plan(), define(tools="Read"))).pid
+    with pytest.raises(ConfigError):
+        harness.run(harness.ask(harness.plan(), define(tools="Bogus")))
+    outcome = harness.run(harness.ask(harness.plan("right"), define(tools="Read")))
+    assert (outcome.text, outcome.pid) == ("right", before)
+
+
+def test_an_agent_can_give_up_all_tools_of_its_list(harness: PoolHarness, define: Define) -> None:
+    agent = define(tools="Bash", disallowedTools="Bash")
+    assert harness.run(harness.ask(harness.plan("done"), agent)).text == "done"
 
 
 PLACES = {

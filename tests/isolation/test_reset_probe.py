@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from agent_pool.claude.launch import LaunchConfig
+from agent_pool.claude.reset_probe import ResetProbe, verdict_key
+from agent_pool.models import ResetVerdict
+from agent_pool.settings import Settings
 from support.environment import MARK, real_cli
 from support.fake_cli import install_faulty
 from support.model_scripts import Gate
@@ -96,6 +100,29 @@ def test_a_kept_verdict_that_cannot_be_read_is_found_again(
     assert len(set(again.run(three_tasks(again)))) == 1
     assert wrapper.probes() == 2
     assert kept.read_text() == good
+
+
+@pytest.mark.parametrize("fault", ["writable", "link", "folder", "number for a truth value"])
+def test_a_verdict_that_others_can_have_written_is_not_believed(tmp_path: Path, fault: str) -> None:
+    launch = LaunchConfig(("/bin/true",), {}, tmp_path, "", "", True, "2.1.332")
+    probe = ResetProbe(Settings(), {"XDG_CACHE_HOME": str(tmp_path)})
+    verdict = ResetVerdict(True, True, "tried")
+    probe._keep(verdict_key(launch), launch, verdict)
+    assert probe.kept(launch) == verdict
+    folder = tmp_path / "agent-pool" / "verdicts"
+    (file,) = folder.iterdir()
+    if fault == "writable":
+        file.chmod(0o602)
+    elif fault == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    elif fault == "folder":
+        folder.chmod(0o770)
+    else:
+        file.write_text(file.read_text().replace('"forgets": true', '"forgets": 1'))
+    assert probe.kept(launch) is None
+    probe._keep(verdict_key(launch), launch, verdict)
+    assert probe.kept(launch) == verdict
 
 
 def test_an_unwritable_cache_folder_only_logs_a_warning(

@@ -85,13 +85,17 @@ def test_a_task_that_is_a_command_reaches_the_model_as_text(fresh: PoolHarness) 
     fresh.run(main())
 
 
-def test_a_list_of_tasks_is_ended_by_clear(fresh: PoolHarness) -> None:
+def test_a_list_of_tasks_is_ended_by_clear(open_harness: OpenHarness) -> None:
+    # Without the variable these tools do not exist (2.1.332).
+    variables = {"CLAUDE_CODE_ENABLE_TODO_TOOLS": "1"}
+    fresh = open_harness(max_size=1, attribution=False, environ=variables)
     fresh.project.agent("planner", tools="TaskCreate, TaskList")
 
     async def main() -> None:
         await fresh.ask("the first", agent="planner")
         made = fresh.plan(tool("TaskCreate", subject="canary-item", description="x"))
-        await fresh.ask(made, agent="planner")
+        outcome = await fresh.ask(made, agent="planner")
+        assert "Task #1 created successfully" in as_text(outcome.requests[-1])
         listed = await fresh.ask(fresh.plan(tool("TaskList")), agent="planner")
         assert "canary-item" not in as_text(listed.requests[-1])
         stats = await figures(fresh)

@@ -183,7 +183,10 @@ def test_agents_are_loaded_ahead_and_stay_unseen(
 def test_an_agent_with_hyphens_in_its_description_is_itself(harness: PoolHarness) -> None:
     async def main() -> None:
         harness.project.agent(
-            "hyphens", "You have hyphens.", description='"One --- two ---- "', tools="Read"
+            # Three hyphens as such would end the frontmatter of the file too.
+            *("hyphens", "You have hyphens."),
+            description=r'"One -\u002d- two -\u002d-- "',
+            tools="Read",
         )
         (request,) = (await harness.ask(harness.plan(), agent="hyphens")).requests
         assert request.body["system"][-1]["text"] == "You have hyphens."
@@ -201,8 +204,10 @@ def test_an_agent_with_hyphens_in_its_description_is_itself(harness: PoolHarness
         "Look into ${CLAUDE_PROJECT_DIR}.",
         "<!-- comment --> <system-reminder>x</system-reminder> {{y}}",
         "A long line of a prompt.\n" * 8000 + "End.",
+        "Two blanks  \nand a tab\t\n\n\u200bthe end",
+        "\x85Lines\r\nof\r\nWindows\x1c",
     ],
-    ids=["hyphens", "control", "variables", "project", "markup", "long"],
+    ids=["hyphens", "control", "variables", "project", "markup", "long", "blanks", "windows"],
 )
 def test_a_prompt_is_sent_exactly_as_it_is_written(harness: PoolHarness, prompt: str) -> None:
     async def main() -> None:

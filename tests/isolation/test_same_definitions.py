@@ -113,6 +113,18 @@ FILES: dict[str, bytes] = {
     "x.md": b"---\nname: tester\ndescription: d\n---\nBODY tester\n",
     "refused.md": b"---\nname: both\ndescription: d\nhooks: x\n---\nBODY refused\n",
 }
+CUT: dict[str, bytes] = {
+    "mid": b"---\nname: mid\ndescription: one --- two\ntools: Read\n---\nBODY\n",
+    "inside": b"---\nname: inside\ndescription: d\nnote: a---b\ntools: Read\n---\nBODY\n",
+    "comment": b"---\nname: comment\ndescription: d\n# -----\ntools: Read\n---\nBODY\n",
+    "block": b"---\nname: block\ndescription: |\n  a\n  ---\n  b\ntools: Read\n---\nBODY\n",
+    "quoted": b'---\nname: quoted\ndescription: "one --- two"\ntools: Read\n---\nBODY\n',
+    "crlf": b"---\r\nname: crlf\r\ndescription: d --- e\r\n---\r\nBODY \r\nmore\r\n",
+    "cr": b"---\rname: cr\rdescription: d\r---\rBODY\r",
+    "space": "---\xa0\f\n\nname: space\ndescription: d\n---\nBODY\t\n\u200bx\ufeff\n".encode(),
+    "bare": "---\nname: bare\ndescription: d\n---\n\x85BODY\x1c\n".encode(),
+}
+"""Files whose frontmatter ends inside a line, or that have odd white space."""
 CLASHES = [("B", "a"), ("a-b", "a/x"), ("a/x", "a0"), ("Z", "é"), ("_", "a"), ("😀", "￮")]
 
 
@@ -133,7 +145,7 @@ def write_definitions(agents: Path, elsewhere: Path) -> None:
         stem = file.partition("\n")[0]
         more = file.partition("\n")[2]
         write(agents / f"n-{stem}.md", definition(name, f"BODY n-{stem}", more))
-    for file, content in FILES.items():
+    for file, content in (FILES | {f"cut/{name}.md": text for name, text in CUT.items()}).items():
         write(agents / file, content)
     for number, clash in enumerate(CLASHES):
         for stem in clash:
@@ -262,7 +274,7 @@ COMPARED = {
     "shell": "tools: Bash, Grep, Glob, Read",
     "leader": "tools: Agent, Read",
     "quick": "tools: Read\nmodel: haiku",
-    "bare": "tools: []",
+    "blank": "tools: []",
 }
 """Definitions whose requests are compared; the one without a list of tools is the first."""
 MAIN_AGENT_STYLE_LANGUAGE = {"agent": "main", "outputStyle": "Mine", "language": "german"}
@@ -384,8 +396,9 @@ def test_tools_models_and_prompts_are_sent_as_claude_sends_them(
     folder = lay_out(tmp_path, "plain", harness.project.home)
     # Tools and models, odd files and names. The field `effort` counts for sub-agents only, so the
     # CLI's request has no trace of it; the other fields are not in a request.
-    chosen = [name for name in FIELDS if name.startswith(("t-", "m-", "y-"))]
+    chosen = [name for name in FIELDS if name.startswith(("t-", "m-"))]
     odd = ["dashes", "tail", "latin", "mark", "in", "Roads/Rails Planner", "../x", "Prüfer"]
+    odd += [name for name in CUT if name not in ("quoted", "cr")]
     # The first model of a process decides about a line in the description of its Bash.
     tasks = {name: harness.plan("done") for name in ["plain", *chosen, *odd]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,41 @@ def test_the_agents_of_another_project_are_listed_by_its_folder(
         assert spec.cwd == other
         with pytest.raises(AgentNotFound, match="helper"):
             await pool.check(TaskRequest("helper", "x"))
+
+    run(main())
+
+
+def test_the_version_of_the_agents_changes_with_servers_and_trust(
+    pool_project: PoolProject,
+) -> None:
+    pool_project.agent("caller", description="Calls.", mcpServers="[late]")
+    state = pool_project.home / ".claude" / ".claude.json"
+
+    async def main() -> None:
+        pool = pool_project.faulty()
+
+        async def usable() -> set[str]:
+            return {agent.name for agent in (await pool.agents()).usable}
+
+        versions = [await pool.agents_version()]
+        assert await usable() == {"tester"}
+        servers = {"mcpServers": {"late": {"command": "server"}}}
+        (pool_project.root / ".mcp.json").write_text(json.dumps(servers))
+        versions.append(await pool.agents_version())
+        assert await usable() == {"tester", "caller"}
+        pool_project.trust()
+        versions.append(await pool.agents_version())
+        settings = pool_project.root / ".claude" / "settings.json"
+        settings.write_text(json.dumps({"disabledMcpjsonServers": ["late"]}))
+        versions.append(await pool.agents_version())
+        state.write_text("{")
+        versions.append(await pool.agents_version())
+        assert len(set(versions)) == 5
+        # Claude Code notes many other things in its file, at each start.
+        state.write_text(json.dumps({"numStartups": 1}))
+        before = await pool.agents_version()
+        state.write_text(json.dumps({"numStartups": 2}))
+        assert await pool.agents_version() == before
 
     run(main())
 

@@ -15,7 +15,7 @@ launcher that `install` writes, and reads a JSON script with these keys:
         at      version, start, initialize, prompt, clear, interrupt, control, eof
         do      the name of a method of `Acts`, and its arguments beside it
         times   how often, all processes together; without it always
-        match   only for prompts that contain this text
+        match   only for prompts and control requests that contain this text
 
 Only the standard library is imported, and little of it, so that it starts in some milliseconds.
 """
@@ -63,6 +63,7 @@ FAULTS: dict[str, tuple[Act, ...]] = {
     "mode": ({"at": "start", "do": "vary", "field": "permissionMode"},),
     "cwd": ({"at": "start", "do": "vary", "field": "cwd"},),
     "other-agent": ({"at": "prompt", "do": "show_tools", "tools": ["Read", "Bash"], "times": 1},),
+    "claims-once": ({"at": "control", "do": "follow_claim", "match": "claim_session", "times": 1},),
     "dies-of-roles": ({"at": "control", "do": "exit", "code": 3, "match": "apply_flag_settings"},),
     "refuses-roles": (
         {
@@ -176,8 +177,8 @@ class Acts:
         """Part of the session id."""
         self.varying: set[str] = set()
         """Fields of the init frame that are different in each turn."""
-        self.tools: list[str] = []
-        """The tools in the next init frame."""
+        self.tools: list[str] | None = None
+        """The tools in the next init frame; None to leave them out."""
         self.is_busy = False
         """Each turn reports that the CLI works, and nothing that it is idle."""
 
@@ -302,6 +303,11 @@ class Acts:
         self.varying.add(field)
         return True
 
+    def follow_claim(self) -> bool:
+        """Work in the folder of this claim; without this act a claim changes nothing."""
+        self.flags.add("follows claim")
+        return True
+
     def show_tools(self, tools: list[str]) -> bool:
         """Report these tools at the start of this turn."""
         self.tools = tools
@@ -350,19 +356,22 @@ class FakeCLI:
         if self._play("version"):
             write(f"{self._script.version} (Claude Code)\n".encode())
 
-    def _play(self, at: str, text: str = "") -> bool:
+    def _play(self, at: str, text: str = "", more: str = "") -> bool:
         self._script.note(f"{at} {text.strip()}"[:200].rstrip())
         self._acts.begin()
         goes_on = True
-        for act in self._script.acts_at(at, text):
+        for act in self._script.acts_at(at, f"{text} {more}"):
             given = {k: v for k, v in act.items() if k not in ("at", "do", "times", "match")}
             goes_on &= getattr(self._acts, str(act["do"]))(**given)
         return goes_on
 
     def _on_control(self, request_id: str, request: dict[str, object]) -> None:
         kind = str(request["subtype"])
-        if not self._play(kind if kind in ("initialize", "interrupt") else "control", kind):
+        is_own = kind in ("initialize", "interrupt")
+        if not self._play(kind if is_own else "control", kind, json.dumps(request)):
             return
+        if "follows claim" in self._acts.flags and kind == "claim_session":
+            os.chdir(str(request["cwd"]))
         answer: dict[str, object] = {}
         if "rewinds" in self._acts.flags:
             self._messages.clear()
@@ -445,9 +454,9 @@ class FakeCLI:
             "model": "fake",
             "permissionMode": "bypassPermissions",
             "cwd": str(Path.cwd()),
-            "tools": self._acts.tools,
+            **({} if self._acts.tools is None else {"tools": self._acts.tools}),
         }
-        self._acts.tools = []
+        self._acts.tools = None
         told.update(dict.fromkeys(self._acts.varying, f"number {self._turns}"))
         frame = {"type": "system", "subtype": "init", "session_id": self._session_id, **told}
         version = {"claude_code_version": self._script.version}

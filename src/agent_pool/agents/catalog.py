@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from agent_pool.agents.claude_settings import AgentDenials, default_model
+from agent_pool.agents.claude_settings import AgentSettings
 from agent_pool.agents.definition import Agent, BrokenAgent, ParsedDefinition, load_definition
 from agent_pool.agents.files import FileCache, list_markdown_files
 from agent_pool.agents.names import normalize_name
@@ -18,17 +18,17 @@ from agent_pool.agents.prompt import (
     SkillLibrary,
     TextNotFound,
     compose_prompt,
-    runs_commands,
+    find_unsupported,
 )
 from agent_pool.errors import AgentNotFound, ConfigError
-from agent_pool.settings import Settings, claude_home
+from agent_pool.settings import Settings, claude_home, managed_agents
 from agent_pool.text import did_you_mean
 
 LoadedDefinition = ParsedDefinition | BrokenAgent
 NamedTexts = tuple[tuple[str, str], ...]
 """The (name, text) of each skill or expertise of an agent, in the order of its prompt."""
-PromptSources = tuple[ParsedDefinition, NamedTexts, NamedTexts, tuple[str, ...]]
-"""An agent's definition, skills, expertise and warnings: all that it is composed from."""
+AgentSources = tuple[ParsedDefinition, NamedTexts, NamedTexts, tuple[str, ...], str | None]
+"""An agent's definition, skills, expertise, warnings and the model that settings give to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,8 @@ class Catalog:
         self._skills = SkillLibrary(folders.skills, project, folders.commands)
         self._expertise = ExpertiseLibrary(folders.expertise)
         self._definitions = FileCache(load_definition)
-        self._composed: dict[Path, tuple[PromptSources, Agent]] = {}
-        self._denials = AgentDenials(settings.project_dir, environ)
-        self._default_model = default_model(environ)
+        self._composed: dict[Path, tuple[AgentSources, Agent]] = {}
+        self._claude_settings = AgentSettings(settings.project_dir, environ)
 
     @property
     def folders(self) -> SearchFolders:
@@ -127,7 +126,7 @@ class Catalog:
         That is when a file of one is added, removed or edited. No file is opened for it.
         """
         files = [file for folder in self.folders.agents for file in list_markdown_files(folder)]
-        stamps = (self._skills.stamp(), self._expertise.stamp(), self._denials.stamp())
+        stamps = (self._skills.stamp(), self._expertise.stamp(), self._claude_settings.stamp())
         return (tuple(files), *stamps)
 
     def _load_all(self) -> Iterator[LoadedDefinition]:
@@ -155,7 +154,7 @@ class Catalog:
             # A new exception each time: one that is raised again collects the tracebacks of all
             # its raises.
             raise ConfigError(str(one.error))
-        self._denials.check(one.name)
+        self._claude_settings.check(one.name)
         return self._note_others(self._compose(one), one, candidates)
 
     def _note_others(
@@ -186,7 +185,8 @@ class Catalog:
         draft = definition.agent
         skills, warnings = self._read_skills(definition)
         expertise = _read_texts(self._expertise, draft.expertise, definition)
-        sources = (definition, skills, expertise, warnings)
+        default_model = None if definition.names_model else self._claude_settings.default_model()
+        sources = (definition, skills, expertise, warnings, default_model)
         known = self._composed.get(draft.path)
         if known is not None and known[0] == sources:
             return known[1]
@@ -195,8 +195,8 @@ class Catalog:
             # The definition's own warning about `skills`, if it has one, comes first.
             reasons = "; ".join(filter(None, (draft.ignored.get("skills"), *warnings)))
             agent = replace(agent, ignored=MappingProxyType({**draft.ignored, "skills": reasons}))
-        if not definition.names_model and self._default_model:
-            agent = replace(agent, model=self._default_model)
+        if default_model:
+            agent = replace(agent, model=default_model)
         self._composed[draft.path] = (sources, agent)
         return agent
 
@@ -211,11 +211,7 @@ class Catalog:
                 # Claude Code leaves such a skill out (2.1.332).
                 warnings.append(f"left out: {error}")
         for name, text in skills:
-            if runs_commands(text):
-                warnings.append(
-                    f"the commands in the text of {name} (after `!`) are not run; the agent reads "
-                    "them as they are written"
-                )
+            warnings += find_unsupported(name, text)
         return tuple(skills), tuple(warnings)
 
     def _choose_or_report(self, candidates: Sequence[LoadedDefinition]) -> Agent | BrokenAgent:
@@ -272,8 +268,9 @@ class _FolderChoice:
         self._known: dict[tuple[bool, ...], SearchFolders] = {}
 
     def choose(self) -> SearchFolders:
-        """Return the folders; only those of a linked worktree can change."""
-        state = self._places.has_own("agents", "skills", "commands")
+        """Return the folders; only those of a linked worktree or an administrator can change."""
+        own = self._places.has_own("agents", "skills", "commands")
+        state = (*own, managed_agents().is_dir())
         if state not in self._known:
             self._known[state] = self._build()
         return self._known[state]
@@ -284,6 +281,9 @@ class _FolderChoice:
         # `agents_dir` is searched before the project's folders; `skills_dir` and `expertise_dir`
         # replace them.
         first = [settings.agents_dir] if settings.agents_dir else []
+        if managed_agents().is_dir():
+            # The administrator's agents win over all others of their names (2.1.332).
+            first.insert(0, managed_agents())
         skills = [settings.skills_dir] if settings.skills_dir else []
         # The user's skills come before the project's, other than the user's agents (2.1.332).
         skills += [user / "skills"]

@@ -21,8 +21,7 @@ from agent_pool.agents.fields import (
     parse_agent_name,
     to_canonical_json,
 )
-from agent_pool.agents.files import read_text
-from agent_pool.agents.prompt import trim_text
+from agent_pool.agents.files import read_text, use_line_feeds
 from agent_pool.errors import ConfigError
 
 
@@ -163,12 +162,14 @@ def load_definition(path: Path) -> ParsedDefinition | BrokenAgent | None:
     """
     name = path.stem
     try:
-        text = read_text(path)
+        # The line ends of the body are a part of the prompt (2.1.332).
+        text = read_text(path, keep_line_ends=True)
         block, body = frontmatter.split(text)
         if block is None:
             # Claude Code 2.1.332 skips every file without frontmatter. The pool reports it, because
             # the fault is often a missing `---`; only a README is expected to have no frontmatter.
             return None if name.lower() == "readme" else _report_no_frontmatter(path, text)
+        block = use_line_feeds(block)
         name = _guess_name(block, default=name)
         return _parse_definition(path, name, block, body)
     except FileNotFoundError:
@@ -206,10 +207,11 @@ def _parse_definition(
     path: Path, name: str, block: str, body: str
 ) -> ParsedDefinition | BrokenAgent:
     """Parse a file's frontmatter and body; raise ConfigError for frontmatter that is no YAML."""
+    cut = _describe_cut(block)
     try:
         front = frontmatter.parse(block)
     except frontmatter.FrontmatterError as error:
-        raise ConfigError(f"{path}:{error.line}: {error}") from None
+        raise ConfigError(f"{path}:{error.line}: {error}{cut and f'; {cut}'}") from None
     values = {"name": path.stem, "description": "", **_drop_nulls(front.values)}
     is_complete = "name" in front.values and bool(values["description"])
     fields: dict[str, Any] = {}
@@ -230,14 +232,27 @@ def _parse_definition(
     for key, doubts in _DOUBTS.items():
         if key in values and (reason := doubts(values[key])):
             ignored[key] = reason
+    if cut:
+        ignored["frontmatter"] = cut
     agent = Agent(
-        prompt=trim_text(body),
+        prompt=body,
         path=path,
         extra=_collect_extra(values),
         ignored=MappingProxyType(ignored),
         **fields,
     )
     return ParsedDefinition(agent, front.lines, is_complete, "model" in values)
+
+
+def _describe_cut(block: str) -> str:
+    """Return a warning if a block ends in the middle of a line; "" if it does not."""
+    line = frontmatter.find_cut(block)
+    if line is None:
+        return ""
+    return (
+        f"it ends at the `---` inside line {line}, as in Claude Code: the rest of that line and "
+        "all lines below belong to the prompt; write other characters there"
+    )
 
 
 def _drop_nulls(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from agent_pool.agents.names import check_agent_name, check_name
+from agent_pool.text import did_you_mean
 
 EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 PERMISSION_MODES: Final = (
@@ -32,6 +33,28 @@ WORKER_MEMORIES: Final = ("lean", "fast")
 MCP_TRANSPORTS: Final = ("stdio", "http", "sse", "ws")
 MAX_SHOWN_CHARACTERS: Final = 60
 """Longer values are cut in messages."""
+
+KNOWN_TOOLS: Final = frozenset(
+    {
+        *("Agent", "AskUserQuestion", "Bash", "BashOutput", "CronCreate", "CronDelete", "CronList"),
+        *("Edit", "EnterPlanMode", "EnterWorktree", "ExitPlanMode", "ExitWorktree", "Glob", "Grep"),
+        *("KillShell", "LS", "LSP", "ListAgents", "ListMcpResourcesTool", "Monitor", "MultiEdit"),
+        *("NotebookEdit", "NotebookRead", "PowerShell", "ProposeGoal", "PushNotification", "Read"),
+        *("ReadMcpResourceTool", "RemoteTrigger", "ReportFindings", "RunWorkflow", "SendMessage"),
+        *("ScheduleWakeup", "SetGoal", "Skill", "SlashCommand", "StructuredOutput", "Task"),
+        *(
+            "TaskCreate",
+            "TaskGet",
+            "TaskList",
+            "TaskOutput",
+            "TaskStop",
+            "TaskUpdate",
+            "TeamCreate",
+        ),
+        *("TeamDelete", "TodoWrite", "ToolSearch", "WebFetch", "WebSearch", "Workflow", "Write"),
+    }
+)
+"""Tools of Claude Code up to 2.1.332; some exist only in old versions, or with certain settings."""
 
 _TOOL = re.compile(r"[\w*][\w*.-]*(\(.*\))?")
 _TOOL_SEPARATOR = re.compile(r"[,\s]")
@@ -173,7 +196,19 @@ def doubtful_tools(value: Any) -> str:
         )
     dropped = [tool for tool in given if not (_can_be_tool(tool) and _can_exist(tool))]
     dropped += [json.dumps(item, default=str) for item in value if not isinstance(item, str)]
-    return f"no such tool: {', '.join(dropped)}" if dropped else ""
+    unknown = [tool for tool in given if tool not in dropped and not _is_known(tool)]
+    reasons = [f"no such tool: {', '.join(dropped)}"] if dropped else []
+    if unknown:
+        # A later version can have it: so it is left to Claude Code, which leaves out what it does
+        # not know, and refuses an agent of whose list nothing is left (2.1.332).
+        hint = did_you_mean(unknown[0], KNOWN_TOOLS)
+        reasons.append(f"not a tool of Claude Code, as far as known: {', '.join(unknown)}{hint}")
+    return "; ".join(reasons)
+
+
+def _is_known(tool: str) -> bool:
+    """Return whether a tool is one of `KNOWN_TOOLS`, or of an MCP server, or stands for all."""
+    return tool.partition("(")[0] in {*KNOWN_TOOLS, "*"} or tool.startswith("mcp__")
 
 
 def _parse_model(value: Any) -> str | None:

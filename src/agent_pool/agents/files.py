@@ -122,8 +122,12 @@ def _check_file(entry: os.DirEntry[str]) -> FileEntry | None:
     return None if stat.S_ISDIR(status.st_mode) else FileEntry(entry.path, make_signature(status))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, keep_line_ends: bool = False) -> str:
     """Read a UTF-8 text file; return it without a byte order mark and with LF line ends.
+
+    Args:
+        path: the file.
+        keep_line_ends: return other line ends as they are.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -137,6 +141,11 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise ConfigError(f"{path}:{line}: contains a NUL character; save the file as UTF-8 text")
+    return text if keep_line_ends else use_line_feeds(text)
+
+
+def use_line_feeds(text: str) -> str:
+    """Return a text whose lines end with LF only."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -24,10 +24,18 @@ MAX_OPEN_BRACKETS: Final = 200
 """Brackets open at the same time. ruamel.yaml's time grows with the square of their number: 1,000
 took 0.4 s, 3,000 took 3 s."""
 
-# Any line that begins with three dashes ends the block, and the rest of that line belongs to the
-# body (2.1.332).
-_FENCED = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?)^---[ \t]*\n?", re.DOTALL | re.MULTILINE)
-_OPENED = re.compile(r"\A---[ \t]*(?:\n|\Z)")
+WHITE_SPACE: Final = (
+    "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+"""The white space of JavaScript, which Claude Code removes around the body (2.1.332). Python's own
+has U+0085 and U+001C to U+001F too, and not U+FEFF."""
+_BLANK = f"[{WHITE_SPACE}]"
+# The first three dashes after the first line end the block, wherever they stand, and the rest of
+# their line belongs to the body (2.1.332).
+_FENCED = re.compile(rf"\A---{_BLANK}*?\n(?P<yaml>.*?)---", re.DOTALL)
+_BETWEEN_LINES = re.compile(r"\A---[ \t]*\n.*?^---[ \t]*\n?", re.DOTALL | re.MULTILINE)
+_OPENED = re.compile(rf"\A---{_BLANK}*?(?:\n|\Z)")
 _TABS_BEFORE_ITEM = re.compile(r"^\t+(?=- )", re.MULTILINE)
 _ONE_LINE = re.compile(r"(?P<key>[A-Za-z_-]+):\s+(?P<value>\S.*)")
 _NEEDS_QUOTES = re.compile(r"[!#%&*>@\[\]`{|}]|: ")
@@ -81,12 +89,29 @@ class Frontmatter:
 
 
 def split(text: str) -> tuple[str | None, str]:
-    """Split a file's text into the YAML between the two lines ``---`` and the text below.
+    """Split a text into the YAML between its first line ``---`` and the next ``---``, and the body.
 
-    The YAML is None if the file does not begin with such a block; then the whole text is returned.
+    The body is the rest, without white space around it. The YAML is None if the file does not
+    begin with such a block; then the whole text is returned.
     """
-    fenced = _FENCED.match(text)
-    return (fenced["yaml"], text[fenced.end() :]) if fenced else (None, text)
+    # Asked first, because the pattern is slow for many blank lines that no dashes follow.
+    fenced = _FENCED.match(text) if "---" in text[3:] else None
+    return (fenced["yaml"], text[fenced.end() :].strip(WHITE_SPACE)) if fenced else (None, text)
+
+
+def remove_fenced(text: str) -> str:
+    """Return the text below the frontmatter of a file that is none of Claude Code's own.
+
+    Only a line that begins with ``---`` ends the frontmatter there.
+    """
+    fenced = _BETWEEN_LINES.match(text)
+    return text[fenced.end() :] if fenced else text
+
+
+def find_cut(block: str) -> int | None:
+    """Return the line of a file in whose middle a block of `split` ends; None if it ends a line."""
+    last = block.rpartition("\n")[2]
+    return block.count("\n") + 2 if last else None
 
 
 def is_opened(text: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ _COMMAND: Final = re.compile(r"(?:^|\s)!`[^`]+`|^```!", re.MULTILINE)
 SKILL_FILE: Final = "SKILL.md"
 SKILL_DIR_VARIABLE: Final = "${CLAUDE_SKILL_DIR}"
 """A skill's text can refer to its own folder by this variable, as in Claude Code."""
+PROJECT_DIR_VARIABLE: Final = "${CLAUDE_PROJECT_DIR}"
+SESSION_VARIABLE: Final = "${CLAUDE_SESSION_ID}"
+"""Claude Code replaces these two as well in the texts of skills and commands (2.1.332)."""
 
 
 def compose_prompt(
@@ -46,8 +49,10 @@ def compose_prompt(
     """
     parts = [f"# Skill: {name}\n\n{text}" for name, text in skills]
     parts += [f"# Expertise: {name}\n\n{text}" for name, text in expertise]
+    if not parts:
+        return body
     if body:
-        parts.append(f"# Instructions\n\n{body}" if parts else body)
+        parts.append(f"# Instructions\n\n{body}")
     return "\n\n".join(part.rstrip() for part in parts)
 
 
@@ -147,7 +152,7 @@ class ExpertiseLibrary:
 
     def _load(self, path: Path) -> str:
         """Read the text at `path`; raise as `read`."""
-        return trim_text(frontmatter.split(read_text(path))[1])
+        return trim_text(frontmatter.remove_fenced(read_text(path)))
 
 
 class SkillLibrary(ExpertiseLibrary):
@@ -252,7 +257,8 @@ class SkillLibrary(ExpertiseLibrary):
 
     def _load(self, path: Path) -> str:
         # Claude Code replaces the arguments of the command, and an agent has none (2.1.332).
-        text = _ARGUMENTS.sub("", super()._load(path))
+        text = _ARGUMENTS.sub("", trim_text(frontmatter.split(read_text(path))[1]))
+        text = text.replace(PROJECT_DIR_VARIABLE, str(self._project_dir))
         if path.name != SKILL_FILE:
             return text
         place = self._describe_folder(path.parent)
@@ -297,6 +303,18 @@ def _read_head(path: Path) -> _Head:
     )
 
 
-def runs_commands(text: str) -> bool:
-    """Return whether a skill has commands whose output Claude Code would put into its text."""
-    return _COMMAND.search(text) is not None
+def find_unsupported(name: str, text: str) -> Iterator[str]:
+    """Yield a warning for each part of a skill that Claude Code would replace, but the pool not.
+
+    Args:
+        name: the name of the skill.
+        text: its text, as `SkillLibrary.read` returns it.
+    """
+    if _COMMAND.search(text):
+        yield (
+            f"the commands in the text of {name} (after `!`) are not run; the agent reads them as "
+            "they are written"
+        )
+    if SESSION_VARIABLE in text:
+        # A worker gets a new session at each `/clear`, and its prompt stays.
+        yield f"{SESSION_VARIABLE} in the text of {name} is not replaced"

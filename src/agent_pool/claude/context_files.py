@@ -16,13 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from agent_pool.claude.launch import LaunchConfig
-from agent_pool.settings import claude_home
+from agent_pool.settings import MANAGED_FOLDER, claude_home, managed_settings_files
 
-MANAGED: Final = (
-    Path("/etc/claude-code"),
-    Path("/Library/Application Support/ClaudeCode"),
-)
-"""The folders of an administrator's files: on Linux, on macOS."""
 IMPORT_DEPTH: Final = 5
 """A memory file can import others by ``@path``, to this depth."""
 
@@ -63,18 +58,18 @@ class ContextFiles:
         cwd = launch.cwd
         folders = (cwd, *cwd.parents)
         self._memory = [str(folder / name) for folder in folders for name in _MEMORY_FILES]
-        self._memory += [str(folder / "CLAUDE.md") for folder in (home, *MANAGED)]
+        self._memory += [str(folder / "CLAUDE.md") for folder in (home, MANAGED_FOLDER)]
         self._trees = [str(folder / ".claude" / name) for folder in folders for name in _TREES]
-        self._trees += [str(folder / name) for folder in (home, *MANAGED) for name in _TREES]
+        self._trees += [str(folder / name) for folder in (home, MANAGED_FOLDER) for name in _TREES]
         settings = (cwd / ".claude", home)
         self._settings = [str(folder / name) for folder in settings for name in _SETTINGS_FILES]
-        self._settings += [str(folder / "managed-settings.json") for folder in MANAGED]
         self._imports: dict[str, tuple[_Signature, tuple[str, ...]]] = {}
 
     def stamp(self) -> ContextStamp:
         """Return the stamp of the files as they are now; no file is read that did not change."""
         memory = [*self._memory_signatures(), *self._tree_signatures()]
-        return ContextStamp(_stamp(memory), _stamp(_signatures(self._settings)))
+        settings = [*self._settings, *map(str, managed_settings_files())]
+        return ContextStamp(_stamp(memory), _stamp(_signatures(settings)))
 
     def _memory_signatures(self) -> Iterator[tuple[str, _Signature]]:
         known = set(self._memory)

@@ -21,9 +21,14 @@ LEAN_FROM: Final = (2, 1, 330)
 its memory and needs 37 % more processor time. Up to 2.1.112 the npm package is a Node script, which
 would ignore the variables and pass them on."""
 
-LEAN_VARIABLES: Final = {"BUN_JSC_useBaselineJIT": "0"}
+LEAN_VARIABLES: Final = {
+    "BUN_JSC_useBaselineJIT": "0",
+    "BUN_JSC_forceRAMSize": str(256 << 20),
+}
 """Without the first tier of its compiler, the engine compiles no JavaScript at run time. `useJIT=0`
-saves 15 to 30 MiB more, but adds 70 to 90 % to the processor time of a task (2.1.332)."""
+saves 15 to 30 MiB more, but adds 70 to 90 % to the processor time of a task. On a machine of so
+few bytes of memory the engine collects garbage earlier: 40 MiB less after 200 tasks, for 5 to 14 %
+more processor time, and nothing where the model takes a second (2.1.332)."""
 OPTIONS: Final = "BUN_OPTIONS"
 
 _PRELOAD: Final = "--preload=data:"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agent_pool.errors import RemoteProtocolError, SpawnError, WorkerDied
+from agent_pool.errors import ConfigError, RemoteProtocolError, SpawnError, WorkerDied
 
 _ADVICE: Final = {
     "cannot be used with root": "run as another user, or set IS_SANDBOX=1 inside a sandbox",
@@ -79,6 +79,15 @@ def role_missed(label: WorkerLabel, problem: str) -> RemoteProtocolError:
     return RemoteProtocolError(
         f"{label} is not this agent: {problem}; its answer was discarded and the pool replaces it, "
         "try again"
+    )
+
+
+def tools_missing(label: WorkerLabel, tools: Sequence[str]) -> ConfigError:
+    """Build the error for an agent of whose list no tool exists."""
+    return ConfigError(
+        f"agent {label.agent!r}: no tool of its list exists: {', '.join(tools)}. Correct the field "
+        "tools of its definition; see that its MCP servers start and that no setting denies the "
+        "tools. Claude Code refuses such a sub-agent too"
     )
 
 

@@ -187,6 +187,7 @@ class LaunchConfig:
             self.version,
             memory=self.memory,
             role=role,
+            effort=(self.role and self.role.effort) or "",
             profile=self.profile,
             left_out=self.left_out,
         )

@@ -20,9 +20,15 @@ from typing import Any, Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.claude.process_tree import SERVER_MARK
-from agent_pool.claude.trust import project_entry, project_key, read_json, user_file
+from agent_pool.claude.trust import (
+    is_trusted,
+    project_entry,
+    project_key,
+    read_json,
+    user_file,
+)
 from agent_pool.errors import ConfigError
-from agent_pool.settings import claude_home
+from agent_pool.settings import claude_home, managed_settings_files
 from agent_pool.text import did_you_mean
 
 _VARIABLE: Final = re.compile(r"\$\{([^}]+)\}")
@@ -80,6 +86,17 @@ class McpConfig:
         whole = (tool_prefix(name) for name in without if name in inherited)
         started = {name: one for name, one in found.items() if name not in unused}
         return AgentServers(started, (*tools, *whole), off, unused)
+
+    def stamp(self) -> str:
+        """Return a text that changes when a server, or the trust in the folder, does.
+
+        It can hold secrets. Claude Code writes to its own file at every start, so the time of that
+        file is no measure.
+        """
+        try:
+            return json.dumps([*self._ambient(), is_trusted(self._project)], sort_keys=True)
+        except ConfigError as error:
+            return str(error)
 
     def _configured(
         self, agent: Agent, named: list[str], tools: list[str]
@@ -154,6 +171,7 @@ class McpConfig:
                 claude_home(self._project.environ) / "settings.json",
                 folder / "settings.json",
                 folder / "settings.local.json",
+                *managed_settings_files(),
             )
             places += [(path, read_json(path)) for path in files]
         return {

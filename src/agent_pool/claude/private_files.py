@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from agent_pool.errors import SpawnError
@@ -34,6 +35,23 @@ def write_private(path: Path, content: str) -> Path:
     except OSError as error:
         raise _not_written(path, error) from None
     return path
+
+
+def read_own(path: Path) -> str:
+    """Return the text of a file that only this user can have written.
+
+    Raises:
+        PermissionError: another user owns the file or its folder, or can write to one of them.
+        OSError: it cannot be read, or is a link.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    # A descriptor first: the checks then hold for what is read.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(handle, encoding="utf-8") as file:
+        for status in (os.fstat(handle), path.parent.stat()):
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                raise PermissionError(f"{path} can have been written by another user")
+        return file.read()
 
 
 def _make_folders(path: Path) -> None:

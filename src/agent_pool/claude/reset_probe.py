@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent_pool.agents import Agent
 from agent_pool.claude.launch import LaunchConfig
 from agent_pool.claude.offline import offline_environment
+from agent_pool.claude.private_files import read_own
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import compose_role
 from agent_pool.claude.watchdog_script import folder_prefix
@@ -153,11 +154,19 @@ class ResetProbe:
             return _does_not_forget(f"{_PROBE_FAILED}: {error!r}")
 
     def _read(self, key: str) -> ResetVerdict | None:
+        path = self._folder / f"{key}.json"
         try:
-            kept = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
-            return ResetVerdict.from_json(kept)
-        except (OSError, ValueError):  # ConfigError, for wrong JSON, is a ValueError too
+            kept = json.loads(read_own(path))
+            verdict = ResetVerdict.from_json(kept)
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:  # ConfigError, for wrong JSON, is a ValueError too
+            log.warning("the kept verdict %s is not used: %s", path, error)
+            return None
+        # Of exactly these types: a text such as "no" must not count as true.
+        fields = verdict.as_json().items()
+        is_exact = all(type(kept.get(name, value)) is type(value) for name, value in fields)
+        return verdict if is_exact else None
 
     def _keep(self, key: str, launch: LaunchConfig, verdict: ResetVerdict) -> None:
         if _PROBE_FAILED in verdict.reason:
@@ -165,6 +174,9 @@ class ResetProbe:
         kept = {"cli": launch.argv[0], "version": launch.version, **verdict.as_json()}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            # Others who can write here could say that a binary forgets. With some umasks a new
+            # folder is writable for a group.
+            self._folder.chmod(0o700)
             # Replaced in one step: another pool can read the file at the same moment.
             with tempfile.NamedTemporaryFile(
                 "w", dir=self._folder, delete=False, encoding="utf-8"

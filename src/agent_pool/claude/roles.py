@@ -91,8 +91,8 @@ def _tools(agent: Agent, settings: Settings, mcp_tools: Sequence[str] | None) ->
 
 def _yaml(value: Any) -> str:
     """Return a value as YAML, with no character that could end the frontmatter."""
-    # JSON is YAML too, whatever characters a value has. The CLI takes the first three hyphens
-    # before white space for the end of the block, also in the middle of a line (2.1.332).
+    # JSON is YAML too, whatever characters a value has. The CLI takes the first three hyphens for
+    # the end of the block, also in the middle of a line (2.1.332).
     return json.dumps(value).replace("---", r"\u002d" * 3)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from agent_pool.agents import Agent, Project
 from agent_pool.errors import ConfigError
-from agent_pool.settings import claude_home
+from agent_pool.settings import claude_home, managed_agents
 
 _TRUSTED: Final = "hasTrustDialogAccepted"
 
@@ -157,9 +157,11 @@ def _is_inline(entry: str) -> bool:
 
 
 def _is_of_user(agent: Agent, project: Project) -> bool:
-    """Check whether the file of an agent lies in a folder that the user has chosen."""
+    """Check whether the file of an agent lies in a folder that the user or root has chosen."""
     # First: the project can be the user's home, and then contains it.
     if agent.path.is_relative_to(claude_home(project.environ) / "agents"):
+        return True
+    if agent.path.is_relative_to(managed_agents()):
         return True
     # Every other folder belongs to the project, also one above it and that of the main checkout.
     chosen = project.settings.agents_dir

@@ -51,6 +51,7 @@ from agent_pool.claude.protocol.signals import (
     RoleMissed,
     Signal,
     StrayFinished,
+    ToolsMissing,
     TurnEvent,
     TurnFinished,
     UnknownRequest,
@@ -151,6 +152,7 @@ class Worker:
         self._listener: TurnListener | None = None
         self._permissions = PermissionRequests()
         self._result: TurnResult | None = None
+        self._is_refused = False  # the turn is not that of its role
         self._ready = asyncio.Event()
         self._turn_over = asyncio.Event()
         self._reset_over = asyncio.Event()
@@ -363,6 +365,7 @@ class Worker:
         self._turn_over.clear()
         self._result = None
         self._fault = None
+        self._is_refused = False
         self.open_tools.clear()
         # An idle worker is silent: only silence since the prompt is a stall.
         self.last_output = time.monotonic()
@@ -577,8 +580,9 @@ class Worker:
                 self._finish_turn(result)
             case StrayFinished():
                 self._on_stray()
-            case RoleMissed(problem):
-                self.fail_turn(failures.role_missed(self.label, problem))
+            case RoleMissed() | ToolsMissing():
+                self._is_refused = True
+                self.fail_turn(self._error_of(signal))
             case (
                 Initialized()
                 | Configured()
@@ -596,6 +600,11 @@ class Worker:
             case UnknownRequest():
                 # Answered because the CLI waits for it; new versions can ask for new things.
                 self._answer(lambda: self._session.refuse_request(signal))
+
+    def _error_of(self, signal: RoleMissed | ToolsMissing) -> AgentPoolError:
+        if isinstance(signal, RoleMissed):
+            return failures.role_missed(self.label, signal.problem)
+        return failures.tools_missing(self.label, signal.tools)
 
     def _event_of(self, signal: Signal) -> asyncio.Event:
         match signal:
@@ -625,7 +634,8 @@ class Worker:
 
     def _finish_turn(self, result: TurnResult) -> None:
         self.note = ""
-        self._result = result
+        # The result can come before the caller wakes up with the error (both in one read).
+        self._result = None if self._is_refused else result
         self.spend += result.spend
         # Before the caller is woken: its figures must be there when `invoke` returns.
         self._on_spend(result.spend)

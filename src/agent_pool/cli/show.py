@@ -68,6 +68,7 @@ async def _as_json(pool: PoolAPI, name: str, *, measure: bool) -> dict[str, Any]
         "cwd": launch.cwd,
         "env": dict(launch.env),
         "role": launch.role,
+        "effort": launch.effort,
         "profile": launch.profile,
         "left_out": dict(launch.left_out),
         **({"size": _size_as_json(size)} if size else {}),
@@ -115,6 +116,8 @@ def _print_launch(agent: AgentInfo, launch: LaunchSpec) -> None:
         ("Folder", launch.cwd),
         ("Environment", variables),
         *((("Role, taken after the start", launch.role.rstrip()),) if launch.role else ()),
+        # A setting of the process: in a definition it has no effect on a main agent (2.1.332).
+        *((("Effort, set with the role", launch.effort),) if launch.effort else ()),
         (f"System prompt ({len(launch.prompt):,} characters)", launch.prompt),
     ):
         out.print(Text(heading, style="bold"))

@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 from agent_pool.agents import Agent, Projects
 from agent_pool.api import BatchItem, OnEvent, OnPermission
 from agent_pool.claude.launch import LaunchConfig, refuse_nesting
+from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.claude.prompt_size import measure_prompt
 from agent_pool.claude.reset_probe import ResetProbe
 from agent_pool.errors import AgentPoolError, PoolClosed, TaskCancelled
@@ -338,10 +339,11 @@ class AgentPool:
         return list_agents(self._projects.get(project))
 
     async def agents_version(self, *, project: str | None = None) -> str:
-        catalog = self._projects.get(project).catalog
-        # In a thread: folders can be slow, and a stamp opens no file and changes no state.
-        stamp = await asyncio.to_thread(catalog.stamp)
-        return hashlib.sha256(repr(stamp).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        found = self._projects.get(project)
+        # In a thread: folders can be slow, and a stamp changes no state. An agent can become usable
+        # by a server that is added later.
+        stamps = await asyncio.to_thread(lambda: (found.catalog.stamp(), McpConfig(found).stamp()))
+        return hashlib.sha256(repr(stamps).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     async def launch_spec(self, agent: str, *, project: str | None = None) -> LaunchSpec:
         found = self._find(agent, project)

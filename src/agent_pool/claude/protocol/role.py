@@ -74,6 +74,17 @@ class Role:
             return f"it has {', '.join(sorted(surplus))}, which its agent does not name"
         return ""
 
+    def missing_tools(self, init: Frame) -> list[str]:
+        """Return the tools that the role names if the process of this frame has none at all.
+
+        Claude Code drops each name that no tool has, and refuses a sub-agent for which no tool is
+        left (2.1.332). A main agent works without tools then.
+        """
+        # A list of which `disallowedTools` leaves nothing is accepted there as well.
+        if not self.tools or init.get("tools") != [] or self.tools & self.without:
+            return []
+        return sorted(self.tools)
+
 
 def plain_tool(tool: str) -> str:
     """Return a tool's name without its rule, and by its present name."""

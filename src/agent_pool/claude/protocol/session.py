@@ -46,6 +46,7 @@ from agent_pool.claude.protocol.signals import (
     RoleMissed,
     Signal,
     StrayFinished,
+    ToolsMissing,
     TurnFinished,
     UnknownRequest,
 )
@@ -493,6 +494,11 @@ class Session:
         if problem:
             self.taint(f"it is not its agent: {problem}")
             emit(RoleMissed(problem))
+        elif missing := self.role.missing_tools(frame) if self.role is not None else []:
+            if any(tool.startswith("mcp__") for tool in missing):
+                # A new process starts its MCP servers once more.
+                self.taint("its MCP servers offer no tool that its agent names")
+            emit(ToolsMissing(tuple(missing)))
 
     def _problem_of_turn(self, frame: Frame) -> str:
         """Return how a turn differs from the agent and the folder of this session; else empty."""

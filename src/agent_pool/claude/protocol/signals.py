@@ -46,6 +46,13 @@ class RoleMissed:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolsMissing:
+    """No tool that the role names exists; the turn must not go on."""
+
+    tools: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TurnFinished:
     """The prompt that was sent has its result."""
 
@@ -116,6 +123,7 @@ Signal = (
     | Configured
     | ConfigureFailed
     | RoleMissed
+    | ToolsMissing
     | TurnFinished
     | StrayFinished
     | ResetFinished
