@@ -2,6 +2,7 @@
 
     python3 -I launch.py            for Claude Code: the MCP server on stdin and stdout
     python3 -I launch.py install    only the installation, with its messages on stdout
+    python3 -I launch.py command …  the command line, from the installed environment
 
 The server gets a virtual environment of its own in CLAUDE_PLUGIN_DATA, made with uv if it is
 installed, otherwise with venv and pip. This folder is installed into it as "editable", so the code
@@ -60,6 +61,18 @@ def main() -> NoReturn:
         refuse(f"agent-pool cannot start: {error}")
 
 
+def run_command(arguments: list[str]) -> NoReturn:
+    """Become the command line of an installed environment; exit with 1 if there is none."""
+    for folder in data_folders():
+        place = Place(folder, ROOT)
+        if place.is_ready():
+            os.execv(place.python, [str(place.python), "-I", "-m", "agent_pool", *arguments])
+    sys.exit(
+        "agent-pool: not installed yet. The plugin's server installs it at its first start, which "
+        "takes up to a minute; try again then. /mcp shows whether the server runs."
+    )
+
+
 class LaunchError(Exception):
     """A problem that the user can correct."""
 
@@ -93,6 +106,13 @@ def data_folder() -> Path:
         return Path(named)
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "agent-pool" / "plugin"
+
+
+def data_folders() -> list[Path]:
+    """Return the folders in which the server of this plugin can have installed itself."""
+    # The Bash tool does not name the data folder, whose name depends on the marketplace.
+    home = os.environ.get("CLAUDE_CONFIG_DIR") or "~/.claude"
+    return [data_folder(), *(Path(home).expanduser() / "plugins" / "data").glob("*")]
 
 
 def wait_for_installation(place: Place) -> None:
@@ -173,8 +193,9 @@ def discovery() -> dict[str, Any]:
 
 
 def tool_list() -> dict[str, Any]:
-    """Return the tools that the server will have."""
-    tools = json.loads(Path(__file__).with_name("tools.json").read_text(encoding="utf-8"))
+    """Return the tools that the server will have; it lists the agents as soon as it runs."""
+    file = ROOT / "src" / "agent_pool" / "mcp" / "tools.json"
+    tools = json.loads(file.read_text(encoding="utf-8"))
     return {"resultType": "complete", "tools": tools, "cacheScope": "private", "ttlMs": 0}
 
 
@@ -182,7 +203,9 @@ def refuse(problem: str) -> NoReturn:
     """Answer every request with the problem, until Claude Code closes stdin."""
     for line in sys.stdin.buffer:
         request = parsed(line)
-        if "method" in request and "id" in request:
+        if not request and line.strip():
+            reply(request, error={"code": -32700, "message": "Parse error: not a JSON object"})
+        elif "method" in request and "id" in request:
             reply(request, error={"code": -32603, "message": problem})
     sys.exit(1)
 
@@ -191,7 +214,7 @@ def parsed(line: bytes) -> dict[str, Any]:
     """Parse a line as a message; return an empty one if it is no message."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}
 
@@ -309,4 +332,6 @@ def remove_unused(place: Place) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["command"]:
+        run_command(sys.argv[2:])
     install() if sys.argv[1:] == ["install"] else main()

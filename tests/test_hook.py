@@ -96,8 +96,9 @@ def test_defined_agent_is_denied_and_the_pool_tool_is_named(
             "permissionDecisionReason": (
                 'The agent "code-reviewer" runs in agent-pool, not in the Agent tool. Call '
                 'mcp__agent-pool__invoke with agent="code-reviewer" and the whole prompt as task. '
-                "If this tool does not exist, its MCP server is not connected: ask the user to "
-                "check /mcp."
+                "If this tool does not exist, its MCP server can still be starting: try again in "
+                "some seconds. If it does not exist then either, the server is not connected: ask "
+                "the user to check /mcp."
             ),
         }
     }

@@ -46,6 +46,7 @@ ROOMS: dict[str, set[str]] = {
 LATE = {
     ("claude", "loopback"): "the reset probe runs a binary against the offline model",
     ("cli", "mcp"): "`agent-pool serve` starts the other face",
+    ("mcp", "hook"): "the early list of tools finds the agents' files as the hook does",
 }
 """Imports that are allowed inside a function only, and why."""
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, get_result_text
-from agent_pool.mcp.tools import declare
+from agent_pool.mcp.tool_list import read_tools
+from agent_pool.mcp.tools import static_tools
 from support.environment import real_cli
-from support.fake_pool import make_agent_list
 from support.plugin_launcher import ANSWER_TIMEOUT, ROOT, PluginMachine, executable
 from support.project import TempProject
 
@@ -54,21 +54,22 @@ def test_claude_code_validates_the_plugin_without_any_problem(project: TempProje
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_marketplace_entry_has_an_icon_and_the_install_command() -> None:
+    (entry,) = manifest(".claude-plugin/marketplace.json")["plugins"]
+    assert "claude plugin install agent-pool --marketplace" in entry["description"]
+    plugin = ROOT / entry["source"]
+    icon = json.loads((plugin / ".claude-plugin/plugin.json").read_text(encoding="utf-8"))["icon"]
+    assert (plugin / icon).read_text(encoding="utf-8").startswith("<svg ")
+
+
 def test_plugin_and_package_have_one_version() -> None:
     package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert manifest(".claude-plugin/plugin.json")["version"] == package["version"]
 
 
-def test_launcher_declares_the_same_tools_as_the_server() -> None:
-    announced = json.loads((PLUGIN / "tools.json").read_text(encoding="utf-8"))
-    declared = [
-        tool.model_dump(mode="json", by_alias=True, exclude_none=True)
-        for tool in declare(make_agent_list())
-    ]
-    for tools in (announced, declared):
-        # Here the server lists the agents, which the launcher does not know.
-        del tools[0]["description"], tools[0]["inputSchema"]["properties"]["agent"]["description"]
-    assert announced == declared
+def test_early_tools_are_those_that_the_server_declares() -> None:
+    # After a change of a tool: python scripts/tools_file.py
+    assert read_tools() == static_tools()
 
 
 def test_launcher_can_be_parsed_by_the_oldest_supported_python() -> None:
@@ -95,7 +96,16 @@ def test_launcher_lists_tools_while_installing_and_becomes_the_server(
     }
     assert listed["id"] == 2
     names = [tool["name"] for tool in listed["result"]["tools"]]
-    assert names == ["invoke", "invoke_many", "warmup", "list", "stats", "reset"]
+    assert names == [
+        "invoke",
+        "invoke_many",
+        "agents",
+        "read_answer",
+        "warmup",
+        "list",
+        "stats",
+        "reset",
+    ]
     server = {"method": "tools/call", "pid": launch.process.pid}
     assert called == {
         "id": 3,
@@ -229,6 +239,18 @@ def test_every_request_gets_the_reason_for_a_failed_installation(
     assert list(machine.data.glob("*/complete")) == []
 
 
+def test_command_says_that_it_is_not_installed_yet(machine: PluginMachine) -> None:
+    done = subprocess.run(
+        [str(machine.plugin / "bin" / "agent-pool"), "doctor"],
+        env=machine.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=ANSWER_TIMEOUT,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not installed yet. The plugin's server installs it at its first start" in done.stderr
+
+
 def test_launcher_reports_that_its_data_folder_cannot_be_used(machine: PluginMachine) -> None:
     machine.data.write_text("a file")
     message = machine.start().ask(DISCOVER)["error"]["message"]
@@ -265,6 +287,7 @@ def test_first_session_delegates_to_the_pool_and_to_native_agents(
         ToolUseBlock("Agent", {**delegate, "subagent_type": "code-reviewer"}),
         ToolUseBlock(f"{TOOL}invoke", {"agent": "code-reviewer", "task": "look"}),
         ToolUseBlock("Agent", {**delegate, "subagent_type": "general-purpose"}),
+        ToolUseBlock("Bash", {"command": "agent-pool --version"}),
     ]
     seen: list[str] = []
 
@@ -290,7 +313,8 @@ def test_first_session_delegates_to_the_pool_and_to_native_agents(
             timeout=90,
         )
     assert done.stdout.strip() == "the end", done.stdout + done.stderr
-    denied, invoked, native = seen
+    denied, invoked, native, version = seen
+    assert version.startswith("agent-pool, version ")
     assert f'Call {TOOL}invoke with agent="code-reviewer" and the whole prompt' in denied
     assert invoked == "the pool's answer"
     assert "the subagent's answer" in native

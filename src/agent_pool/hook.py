@@ -74,7 +74,8 @@ def check_call(call: dict[str, Any], environ: Mapping[str, str], server: str) ->
     return (
         f'The agent "{name}" runs in agent-pool, not in the {call["tool_name"]} tool. Call '
         f'{tool} with agent="{name}" and the whole prompt as task. If this tool does not exist, '
-        "its MCP server is not connected: ask the user to check /mcp."
+        "its MCP server can still be starting: try again in some seconds. If it does not exist "
+        "then either, the server is not connected: ask the user to check /mcp."
     )
 
 

@@ -73,6 +73,22 @@ def _hooks(settings: dict[str, Any]) -> dict[str, Any]:
     return {**json.loads(HAND_WRITTEN)["hooks"], "PreToolUse": ours}
 
 
+@pytest.mark.parametrize("others", [HAND_WRITTEN, '{"permissions": {"allow": ["Read"]}}', "{}\n"])
+def test_uninstall_also_takes_back_the_rule_of_install_allow(
+    project: TempProject, others: str
+) -> None:
+    write(settings_file(project, "project"), others)
+    before = files(project)
+    options = ("--scope", "project", "--allow")
+    assert states(project, "install", *options) == ["done", "done", "done"]
+    settings = json.loads(settings_file(project, "project").read_bytes())
+    assert settings["permissions"]["allow"][-1] == "mcp__agent-pool"
+    assert "PreToolUse" in settings["hooks"]
+    assert states(project, "install", *options) == ["unchanged", "unchanged", "unchanged"]
+    assert states(project, "uninstall", "--scope", "project") == ["done", "done", "done"]
+    assert files(project) == before
+
+
 def test_uninstall_removes_the_files_that_install_created(project: TempProject) -> None:
     before = sorted(path.name for path in project.root.rglob("*"))
     assert states(project, "install", "--scope", "project") == ["done", "done"]

@@ -60,15 +60,18 @@ def test_ended_call_is_removed_after_its_retention_time() -> None:
     run(main())
 
 
-def test_full_store_removes_ended_calls_but_keeps_running_ones() -> None:
+def test_full_store_removes_fetched_calls_but_keeps_all_others() -> None:
     async def main() -> None:
         calls = ConnectionCalls(most=2)
         ended, running = calls.add(quick), calls.add(endless)
         await ended.wait_for_client()
+        with pytest.raises(TooManyCalls, match="1 are running, 1 have ended and their"):
+            calls.add(endless)
+        ended.is_fetched = True
         newest = calls.add(endless)
         assert calls.find(ended.id) is None
         assert calls.find(running.id) is running
-        with pytest.raises(TooManyCalls, match="2 calls of this client are still running"):
+        with pytest.raises(TooManyCalls, match="2 are running, 0 have ended"):
             calls.add(endless)
         assert calls.find(newest.id) is newest
         calls.cancel_all()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, echo, get_result_text
+from support.cli_runner import agent_pool
 from support.environment import real_cli
 from support.mcp_server import LivenessSocket, ServerProject
 from support.model_scripts import TaskBarrier
@@ -39,7 +40,9 @@ class DelegationModel:
         return "reported"
 
 
-def claude_code(project: ServerProject) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+def claude_code(
+    project: ServerProject, *options: str
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     program, *arguments = project.command
     server = {"command": program, "args": arguments}
     return project.start(
@@ -49,7 +52,7 @@ def claude_code(project: ServerProject) -> AbstractAsyncContextManager[asyncio.s
         "--mcp-config",
         json.dumps({"mcpServers": {"agent-pool": server}}),
         "--strict-mcp-config",
-        "--dangerously-skip-permissions",
+        *(options or ("--dangerously-skip-permissions",)),
     )
 
 
@@ -113,6 +116,22 @@ def test_permission_is_denied_and_reported_if_claude_code_cannot_ask(
         assert "Bash: the question was closed without an answer" in shown
         assert "permissionMode" in shown
         assert not (project.root / "made.txt").exists()
+
+    run(main())
+
+
+def test_pool_tools_run_without_a_question_after_install_allow(tmp_path: Path) -> None:
+    async def main() -> None:
+        model = DelegationModel(echo)
+        async with LoopbackAPI(model) as api:
+            project = ServerProject(tmp_path, api)
+            done = await asyncio.to_thread(agent_pool, project, "install", "--no-hook", "--allow")
+            assert done.returncode == 0, done.stderr
+            async with claude_code(project, "--permission-mode", "default") as caller:
+                stdout, _ = await caller.communicate()
+                assert (stdout, caller.returncode) == (b"reported\n", 0)
+        (result,) = model.caller_saw
+        assert not result.get("is_error")  # without the rule Claude Code denies the call
 
     run(main())
 

@@ -67,7 +67,7 @@ def called(request: ModelRequest) -> set[str]:
     return {block["name"] for block in blocks if block["type"] == "tool_use"}
 
 
-RIGHT, ENTER = "\x1b[C", "\r"
+ENTER = "\r"
 
 
 def test_person_at_the_terminal_permits_a_tool_for_the_agent(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_person_at_the_terminal_permits_a_tool_for_the_agent(tmp_path: Path) -> 
             async with interactive(project, "delegate it") as terminal:
                 while not permitted.is_set():
                     asked.clear()
-                    # Open the choice, take the first, accept. Without a form these keys do nothing.
-                    for key in (RIGHT, ENTER, ENTER):
+                    # Keep the default, accept. Without a form these keys do nothing.
+                    for key in (ENTER, ENTER):
                         await asyncio.sleep(0.5)
                         if asked.is_set():  # a new form: without the first key it is refused again
                             break

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from agent_pool import ConfigError, TaskRequest, TaskResult, ToolUse
+from agent_pool import ConfigError, Queued, TaskRequest, TaskResult, ToolUse
 from agent_pool.api import OnEvent
 from agent_pool.mcp.server import build_server
 from support.fake_pool import FakePool, make_result
@@ -139,7 +139,7 @@ def test_progress_lines_name_the_task_and_their_numbers_grow(era: str) -> None:
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             lines.append((progress, message))
-            if message == "2/2 b: Bash: make":
+            if message == "1 running, 1 waiting | 2/2 b: Bash: make":
                 received.set()
 
         async with connected(build_server(FakePool(working)), era) as client:
@@ -147,6 +147,38 @@ def test_progress_lines_name_the_task_and_their_numbers_grow(era: str) -> None:
                 "invoke_many", tasks(("a", "one"), ("b", "two")), progress_callback=on_progress
             )
         assert [number for number, _ in lines] == sorted({number for number, _ in lines})
+
+    run(main())
+
+
+def test_progress_shows_in_which_state_every_task_is(era: str) -> None:
+    async def main() -> None:
+        lines: list[str | None] = []
+        gates = {name: asyncio.Event() for name in "abcd"}
+
+        async def working(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+            on_event(
+                Queued(1, agent="d") if agent == "d" else ToolUse("1", "Bash", {"command": "make"})
+            )
+            await gates[agent].wait()
+            if agent == "b":
+                raise ConfigError("no")
+            return make_result(agent)
+
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            lines.append(message)
+            match message:
+                case "3 running, 1 waiting | 4/4 d waits for a worker, place 1 in the queue":
+                    gates["a"].set()
+                case "2 running, 1 waiting, 1 done | 1/4 a: done":
+                    gates["b"].set()
+                case "1 running, 1 waiting, 1 done, 1 failed | 2/4 b: failed":
+                    gates["c"].set()
+                    gates["d"].set()
+
+        async with connected(build_server(FakePool(working)), era) as client:
+            given = tasks(*((name, "work") for name in "abcd"))
+            await client.call_tool("invoke_many", given, progress_callback=on_progress)
 
     run(main())
 

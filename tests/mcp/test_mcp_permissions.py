@@ -73,9 +73,7 @@ def test_person_decides_each_permission_request_separately(era: str) -> None:
     person = ElicitedAnswers("allow once", "deny", "decline", "decline")
     answer = invoked(era, person, ["Bash", "Write", "Edit", "Read"])
     assert text_of(answer) == "reviewer did look, permitted ['Bash']"
-    assert person.asked[0] == (
-        'The agent reviewer asks for permission to use Bash:\n{"for": "look"}'
-    )
+    assert person.asked[0] == ("The agent reviewer asks for permission to use Bash:\n| for: look")
     assert answer.meta is not None
     assert [row["tool"] for row in answer.meta["agent-pool/refused"]] == ["Write", "Edit", "Read"]
 
@@ -283,21 +281,43 @@ def test_client_can_be_asked_only_if_it_supports_forms(
 # Elicitations and their answers
 
 
-@given(st.dictionaries(st.text(), st.text()), st.text())
-def test_elicitation_message_is_short_and_has_at_most_two_lines(
+@given(st.dictionaries(st.text() | st.just("command"), st.text()), st.text())
+def test_elicitation_message_is_short_and_marks_each_line_of_input(
     given: dict[str, str], tool: str
 ) -> None:
     message = permission_form(PermissionRequest("reviewer", tool, given, tool)).message
     assert len(message) < MAX_INPUT_SHOWN + 500
-    assert len(message.splitlines()) <= 2
+    first, *rest = message.splitlines()
+    assert first.startswith("The agent reviewer asks for permission to use ")
+    assert all(line.startswith("| ") for line in rest)
     message.encode()
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"command": "cat <<'E'\n\"two\"\nE", "description": "d"}, ["cat <<'E'", '"two"', "E"]),
+        ({"command": "ls", "timeout": 5}, ["ls", "timeout: 5"]),
+        ({"file_path": "/x", "edits": [{"a": 1}]}, ["file_path: /x", 'edits: [{"a": 1}]']),
+        ({}, []),
+    ],
+)
+def test_elicitation_shows_a_command_as_text(given: dict[str, Any], shown: list[str]) -> None:
+    message = permission_form(PermissionRequest("reviewer", "Bash", given)).message
+    assert message.splitlines()[1:] == [f"| {line}" for line in shown]
+
+
+def test_elicitation_has_permission_for_once_as_its_default() -> None:
+    schema = permission_form(PermissionRequest("reviewer", "Bash", {})).requested_schema
+    decision = schema["properties"]["decision"]
+    assert decision["default"] == decision["enum"][0] == "allow once"
 
 
 def test_elicitation_message_counts_the_characters_that_are_not_shown() -> None:
     message = permission_form(
         PermissionRequest("reviewer", "Bash", {"command": "x" * 5000})
     ).message
-    assert message.endswith("… and 1015 characters that are not shown")
+    assert message.endswith("… and 1002 characters that are not shown")
 
 
 @pytest.mark.parametrize(

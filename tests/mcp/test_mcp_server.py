@@ -21,7 +21,7 @@ from support.fake_pool import (
 from support.mcp_client import ERAS, connected, find_tool, listening, text_of
 from support.waiting import run
 
-TOOLS = ["invoke", "invoke_many", "warmup", "list", "stats", "reset"]
+TOOLS = ["invoke", "invoke_many", "agents", "read_answer", "warmup", "list", "stats", "reset"]
 
 pytestmark = pytest.mark.parametrize("era", ERAS)
 
@@ -39,7 +39,7 @@ def test_the_tools_are_declared_without_structured_output(era: str) -> None:
                 }
             hints = {name: tool.annotations for name, tool in tools.items()}
             read_only = [name for name, hint in hints.items() if hint and hint.read_only_hint]
-            assert read_only == ["list", "stats"]
+            assert read_only == ["agents", "read_answer", "list", "stats"]
 
     run(main())
 
@@ -78,8 +78,20 @@ def test_invoke_description_stays_within_the_limit_for_many_agents(era: str) -> 
         pool.definitions.found = [make_agent(f"agent-{n}", "word " * 100) for n in range(40)]
         async with connected(build_server(pool), era) as client:
             description = (await find_tool(client, "invoke")).description or ""
-            assert len(description) <= 2048
+            assert len(description) <= 4096
             assert all(f"- agent-{n}" in description for n in range(40))
+
+    run(main())
+
+
+def test_agents_tool_returns_the_agents_that_a_query_means(era: str) -> None:
+    async def main() -> None:
+        pool = FakePool()
+        pool.definitions.found = [make_agent("reviewer"), make_agent("writer", "Writes.")]
+        async with connected(build_server(pool), era) as client:
+            for query, found in ({}, 2), ({"query": "writes"}, 1), ({"query": "no"}, 0):
+                text = text_of(await client.call_tool("agents", query))
+                assert text.count("\n- ") == found
 
     run(main())
 

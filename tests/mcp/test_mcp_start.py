@@ -25,6 +25,7 @@ from mcp_types import (
     ErrorData,
     JSONRPCError,
     JSONRPCMessage,
+    JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
     jsonrpc_message_adapter,
@@ -32,13 +33,14 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS, SUPPORTED_PROTOCOL_VERSIONS
 
 from agent_pool.loopback import LoopbackAPI
+from agent_pool.mcp.agent_list import AgentNames
 from agent_pool.mcp.greeting import MAX_GREETING, MAX_GREETINGS, NEWEST, VERSIONS, Greeter
-from agent_pool.mcp.server import build_server, initialization_options
+from agent_pool.mcp.server import EarlyList, build_server, initialization_options
 from agent_pool.mcp.stdio import UnansweredOnly
 from support.fake_pool import FakePool
 from support.json_lines import as_lines
 from support.mcp_client import modern_request
-from support.mcp_server import ServerProject
+from support.mcp_server import ServerProcess, ServerProject
 from support.waiting import TEST_TIMEOUT, run
 
 CLAUDE_CODE = {
@@ -173,7 +175,7 @@ def test_greeter_stops_at_a_message_that_is_no_plain_greeting(message: Any) -> N
     assert greeter.has_ended
 
 
-# For the SDK a carriage return ends a line.
+# A carriage return is white space in JSON; the greeter leaves such a line to the server.
 CR = json.dumps(discover()).encode().replace(b" ", b"\r")
 
 
@@ -253,7 +255,8 @@ class LoadingGate:
         path = tmp_path / "gate"
         os.mkfifo(path)
         self._gate = os.open(path, os.O_RDWR)  # read and write, so that no side waits to open it
-        project.env |= {"GATE": str(path), "PYTHONPATH": str(stand_in.parent)}
+        places = os.pathsep.join([str(stand_in.parent), project.env["PYTHONPATH"]])
+        project.env |= {"GATE": str(path), "PYTHONPATH": places}
 
     def open(self) -> None:
         os.write(self._gate, b"open\n")
@@ -298,7 +301,7 @@ MODERN = [
     discover(4),
 ]
 ERAS = pytest.mark.parametrize(
-    ("messages", "early"), [(LEGACY, [1]), (MODERN, ["probe", 1])], ids=["legacy", NEWEST]
+    ("messages", "early"), [(LEGACY, [1, 2]), (MODERN, ["probe", 1])], ids=["legacy", NEWEST]
 )
 
 
@@ -403,8 +406,9 @@ def test_child_processes_cannot_read_the_input_of_the_server() -> None:
         "opening = Opening()\n"
         "assert subprocess.run(['cat'], capture_output=True, check=True).stdout == b''\n"
         "assert os.read(0, 1) == b''\n"
-        "stdin, answered = opening.hand_over()\n"
-        "print(stdin.read(), answered)\n"
+        "opening.read_agents(None)\n"
+        "stdin, greeter = opening.hand_over()\n"
+        "print(stdin.read(), greeter.answered)\n"
     )
     words = "some words, more than are read at once\n" * 10_000
     assert run_python(code, words) == f"{words} []\n"
@@ -413,7 +417,7 @@ def test_child_processes_cannot_read_the_input_of_the_server() -> None:
 def test_server_takes_over_even_if_the_client_sends_no_message() -> None:
     code = (
         "from agent_pool.mcp.opening import Opening\n"
-        "stdin, answered = Opening().hand_over()\n"
+        "stdin, greeter = Opening().hand_over()\n"
         "print('taken over', flush=True)\n"
         "print(stdin.readline(), end='')\n"
     )
@@ -441,15 +445,145 @@ def test_only_the_first_server_answer_to_a_greeting_is_dropped() -> None:
             JSONRPCResponse(jsonrpc="2.0", id=1, result={}),
             JSONRPCError(jsonrpc="2.0", id="a", error=ErrorData(code=1, message="no")),
             JSONRPCResponse(jsonrpc="2.0", id=1, result={"again": True}),
+            confirmation("listen:0"),
+            confirmation("listen:0"),
+            confirmation("listen:1"),
         ]
-        async with UnansweredOnly(send, [1, "a"]) as stream:
+        greeter = Greeter()
+        greeter.answered, greeter.acknowledged = [1, "a"], ["listen:0"]
+        async with UnansweredOnly(send, greeter, EarlyList()) as stream:
             for message in messages:
                 await stream.send(SessionMessage(message))
         async with receive:
             passed = [item.message async for item in receive]
-        assert passed == [messages[0], messages[1], messages[4]]
+        assert passed == [messages[number] for number in (0, 1, 4, 6, 7)]
 
     run(main())
+
+
+def confirmation(subscription: str) -> JSONRPCNotification:
+    return JSONRPCNotification(
+        jsonrpc="2.0",
+        method="notifications/subscriptions/acknowledged",
+        params={"_meta": {"io.modelcontextprotocol/subscriptionId": subscription}},
+    )
+
+
+# The first list of tools
+
+
+def listen(number: int | str) -> dict[str, Any]:
+    request = discover(number) | {"method": "subscriptions/listen"}
+    request["params"]["notifications"] = {"toolsListChanged": True}
+    return request
+
+
+CLAUDE_LEGACY = [
+    initialize(1),
+    {"jsonrpc": "2.0", "method": "notifications/initialized"},
+    {"jsonrpc": "2.0", "id": "list", "method": "tools/list"},
+]
+CLAUDE_MODERN = [
+    discover("probe"),
+    listen("listen:0"),
+    discover(0),
+    discover("list") | {"method": "tools/list"},
+]
+"""What Claude Code 2.1.332 sends first; it waits for each answer."""
+OPENINGS = pytest.mark.parametrize(
+    "opening", [CLAUDE_LEGACY, CLAUDE_MODERN], ids=["legacy", NEWEST]
+)
+AGENTS = AgentNames([("reviewer", "Reviews code."), ("writer", "Writes.")])
+
+
+async def open_early(server: ServerProcess, opening: list[Any]) -> dict[str, Any]:
+    """Send the first messages one by one; return the early list of tools."""
+    assert server.process.stdin is not None
+    for message in opening:
+        server.process.stdin.write(as_lines(message))
+        if "id" in message:
+            (answer,) = await read_lines(server.process, 1)
+            if message["method"] == "subscriptions/listen":
+                meta = answer["params"]["_meta"]
+                assert meta == {"io.modelcontextprotocol/subscriptionId": message["id"]}
+            else:
+                assert answer["id"] == message["id"]
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+@OPENINGS
+def test_claude_code_gets_the_list_of_tools_before_the_sdk_is_imported(
+    tmp_path: Path, opening: list[Any]
+) -> None:
+    async def main() -> None:
+        async with LoopbackAPI() as api:
+            with gated(tmp_path, api) as (project, gate):
+                async with project.server() as server:
+                    early = await open_early(server, opening)
+                    assert "- reviewer: Reviews code." in early["tools"][0]["description"]
+                    gate.open()  # the SDK cannot be imported before
+                    assert server.process.stdin is not None
+                    server.process.stdin.write(as_lines(opening[-1] | {"id": "again"}))
+                    (answer,) = await read_lines(server.process, 1)
+                    assert answer["id"] == "again"
+                    assert answer["result"] == early  # exactly the server's own list
+                    # Only the subscription ends with an answer: nothing was sent twice.
+                    rest = [message["id"] for message in await close_and_read(server.process)]
+                    assert rest in ([], ["listen:0"])
+
+    run(main())
+
+
+@OPENINGS
+def test_client_learns_that_the_early_list_of_tools_was_not_right(
+    tmp_path: Path, opening: list[Any]
+) -> None:
+    async def main() -> None:
+        async with LoopbackAPI() as api:
+            with gated(tmp_path, api) as (project, gate):
+                project.agent("writer", description="Writes.", expertise="nowhere")  # unusable
+                async with project.server() as server:
+                    early = await open_early(server, opening)
+                    assert "- writer: Writes." in early["tools"][0]["description"]
+                    gate.open()
+                    (news,) = await read_lines(server.process, 1)
+                    assert news["method"] == "notifications/tools/list_changed"
+                    assert server.process.stdin is not None
+                    server.process.stdin.write(as_lines(opening[-1] | {"id": "again"}))
+                    (answer,) = await read_lines(server.process, 1)
+                    description = answer["result"]["tools"][0]["description"]
+                    assert description.endswith("says why): writer")
+
+    run(main())
+
+
+@OPENINGS
+@pytest.mark.parametrize(("version", "limit"), [("2.1.197", 2048), ("2.1.332", 4096)])
+def test_early_list_is_as_long_as_the_client_takes(
+    opening: list[Any], version: str, limit: int
+) -> None:
+    messages = json.loads(json.dumps(opening).replace("2.1.330", version))
+    greeter = Greeter(lambda: AgentNames([("x", "word " * 5000)]))
+    listed = json.loads(greeter.receive(as_lines(*messages)).splitlines()[-1])
+    assert limit - 10 < len(listed["result"]["tools"][0]["description"]) <= limit
+
+
+@OPENINGS
+def test_greeter_leaves_the_list_of_tools_to_the_server_in_doubt(opening: list[Any]) -> None:
+    *first, listing = opening
+    other = json.loads(json.dumps(opening).replace("claude-code", "other"))
+    cases: list[tuple[list[Any], AgentNames | None]] = [
+        (opening, None),  # the agents are not plain
+        ([*first, listing | {"params": {"cursor": "x"}}], AGENTS),
+        (other, AGENTS),
+        ([listing], AGENTS),
+    ]
+    for messages, agents in cases:
+        greeter = Greeter(lambda agents=agents: agents)  # type: ignore[misc]
+        assert b'"tools": [' not in greeter.receive(as_lines(*messages))
+        assert greeter.has_ended
+    assert b'"tools": [' in Greeter(lambda: AGENTS).receive(as_lines(*opening))
 
 
 def test_greeter_imports_neither_the_sdk_nor_the_command_line() -> None:

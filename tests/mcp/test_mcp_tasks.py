@@ -105,7 +105,7 @@ def test_task_state_shows_current_progress_and_the_poll_interval() -> None:
             assert task.ttl_ms == 24 * 3600 * 1000
             while True:
                 state = await send_request(client.session, "tasks/get", taskId=task.task_id)
-                if state["statusMessage"] == "Bash: do look":
+                if state["statusMessage"] == "reviewer: Bash: do look":
                     break
                 await asyncio.sleep(0.001)
             assert state["status"] == "working"
@@ -118,15 +118,45 @@ def test_task_state_shows_current_progress_and_the_poll_interval() -> None:
     run(main())
 
 
+async def failing_after_a_while(agent: str, task: str, on_event: OnEvent) -> TaskResult:
+    on_event(ToolUse("1", "Bash", {"command": "make"}))
+    await asyncio.sleep(0.01)
+    raise ConfigError("no such agent")
+
+
 def test_tool_failure_is_a_completed_task_with_an_error_result() -> None:
     async def main() -> None:
-        pool = FakePool()
-        pool.error = ConfigError("no such agent")
-        async with client_with_tasks(pool) as client:
+        async with client_with_tasks(FakePool(failing_after_a_while)) as client:
             task = await begin_task(client, "invoke", A_CALL)
             state = await wait_for_status(client.session, task.task_id, "completed")
-            assert state["statusMessage"] == "failed"
+            assert state["statusMessage"] == "reviewer: failed"
             assert state["result"]["isError"] is True
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("invoke", A_CALL, "no such agent"),
+        ("invoke_many", {"tasks": [A_CALL, A_CALL]}, "2 tasks: 0 done, 2 failed"),
+        ("invoke", {"agent": "reviewer"}, "'task' is missing"),
+        ("invoke_many", {"tasks": []}, "0 tasks, not 1 to 32"),
+        ("invoke_many", {"tasks": 5}, "must be an array"),
+    ],
+)
+def test_call_that_fails_at_once_is_answered_without_a_task(
+    name: str, arguments: dict[str, Any], reason: str
+) -> None:
+    async def main() -> None:
+        pool, calls = FakePool(), ConnectionCalls(most=1)
+        pool.error = ConfigError("no such agent")
+        async with client_with_tasks(pool, calls) as client:
+            for _ in range(2):  # a failed call takes no place from others
+                answer = await client.session.call_tool(name, arguments, allow_claimed=True)
+                assert isinstance(answer, CallToolResult)
+                assert answer.is_error
+                assert reason in text_of(answer)
 
     run(main())
 
@@ -165,22 +195,56 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@asynccontextmanager
+async def client_and_unknown_ids() -> AsyncIterator[tuple[Client, list[str]]]:
+    """Connect a client, to which the ids of an expired and of another client's task are unknown."""
+    async with (
+        client_with_tasks(FakePool(), ConnectionCalls(kept=0)) as client,
+        client_with_tasks(FakePool()) as other,
+    ):
+        expired = await begin_task(client, "invoke", A_CALL)
+        foreign = await begin_task(other, "invoke", A_CALL)
+        await asyncio.sleep(0.01)
+        yield client, [expired.task_id, foreign.task_id]
+
+
+@pytest.mark.parametrize("method", ["tasks/update", "tasks/cancel"])
 def test_expired_tasks_and_tasks_of_other_connections_are_unknown(method: str) -> None:
     async def main() -> None:
-        async with (
-            client_with_tasks(FakePool(), ConnectionCalls(kept=0)) as client,
-            client_with_tasks(FakePool()) as other,
-        ):
-            expired = await begin_task(client, "invoke", A_CALL)
-            foreign = await begin_task(other, "invoke", A_CALL)
-            await asyncio.sleep(0.01)
-            for task in (expired, foreign):
+        async with client_and_unknown_ids() as (client, unknown):
+            for task in unknown:
                 with pytest.raises(MCPError, match="Task not found") as caught:
-                    await send_request(
-                        client.session, method, taskId=task.task_id, **METHODS[method]
-                    )
+                    await send_request(client.session, method, taskId=task, **METHODS[method])
                 assert caught.value.code == -32602
+
+    run(main())
+
+
+def test_state_of_an_unknown_task_is_failed_with_a_reason() -> None:
+    async def main() -> None:
+        async with client_and_unknown_ids() as (client, unknown):
+            for task in unknown:
+                state = await send_request(client.session, "tasks/get", taskId=task)
+                assert (state["taskId"], state["status"]) == (task, "failed")
+                assert state["resultType"] == "complete"
+                assert "A task ends with its server" in state["error"]["message"]
+                assert state["statusMessage"] == state["error"]["message"]
+
+    run(main())
+
+
+def test_task_id_begins_with_the_name_of_the_agent() -> None:
+    async def main() -> None:
+        async with client_with_tasks(FakePool(HeldInvocations())) as client:
+            names = {"code reviewer/ü": "code-reviewer-", "x": "x-", "ü": "call-"}
+            for agent, beginning in names.items():
+                task = await begin_task(client, "invoke", A_CALL | {"agent": agent})
+                assert task.task_id.startswith(beginning)
+                assert task.status_message.startswith(agent)
+            many = {"tasks": [A_CALL, A_CALL, A_CALL | {"agent": "writer"}]}
+            task = await begin_task(client, "invoke_many", many)
+            assert task.task_id.startswith("reviewer-writer-")
+            assert task.status_message.startswith("reviewer+writer: ")
 
     run(main())
 
@@ -210,13 +274,15 @@ def test_the_older_protocols_have_no_tasks() -> None:
 
 def test_clients_with_and_without_tasks_can_share_one_server() -> None:
     async def main() -> None:
-        server = build_server(FakePool())
+        gate = HeldInvocations()
+        server = build_server(FakePool(gate))
         async with (
             connected(server, MODERN, extensions=[TasksOfClient()]) as able,
             connected(server, MODERN) as other,
         ):
             assert (await begin_task(able, "invoke", A_CALL)).status == "working"
-            assert text_of(await other.call_tool("invoke", A_CALL)) == "reviewer did look"
+            gate.open.set()
+            assert text_of(await other.call_tool("invoke", A_CALL)) == "did look"
 
     run(main())
 
@@ -240,7 +306,21 @@ def test_full_store_of_calls_refuses_another_tool_call() -> None:
             await begin_task(client, "invoke", A_CALL)
             answer = await client.call_tool("invoke", A_CALL)
             assert answer.is_error
-            assert "1 calls of this client are still running" in text_of(answer)
+            assert "1 are running, 0 have ended and their results were not" in text_of(answer)
+
+    run(main())
+
+
+def test_results_that_were_not_fetched_are_never_dropped_for_others() -> None:
+    async def main() -> None:
+        async with client_with_tasks(FakePool(), ConnectionCalls(most=2)) as client:
+            kept = [await begin_task(client, "invoke", A_CALL) for _ in range(2)]
+            answer = await client.call_tool("invoke", A_CALL)
+            assert answer.is_error
+            assert "2 have ended and their results were not fetched" in text_of(answer)
+            for task in kept:
+                await wait_for_status(client.session, task.task_id, "completed")
+                await begin_task(client, "invoke", A_CALL)  # in place of the one just fetched
 
     run(main())
 

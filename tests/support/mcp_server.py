@@ -14,11 +14,14 @@ from typing import Any
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+import agent_pool
 from agent_pool.claude import process_tree
 from agent_pool.loopback import LoopbackAPI
 from support.mcp_client import legacy_call
 from support.process_checks import watchdogs
 from support.project import TempProject
+
+IMPORTABLE = str(Path(agent_pool.__file__).parents[1])
 
 
 class ServerProject(TempProject):
@@ -31,13 +34,19 @@ class ServerProject(TempProject):
     def __init__(self, folder: Path, api: LoopbackAPI) -> None:
         super().__init__(folder)
         # Not auto: that would first probe whether the binary can reset, which takes a second.
-        self.env = self.environment(api.url, AGENT_POOL_RESET="clear")
+        # PYTHONPATH: the server runs the code under test, also where another copy is installed.
+        self.env = self.environment(api.url, AGENT_POOL_RESET="clear", PYTHONPATH=IMPORTABLE)
         self.agent("reviewer", "You are the reviewer.", description="Reviews code.")
 
     @property
     def command(self) -> list[str]:
         """Return the arguments that start the server."""
         return [sys.executable, "-m", "agent_pool.mcp"]
+
+    @property
+    def stderr(self) -> str:
+        """Return what the project's servers have written to stderr."""
+        return (self.home / "stderr").read_text(encoding="utf-8")
 
     @asynccontextmanager
     async def client(self, era: str, **options: Any) -> AsyncIterator[Client]:
@@ -56,14 +65,15 @@ class ServerProject(TempProject):
         self, *command: str, stdout: int = asyncio.subprocess.PIPE
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         """Start a program in the project; at the end kill all processes of the project."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=stdout,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=self.env,
-            cwd=self.root,
-        )
+        with (self.home / "stderr").open("a") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=stdout,
+                stderr=stderr,
+                env=self.env,
+                cwd=self.root,
+            )
         try:
             yield process
         finally:

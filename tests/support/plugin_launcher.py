@@ -41,9 +41,9 @@ for line in sys.stdin:
 
 def copy_of_the_plugin(to: Path) -> Path:
     """Copy the files of the plugin; return the copy."""
-    for folder in (".claude-plugin", "commands", "hooks", "plugin"):
+    for folder in (".claude-plugin", "bin", "commands", "hooks", "plugin"):
         shutil.copytree(ROOT / folder, to / folder)
-    for file in ("pyproject.toml", "src/agent_pool/hook.py"):
+    for file in ("pyproject.toml", "src/agent_pool/hook.py", "src/agent_pool/mcp/tools.json"):
         (to / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, to / file)
     return to

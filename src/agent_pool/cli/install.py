@@ -32,19 +32,30 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Print the steps; 
 @click.command(cls=Command)
 @scope_option
 @click.option("--no-hook", is_flag=True, help="Register only the server.")
+@click.option(
+    "--allow", is_flag=True, help="Permit every pool tool, so that nobody is asked for each call."
+)
 @dry_run_option
 @project_option
 @click.pass_context
 def install(
-    ctx: click.Context, scope: Scope, no_hook: bool, dry_run: bool, project: Path | None
+    ctx: click.Context,
+    scope: Scope,
+    no_hook: bool,
+    allow: bool,
+    dry_run: bool,
+    project: Path | None,
 ) -> None:
     """Register the MCP server and the delegation hook with Claude Code.
 
-    The server gives Claude Code the tools invoke, invoke_many, warmup, list, stats and reset. The
-    hook refuses calls of Claude Code's own delegation tool for the agents of this project, and
-    names the pool's tool instead.
+    The server gives Claude Code the tools invoke, invoke_many, agents, read_answer, warmup, list,
+    stats and reset. The hook refuses calls of Claude Code's own delegation tool for the agents of
+    this project, and names the pool's tool instead.
     The server is added by `claude mcp add`. The hook is inserted into the settings file of the
     scope; every other byte of that file stays the same. A second run changes nothing.
+
+    With --allow the rule mcp__agent-pool is added to permissions.allow of that file. The agents'
+    own permissions stay as they are. Leave it out where hostile text can reach the model.
 
     Both name this Python by its full path, so --scope project works only on machines where it has
     the same path.
@@ -55,7 +66,7 @@ def install(
       agent-pool install --scope user
     """
     settings = load_command_settings(ctx, project)
-    steps = Registration(settings.project_dir).plan_install(scope, hook=not no_hook)
+    steps = Registration(settings.project_dir).plan_install(scope, hook=not no_hook, allow=allow)
     apply_steps(steps, settings, dry_run=dry_run)
     if not dry_run and any(not step.unchanged for step in steps):
         echo("Restart Claude Code, or type /mcp in it, to see the server.", err=True)

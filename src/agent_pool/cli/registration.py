@@ -28,6 +28,10 @@ SERVER: Final = "agent-pool"
 MATCHER: Final = "Agent|Task"
 """Claude Code's own delegation tool: it is called `Agent`, and was called `Task` before."""
 
+RULE: Final = f"mcp__{SERVER}"
+"""The permission rule for every tool of the server."""
+
+_ALLOW: Final = ("permissions", "allow")
 _PRE_TOOL_USE: Final = ("hooks", "PreToolUse")
 _HOOK_FILE: Final = "agent_pool/hook.py"
 _CLAUDE_TIMEOUT_SECONDS: Final = 60.0
@@ -102,6 +106,17 @@ class Registration:
         found = enumerate(entries if isinstance(entries, list) else [])
         return [(index, entry) for index, entry in found if _HOOK_FILE in json.dumps(entry)]
 
+    def find_rules(self, scope: Scope) -> list[int]:
+        """Return the indexes of our rule among the rules that allow tools.
+
+        Raises:
+            ConfigError: the settings file cannot be read.
+        """
+        _, settings = read_json(self.settings_file(scope))
+        permissions = settings.get("permissions")
+        rules = permissions.get("allow") if isinstance(permissions, dict) else None
+        return [index for index, rule in enumerate(rules or []) if rule == RULE]
+
     def settings_file(self, scope: Scope) -> Path:
         """Return the settings file that holds the hooks of a scope."""
         if scope == "user":
@@ -142,14 +157,22 @@ class Registration:
             yield (self.project / os.fsdecode(git.stdout).strip()).resolve().parent
         yield self.project
 
-    def plan_install(self, scope: Scope, *, hook: bool) -> list[RegistrationStep]:
+    def plan_install(
+        self, scope: Scope, *, hook: bool, allow: bool = False
+    ) -> list[RegistrationStep]:
         """Return the steps that register the server and, with `hook`, the hook.
+
+        With `allow` they also permit every tool of the server without a question.
 
         Raises:
             ConfigError: a file cannot be read, or another server has our name.
         """
         steps = list(self._add_server(scope))
-        return [*steps, *self._add_hook(scope)] if hook else steps
+        if hook:
+            steps += self._add_hook(scope)
+        if allow:
+            steps.append(self._add_rule(scope, steps[-1].text))
+        return steps
 
     def _add_server(self, scope: Scope) -> Iterator[RegistrationStep]:
         action = f"register the MCP server {SERVER} (scope {scope})"
@@ -187,13 +210,37 @@ class Registration:
         new_text = text or new_file_text({"hooks": {"PreToolUse": [wanted]}})
         yield RegistrationStep(action, file=path, text=new_text)
 
+    def _add_rule(self, scope: Scope, text: str | None) -> RegistrationStep:
+        """Add our rule to the text that the step before writes; None is the file as it is."""
+        path = self.settings_file(scope)
+        action = f"allow every tool of {SERVER} in {path}"
+        if self.find_rules(scope):
+            return RegistrationStep(action, unchanged="it is allowed there already")
+        before = read_json(path)[0] if text is None else text
+        try:
+            after = json_text.insert(before, _ALLOW, RULE, append=True) if before else ""
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}; correct this file first") from None
+        new_text = after or new_file_text({"permissions": {"allow": [RULE]}})
+        return RegistrationStep(action, file=path, text=new_text)
+
     def plan_uninstall(self, scope: Scope) -> list[RegistrationStep]:
         """Return the steps that remove what `plan_install` adds, and nothing else.
 
         Raises:
             ConfigError: a file cannot be read.
         """
-        return [self._remove_server(scope), self._remove_hook(scope)]
+        steps = [self._remove_server(scope), self._remove_hook(scope)]
+        if rules := self.find_rules(scope):
+            steps.append(self._remove_rules(scope, rules, steps[-1].text))
+        return steps
+
+    def _remove_rules(self, scope: Scope, rules: list[int], text: str | None) -> RegistrationStep:
+        path = self.settings_file(scope)
+        after = read_json(path)[0] if text is None else text
+        for index in reversed(rules):
+            after = json_text.remove(after, (*_ALLOW, index))
+        return RegistrationStep(f"remove the rule {RULE} from {path}", file=path, text=after)
 
     def _remove_server(self, scope: Scope) -> RegistrationStep:
         action = f"remove the MCP server {SERVER} (scope {scope})"

@@ -16,8 +16,8 @@ def serve(ctx: click.Context, project: Path | None) -> None:
     """Run the MCP server on stdin and stdout until the client closes stdin.
 
     Claude Code starts it by itself after `agent-pool install`; other clients can start it with
-    the same command. Its tools are invoke, invoke_many, warmup, list, stats and reset. Log
-    messages go to stderr, more of them with AGENT_POOL_LOG=info or debug.
+    the same command. Its tools are invoke, invoke_many, agents, read_answer, warmup, list, stats
+    and reset. Log messages go to stderr, more of them with AGENT_POOL_LOG=info or debug.
 
     \b
     Example:

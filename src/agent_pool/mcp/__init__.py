@@ -24,6 +24,8 @@ def run(**overrides: Any) -> NoReturn:
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there are workers, a signal simply ends it
     opening = _open()  # first: loading the rest takes about a second
+    project = overrides.get("project_dir")
+    opening.read_agents(str(project) if project is not None else None)
     from agent_pool.mcp.loading import load_server
 
     load_server()(overrides, opening)

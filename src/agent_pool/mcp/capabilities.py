@@ -25,6 +25,12 @@ def declares(ctx: Context, extension: str) -> bool:
     return bool(capabilities and extension in (capabilities.extensions or {}))
 
 
+def client_of(ctx: Context) -> tuple[str, str]:
+    """Return the name and the version of the client; empty texts if it names none."""
+    params = ctx.session.client_params
+    return (params.client_info.name, params.client_info.version) if params else ("", "")
+
+
 def can_elicit(ctx: Context) -> bool:
     """Check whether the client can show a form to a person."""
     capabilities = ctx.session.client_capabilities

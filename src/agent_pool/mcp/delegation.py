@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,21 +14,27 @@ from mcp_types import CallToolResult
 from agent_pool import (
     AgentPoolError,
     Denied,
+    Ended,
     Outcome,
     PermissionRequest,
     PoolAPI,
+    Queued,
+    Submitted,
     TaskEvent,
 )
 from agent_pool.mcp import results
 from agent_pool.mcp.calls import Caller
 from agent_pool.mcp.permissions import TaskPermissions
-from agent_pool.mcp.progress import Progress, SendProgress, progress_line
+from agent_pool.mcp.progress import WIDTH, Progress, SendProgress, progress_line
 from agent_pool.mcp.results import EndedTask
 from agent_pool.mcp.tool_arguments import InvokeArguments, InvokeManyArguments
+from agent_pool.text import one_line
 
 logger = logging.getLogger(__name__)
 
 Update = Callable[[str], None]
+
+_STATES = ("running", "waiting", "done", "failed")
 
 
 async def invoke(pool: PoolAPI, call: InvokeArguments, caller: Caller) -> CallToolResult:
@@ -41,6 +48,8 @@ async def _run(pool: PoolAPI, call: InvokeArguments, caller: Caller, update: Upd
     """Run one task to its end, whatever that is; only a cancellation is passed on."""
 
     def on_event(event: TaskEvent) -> None:
+        if not isinstance(event, Submitted | Ended):
+            caller.accepted()
         if line := progress_line(event):
             update(line)
 
@@ -81,6 +90,8 @@ class _BatchCall:
     def __init__(self, tasks: list[InvokeArguments], caller: Caller, update: Update) -> None:
         self._tasks = tasks
         self._update = update
+        self._accepted = caller.accepted
+        self._states = ["waiting"] * len(tasks)
         self._permissions = [TaskPermissions(caller.ask) for _ in tasks]
         self._began: dict[int, float] = {}
         self._durations: dict[int, float] = {}
@@ -104,6 +115,9 @@ class _BatchCall:
 
     def _on_event(self, index: int, event: TaskEvent) -> None:
         self._began.setdefault(index, time.monotonic())
+        if not isinstance(event, Submitted | Ended):
+            self._accepted()
+            self._states[index] = "waiting" if isinstance(event, Queued) else "running"
         if line := progress_line(event):
             self._report(index, line)
 
@@ -113,12 +127,17 @@ class _BatchCall:
     def _on_end(self, index: int, outcome: Outcome) -> None:
         now = time.monotonic()
         self._durations[index] = now - self._began.get(index, now)
-        self._report(index, "failed" if EndedTask("", outcome).is_error else "done")
+        self._states[index] = "failed" if EndedTask("", outcome).is_error else "done"
+        self._report(index, self._states[index])
 
     def _report(self, index: int, line: str) -> None:
+        """Report how many tasks are in which state, and then the latest line of one of them."""
         agent = self._tasks[index].agent
         who = "" if line.startswith(agent) else f"{agent}: "
-        self._update(f"{index + 1}/{len(self._tasks)} {who}{line}")
+        counts = Counter(self._states)
+        states = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state])
+        place = f"{index + 1}/{len(self._tasks)}"
+        self._update(one_line(f"{states} | {place} {who}{line}", WIDTH))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
@@ -22,7 +21,7 @@ from mcp_types import (
 
 from agent_pool import AgentPoolError
 from agent_pool.mcp import results
-from agent_pool.mcp.calls import MAX_CALLS, Call, RunCall, TooManyCalls
+from agent_pool.mcp.calls import MAX_CALLS, Call, RunCall, TooManyCalls, ended_result
 from agent_pool.mcp.permissions import decision_of, permission_elicitation
 from agent_pool.mcp.progress import SendProgress
 
@@ -76,7 +75,7 @@ class ElicitationRounds:
             raise
         finally:
             call.listener = None
-        return self._pause(call, params) if call.questions else _result_of(call)
+        return self._pause(call, params) if call.questions else ended_result(call)
 
     def cancel_all(self) -> None:
         """Cancel all calls, because the connection ends."""
@@ -125,10 +124,3 @@ class ElicitationRounds:
             self._paused[call.id] = replace(paused, end=self._end_later(call))
         else:
             call.cancel()
-
-
-def _result_of(call: Call) -> CallToolResult:
-    if call.error is not None:
-        raise MCPError.from_error_data(call.error)
-    assert call.result is not None, "only the request that waits for a call cancels it"
-    return call.result

@@ -14,7 +14,9 @@ import select
 import threading
 from typing import TYPE_CHECKING, Final, TextIO
 
-from agent_pool.mcp.greeting import Greeter, RequestId
+from agent_pool.mcp.agent_list import AgentNames
+from agent_pool.mcp.greeting import Greeter
+from agent_pool.mcp.plain_agents import read_plain_agents
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,7 +32,9 @@ class Opening:
     """
 
     def __init__(self) -> None:
-        self._greeter = Greeter()
+        self._greeter = Greeter(self._wait_for_agents)
+        self._agents: AgentNames | None = None
+        self._has_looked = threading.Event()
         self._stdin = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
         nowhere = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nowhere, 0)
@@ -39,18 +43,35 @@ class Opening:
         self._thread = threading.Thread(target=self._answer_greetings, name="opening", daemon=True)
         self._thread.start()
 
-    def hand_over(self) -> tuple[TextIO, list[RequestId]]:
+    def read_agents(self, project: str | None) -> None:
+        """Read the agents for the first `tools/list`; call it before the server is loaded.
+
+        In the thread of this object it would take long: while another thread imports modules, each
+        step that reads a file waits up to 5 ms for the interpreter.
+        """
+        try:
+            self._agents = read_plain_agents(os.environ, project)
+        finally:
+            self._has_looked.set()
+
+    def _wait_for_agents(self) -> AgentNames | None:
+        self._has_looked.wait()
+        return self._agents
+
+    def hand_over(self) -> tuple[TextIO, Greeter]:
         """Stop answering.
 
         Returns:
-            Stdin from its first byte on, and the ids of the requests that were answered.
+            Stdin from its first byte on, and the greeter, which knows what was answered.
         """
+        self._has_looked.set()
         os.close(self._stop)
         self._thread.join()  # at once: it waits only for stdin and for this pipe
         os.close(self._stopped)
         rest = io.FileIO(self._stdin, closefd=False)  # a thread can still read it at the exit
         stdin = io.BufferedReader(_Rewound(bytes(self._greeter.received), rest))
-        return io.TextIOWrapper(stdin, "utf-8", "replace"), self._greeter.answered
+        # newline: a carriage return is white space in JSON, and by default it would end a line.
+        return io.TextIOWrapper(stdin, "utf-8", "replace", newline="\n"), self._greeter
 
     def _answer_greetings(self) -> None:
         while not self._greeter.has_ended:

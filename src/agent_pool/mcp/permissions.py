@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
 from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult
 
 from agent_pool import Denied, PermissionRequest
-from agent_pool.text import one_line
+from agent_pool.text import one_line, printable, whole_characters
 
 MAX_INPUT_SHOWN: Final = 4000
 """Characters of a tool's input that a person sees."""
@@ -22,7 +22,13 @@ _DENY: Final = "deny"
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
-        "decision": {"type": "string", "title": "Decision", "enum": [_ONCE, _TASK, _DENY]}
+        # With the default, accepting the form permits the call, and declining it denies it.
+        "decision": {
+            "type": "string",
+            "title": "Decision",
+            "enum": [_ONCE, _TASK, _DENY],
+            "default": _ONCE,
+        }
     },
     "required": ["decision"],
 }
@@ -95,13 +101,30 @@ def permission_elicitation(request: PermissionRequest) -> ElicitRequest:
 
 
 def _message(request: PermissionRequest) -> str:
-    given = one_line(json.dumps(dict(request.input), ensure_ascii=False))
+    # A mark before each line: an input can hold lines that look like a part of this message.
+    lines = whole_characters(_input_text(request.input)).splitlines()
+    given = "\n".join(f"| {printable(line)}" for line in lines)
     if len(given) > MAX_INPUT_SHOWN:
         hidden = len(given) - MAX_INPUT_SHOWN
         given = f"{given[:MAX_INPUT_SHOWN]}… and {hidden} characters that are not shown"
-    about = f" ({one_line(request.description, 200)})" if request.description else ""
+    # Claude Code describes a Bash call by its command, which stands below.
+    is_news = request.description and request.description != request.input.get("command")
+    about = f" ({one_line(request.description, 200)})" if is_news else ""
     agent, tool = one_line(request.agent, 100), one_line(request.tool, 100)
     return f"The agent {agent} asks for permission to use {tool}{about}:\n{given}"
+
+
+def _input_text(given: Mapping[str, Any]) -> str:
+    """Return a tool's input as a person reads it: the command, then the other values by name."""
+    command = given.get("command")
+    if not isinstance(command, str):
+        return "\n".join(f"{name}: {_value_text(value)}" for name, value in given.items())
+    rest = {name: value for name, value in given.items() if name not in ("command", "description")}
+    return "\n".join([command, *([_input_text(rest)] if rest else [])])
+
+
+def _value_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def decision_of(answer: ElicitResult) -> Decision:

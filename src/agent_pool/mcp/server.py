@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -24,8 +25,16 @@ from mcp_types import (
 )
 
 from agent_pool import AgentPoolError, PoolAPI
+from agent_pool.mcp.agent_list import description_limit
+from agent_pool.mcp.answers import LongAnswers, answer_limit
 from agent_pool.mcp.calls import Caller, ConnectionCalls, RunCall
-from agent_pool.mcp.capabilities import Context, can_elicit, elicit_permission, is_modern
+from agent_pool.mcp.capabilities import (
+    Context,
+    can_elicit,
+    client_of,
+    elicit_permission,
+    is_modern,
+)
 from agent_pool.mcp.elicitation import ElicitationRounds
 from agent_pool.mcp.greeting import INSTRUCTIONS, NAME, package_version
 from agent_pool.mcp.tasks import TasksExtension, for_this_protocol
@@ -37,11 +46,26 @@ WATCH_INTERVAL: Final = 1.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class EarlyList:
+    """The list of tools that a client got before the server was loaded.
+
+    Attributes:
+        is_wrong: the list differs from the server's own; the client is told to ask again.
+    """
+
+    is_wrong: bool = False
+
+
 def build_server(
-    pool: PoolAPI, *, watch_interval: float = WATCH_INTERVAL, calls: ConnectionCalls | None = None
+    pool: PoolAPI,
+    *,
+    watch_interval: float = WATCH_INTERVAL,
+    calls: ConnectionCalls | None = None,
+    early: EarlyList | None = None,
 ) -> Server[Any]:
     """Build the server for one connection; it uses `pool` and never opens or closes it."""
-    tools = _ToolHandlers(pool)
+    tools = _ToolHandlers(pool, early or EarlyList())
     calls = calls or ConnectionCalls()
 
     @asynccontextmanager
@@ -86,21 +110,32 @@ def initialization_options(server: Server[Any]) -> InitializationOptions:
 class _ToolHandlers:
     """The handlers of one connection, and the version of the agents that its client knows."""
 
-    def __init__(self, pool: PoolAPI) -> None:
+    def __init__(self, pool: PoolAPI, early: EarlyList) -> None:
         self._pool = pool
+        self._early = early
+        self._answers = LongAnswers()
         self.bus = InMemorySubscriptionBus()
         self.rounds = ElicitationRounds()
         self._session: ServerSession | None = None
         self._shown: str | None = None  # the version of the agents in the last list
 
-    async def list_tools(self, _: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
+    async def list_tools(self, ctx: Context, _: PaginatedRequestParams | None) -> ListToolsResult:
         # The version first: a change between the two steps is then announced.
         self._shown = await self._agents_version()
-        return ListToolsResult(tools=declare(await self._agents()))
+        limit = description_limit(*client_of(ctx))
+        return ListToolsResult(tools=declare(await self._agents(), limit))
 
-    def bind(self, params: CallToolRequestParams) -> RunCall:
+    def bind(self, ctx: Context, params: CallToolRequestParams) -> RunCall:
         """Return the call, ready to run for its caller."""
-        return partial(call_tool, self._pool, params.name, params.arguments)
+        run = partial(call_tool, self._pool, params.name, params.arguments)
+        if params.name not in DELEGATING:
+            return run
+        limit = answer_limit(client_of(ctx)[0])
+
+        async def run_and_keep(caller: Caller) -> CallToolResult:
+            return self._answers.keep(await run(caller), limit)
+
+        return run_and_keep
 
     async def call_tool(
         self, ctx: Context, params: CallToolRequestParams
@@ -108,9 +143,9 @@ class _ToolHandlers:
         async def report(number: int, line: str) -> None:
             await ctx.session.report_progress(number, message=line)
 
-        run = self.bind(params)
+        run = self.bind(ctx, params)
         if params.name not in DELEGATING or not can_elicit(ctx):
-            return await run(Caller(report))
+            return await run(Caller(report, answers=self._answers))
         if is_modern(ctx):
             return await self.rounds.call(params, run, report)
         return await run(Caller(report, elicit_permission(ctx)))
@@ -126,8 +161,9 @@ class _ToolHandlers:
             if self._shown is None:
                 continue
             version = await self._agents_version()
-            if version != self._shown:
+            if version != self._shown or self._early.is_wrong:
                 self._shown = version
+                self._early.is_wrong = False
                 await self._announce()
 
     async def _announce(self) -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn, Protocol, Self, cast
 
 import anyio
@@ -20,12 +20,18 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCError, JSONRPCResponse
+from mcp_types import (
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCResponse,
+)
 
 from agent_pool import AgentPool, AgentPoolError, PoolAPI
-from agent_pool.mcp.greeting import RequestId
+from agent_pool.mcp.greeting import SUBSCRIPTION_ID, Greeter
+from agent_pool.mcp.lines import CheckedLines
 from agent_pool.mcp.opening import Opening
-from agent_pool.mcp.server import build_server, initialization_options
+from agent_pool.mcp.server import EarlyList, build_server, initialization_options
 from agent_pool.mcp.unusable_pool import UnusablePool
 from agent_pool.mcp.wire import Wire
 
@@ -72,8 +78,9 @@ async def serve(pool: PoolAPI, opening: Opening) -> NoReturn:
     for number in SIGNALS:
         loop.add_signal_handler(number, leave, 128 + number)
     try:
-        server = build_server(await _opened(pool))
-        await _converse(server, opening, client_left, leave)
+        early = EarlyList()
+        server = build_server(await _opened(pool), early=early)
+        await _converse(server, opening, early, client_left, leave)
     except* (BrokenPipeError, anyio.BrokenResourceError):
         logger.info("the client closed our stdout")
     except* Exception:
@@ -93,27 +100,30 @@ async def _opened(pool: PoolAPI) -> PoolAPI:
 async def _converse(
     server: Server[Any],
     opening: Opening,
+    early: EarlyList,
     client_left: Callable[[], None],
     leave: Callable[[int], NoReturn],
 ) -> None:
     """Serve until stdin ends and every response is written."""
-    stdin, answered = opening.hand_over()
+    stdin, greeter = opening.hand_over()
+    wire = Wire()
+    lines = CheckedLines(anyio.wrap_file(stdin), wire.write)
     async with (
-        stdio_server(anyio.wrap_file(stdin), _wire()) as (incoming, outgoing),
+        stdio_server(_as_file(lines), _as_file(wire)) as (incoming, outgoing),
         anyio.create_task_group() as group,
     ):
         relay, requests = anyio.create_memory_object_stream[Message]()
         group.start_soon(_relay, incoming, relay, client_left)
         try:
-            unanswered = UnansweredOnly(outgoing, answered)
+            unanswered = UnansweredOnly(outgoing, greeter, early)
             await server.run(requests, unanswered, initialization_options(server))
         except asyncio.CancelledError:
             # Writing to stdout failed. Unwinding would wait for stdin, which is still open.
             leave(0)
 
 
-def _wire() -> anyio.AsyncFile[str]:
-    return cast("anyio.AsyncFile[str]", Wire())  # the SDK uses only these methods
+def _as_file(stream: CheckedLines | Wire) -> anyio.AsyncFile[str]:
+    return cast("anyio.AsyncFile[str]", stream)  # the SDK uses only the methods of these
 
 
 async def _relay(
@@ -138,25 +148,41 @@ class _MessageSink(Protocol):
 
 
 class UnansweredOnly:
-    """A stream to the client that drops responses which the client has already.
+    """A stream to the client that drops messages which the client has already.
 
     Args:
         stream: the stream to the client.
-        answered: the ids of requests that were answered before; the first response to each of them
-            is dropped.
+        greeter: has answered the first requests; the first response to each of them is dropped.
+        early: learns whether the list of tools that the client has is not the right one.
     """
 
-    def __init__(self, stream: _MessageSink, answered: Iterable[RequestId]) -> None:
+    def __init__(self, stream: _MessageSink, greeter: Greeter, early: EarlyList) -> None:
         self._stream = stream
-        self._answered = set(answered)
+        self._answered = set(greeter.answered)
+        self._acknowledged = set(greeter.acknowledged)
+        self._listed = greeter.listed
+        self._early = early
 
     async def send(self, item: SessionMessage) -> None:
         """Pass a message on, unless the client has it already."""
-        number = getattr(item.message, "id", None) if self._answered else None
-        if number in self._answered and isinstance(item.message, JSONRPCResponse | JSONRPCError):
-            self._answered.remove(number)
-        else:
-            await self._stream.send(item)
+        if (self._answered or self._acknowledged) and self._has(item.message):
+            return
+        await self._stream.send(item)
+
+    def _has(self, message: JSONRPCMessage) -> bool:
+        match message:
+            case JSONRPCResponse(id=number) | JSONRPCError(id=number) if number in self._answered:
+                self._answered.remove(number)
+                listed = self._listed.get(number)
+                if listed is not None and getattr(message, "result", None) != listed:
+                    self._early.is_wrong = True
+                return True
+            case JSONRPCNotification(method="notifications/subscriptions/acknowledged"):
+                number = (message.params or {}).get("_meta", {}).get(SUBSCRIPTION_ID)
+                known = number in self._acknowledged
+                self._acknowledged.discard(number)
+                return known
+        return False
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -100,7 +100,13 @@ def _plain(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _expected(kind: str) -> str:
-    return {"list_type": "an array", "model_type": "an object"}.get(kind, "a string")
+    kinds = {
+        "list_type": "an array",
+        "model_type": "an object",
+        "int_type": "a whole number",
+        "greater_than_equal": "0 or more",
+    }
+    return kinds.get(kind, "a string")
 
 
 def _json_type(value: object) -> str:
@@ -167,6 +173,18 @@ class InvokeManyArguments(ToolArguments):
         description="The tasks. Tasks of one conversation run in their order, all others at the "
         "same time.",
     )
+
+
+class AgentsArguments(ToolArguments):
+    query: NonBlank | None = Field(None, description="Words to search for; all agents without it.")
+    cwd: NonBlank | None = Field(
+        None, description="The absolute path of another folder, whose agents are meant."
+    )
+
+
+class ReadAnswerArguments(ToolArguments):
+    answer: NonBlank = Field(description="The name in the first line of the answer.")
+    start: int = Field(0, ge=0, description="The character at which the part begins.")
 
 
 class AgentArguments(ToolArguments):

@@ -12,21 +12,24 @@ from mcp_types import INVALID_PARAMS, CallToolResult, Tool, ToolAnnotations
 
 from agent_pool import AgentList, AgentPoolError, PoolAPI
 from agent_pool.mcp import results
-from agent_pool.mcp.agent_list import describe_agents
+from agent_pool.mcp.agent_list import AgentNames
+from agent_pool.mcp.agent_search import find_agents
+from agent_pool.mcp.answers import CLAUDE_LIMIT
 from agent_pool.mcp.calls import Caller
 from agent_pool.mcp.delegation import invoke, invoke_many
 from agent_pool.mcp.tool_arguments import (
     AgentArguments,
+    AgentsArguments,
     InvokeArguments,
     InvokeManyArguments,
     NoArguments,
+    ReadAnswerArguments,
     ResetArguments,
     ToolArguments,
 )
+from agent_pool.mcp.tool_list import list_tools
 from agent_pool.text import bytes_text, count, did_you_mean, one_line
 
-DESCRIPTION_LIMIT: Final = 2048  # characters; clients can cut a longer description
-RESULT_LIMIT: Final = 500_000  # characters that Claude Code passes to the model, not to a file
 DELEGATING: Final = frozenset({"invoke", "invoke_many"})
 """The tools that take as long as an agent's task."""
 
@@ -57,26 +60,56 @@ async def call_tool(
         return results.error_result(error)
 
 
-def declare(found: Listing) -> list[Tool]:
-    """Return the tools as clients see them, with the agents in the description of `invoke`."""
+def called_agents(arguments: Mapping[str, Any] | None) -> str:
+    """Return the agents of a delegating call, for a person: ``reviewer+writer``.
+
+    The arguments need not be valid.
+    """
+    given = arguments or {}
+    tasks = given.get("tasks", [given])
+    calls = tasks if isinstance(tasks, list) else []
+    names = (one.get("agent") for one in calls if isinstance(one, dict))
+    return "+".join(dict.fromkeys(one_line(name) for name in names if isinstance(name, str)))
+
+
+def declare(found: Listing, limit: int) -> list[Tool]:
+    """Return the tools as clients see them, with the agents in the description of `invoke`.
+
+    Args:
+        found: the agents, or why they cannot be listed.
+        limit: the most characters of a description.
+    """
+    return [Tool.model_validate(tool) for tool in list_tools(_names_of(found), limit)]
+
+
+def _names_of(found: Listing) -> AgentNames | Exception:
+    if isinstance(found, Exception):
+        return found
+    usable = [(agent.name, agent.description) for agent in found.usable]
+    return AgentNames(usable, [agent.name for agent in found.broken])
+
+
+def static_tools() -> list[dict[str, Any]]:
+    """Return the content of `tools.json`: the tools in the form of the protocol, without agents."""
     return [
         Tool(
             name=name,
             title=entry.title,
-            description=entry.description + (_about(found) if name == "invoke" else ""),
+            description=entry.description,
             input_schema=entry.arguments.schema_for_clients(),
             annotations=entry.annotations,
             _meta=entry.meta,
-        )
+        ).model_dump(mode="json", by_alias=True, exclude_none=True)
         for name, entry in _ENTRIES.items()
     ]
 
 
-def _about(found: Listing) -> str:
-    budget = DESCRIPTION_LIMIT - len(_INVOKE)
-    if isinstance(found, Exception):
-        return one_line(f"The agents cannot be listed now: {found}", budget)
-    return describe_agents(found, budget)
+async def _agents(pool: PoolAPI, call: AgentsArguments, _: Caller) -> CallToolResult:
+    return results.text_result(find_agents(await pool.agents(project=call.cwd), call.query or ""))
+
+
+async def _read_answer(_: PoolAPI, call: ReadAnswerArguments, caller: Caller) -> CallToolResult:
+    return results.text_result(caller.answers.read(call.answer, call.start))
 
 
 async def _warmup(pool: PoolAPI, call: AgentArguments, _: Caller) -> CallToolResult:
@@ -130,7 +163,7 @@ _INVOKE: Final = (
 )
 _LONG_ANSWERS: Final = {
     "anthropic/alwaysLoad": True,
-    "anthropic/maxResultSizeChars": RESULT_LIMIT,
+    "anthropic/maxResultSizeChars": CLAUDE_LIMIT,
 }
 _HARMLESS: Final = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _ENTRIES: Final[Mapping[str, _ToolEntry]] = {
@@ -151,6 +184,24 @@ _ENTRIES: Final[Mapping[str, _ToolEntry]] = {
         invoke_many,
         ToolAnnotations(),
         _LONG_ANSWERS,
+    ),
+    "agents": _ToolEntry(
+        "Find agents",
+        "The agents that invoke can call, each with its whole description. With a query, only "
+        "those whose name or description has all of its words. Use it if the description of "
+        "invoke has no room for all of them.",
+        AgentsArguments,
+        _agents,
+        _HARMLESS,
+        {"anthropic/maxResultSizeChars": CLAUDE_LIMIT},
+    ),
+    "read_answer": _ToolEntry(
+        "Read a long answer",
+        "A part of a long answer of invoke or invoke_many, up to 10,000 characters. Use it if the "
+        "first line of an answer names more characters than you see.",
+        ReadAnswerArguments,
+        _read_answer,
+        _HARMLESS,
     ),
     "warmup": _ToolEntry(
         "Warm up an agent",

@@ -19,6 +19,7 @@ class Wire:
 
     def __init__(self) -> None:
         self._fd = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
+        self._lock = anyio.Lock()
         os.dup2(2, 1)
 
     async def write(self, text: str) -> None:
@@ -27,9 +28,11 @@ class Wire:
         Raises:
             BrokenPipeError: the client has closed its end.
         """
-        rest = self._write_what_fits(text.encode())
-        if rest:
-            await anyio.to_thread.run_sync(self._write_all, rest)
+        # Responses come from the server and, for lines that are no messages, from the reader.
+        async with self._lock:
+            rest = self._write_what_fits(text.encode())
+            if rest:
+                await anyio.to_thread.run_sync(self._write_all, rest)
 
     async def flush(self) -> None:
         """Do nothing: no data is held back."""
