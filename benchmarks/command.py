@@ -20,6 +20,7 @@ from benchmarks.builds import builds
 from benchmarks.comparison import METHOD_LABELS, PAIR, QUICK_PLAN, BenchmarkPlan, compare_methods
 from benchmarks.machine import describe_machine
 from benchmarks.memory import memory
+from benchmarks.processes import processes
 from benchmarks.report import ACCEPTANCE, TARGETS, legend, tables
 from benchmarks.results import BenchmarkResult
 
@@ -48,7 +49,7 @@ def _check_plot(ctx: click.Context, parameter: click.Parameter, value: Path | No
 @click.group(
     cls=BenchmarkGroup,
     invoke_without_command=True,
-    subcommand_metavar="[agents | builds OTHER | memory] [OPTIONS]",
+    subcommand_metavar="[agents | builds OTHER | memory | processes] [OPTIONS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 @click.option(
@@ -114,6 +115,7 @@ def benchmarks(
       python -m benchmarks --methods bare,pool --pairs 500
       python -m benchmarks memory --tasks 100
       python -m benchmarks agents
+      python -m benchmarks processes
     """
     if ctx.invoked_subcommand is not None:
         _refuse_options(ctx)
@@ -139,6 +141,7 @@ def benchmarks(
 benchmarks.add_command(agents)
 benchmarks.add_command(builds)
 benchmarks.add_command(memory)
+benchmarks.add_command(processes)
 
 
 def _refuse_options(ctx: click.Context) -> None:

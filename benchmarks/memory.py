@@ -165,7 +165,7 @@ async def _run_pool(cli: Path, workload: str, tasks: int, overrides: Sequence[st
             if code := await process.wait():
                 raise TaskFailed(f"the pool's process ended with {code}")
         finally:
-            await _end(process)
+            await end_process(process)
 
 
 def agent_files() -> dict[str, str]:
@@ -177,7 +177,7 @@ def agent_files() -> dict[str, str]:
     }
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end_process(process: asyncio.subprocess.Process) -> None:
     """End the pool's process if it still runs; it then ends its own processes."""
     if process.returncode is not None:
         return

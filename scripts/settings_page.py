@@ -28,7 +28,7 @@ Many defaults come from measurements, see [reliability.md](reliability.md).
 TAIL = """
 `TASK_TIMEOUT_MS` is another name for `task_timeout`, in milliseconds.
 `AGENT_POOL_LOG` sets the log level of the command line and the MCP server.
-The pool sets `AGENT_POOL_DEPTH`, `AGENT_POOL_COOKIE` and `AGENT_POOL_SERVER` for its workers; they are not settings.
+The pool sets `AGENT_POOL_DEPTH`, `AGENT_POOL_COOKIE` and `AGENT_POOL_SERVER` for its workers; they are not settings. On macOS the last two tell which processes belong to a worker; on Linux they are not read.
 """
 # Defaults that depend on the machine or on the working directory.
 COMPUTED = {

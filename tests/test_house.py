@@ -104,6 +104,11 @@ class Import:
         return f"{self.importer}:{self.line} imports {self.target}"
 
 
+SMALL_MODULES = {("claude.watchdog_script", name) for name in ("_ctypes", "_signal", "_socket")}
+"""Private modules that are imported all the same: the public ones bring `enum` and `selectors`, and
+the watchdog would have 10.2 MiB instead of 8.8."""
+
+
 def files() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
 
@@ -325,5 +330,6 @@ def test_no_private_name_of_another_package_is_imported() -> None:
         if inside(i.target) is None
         and i.target != "__future__"
         and any(part.startswith("_") for part in (*i.target.split("."), *i.names))
+        and (i.importer, i.target) not in SMALL_MODULES
     ]
     assert private == []

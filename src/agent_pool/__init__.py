@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent_pool.claude.binary import cli_version as cli_version
     from agent_pool.claude.binary import find_cli as find_cli
     from agent_pool.claude.cli_options import unknown_options as unknown_options
+    from agent_pool.claude.watchdog import describe_process_search as describe_process_search
     from agent_pool.errors import AgentNotFound as AgentNotFound
     from agent_pool.errors import AgentPoolError as AgentPoolError
     from agent_pool.errors import AnswerUnfinished as AnswerUnfinished
@@ -110,6 +111,7 @@ _MODULES = {
     "agent_pool.api": "PoolAPI TaskHandle",
     "agent_pool.claude.binary": "cli_version find_cli",
     "agent_pool.claude.cli_options": "unknown_options",
+    "agent_pool.claude.watchdog": "describe_process_search",
     "agent_pool.errors": (
         "AgentNotFound AgentPoolError AnswerUnfinished ApiFailed ApiOverloaded BudgetReached "
         "ConfigError ContextLimitReached ContextLost InternalError LocalProtocolError "

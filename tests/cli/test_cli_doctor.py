@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent_pool import Settings, load_settings
+from agent_pool import Settings, describe_process_search, load_settings
 from agent_pool.cli.doctor.checks import check_attribution, check_user
 from agent_pool.cli.doctor.sign_in import check_sign_in
 from support.cli_runner import agent_pool
@@ -38,6 +38,11 @@ def test_a_complete_setup_is_ok_and_gives_exit_code_0(project: TempProject) -> N
     assert messages["Reuse/ok"] == ["after /clear the CLI has forgotten; workers are reused"]
     assert "named by the setting claude_cli" in messages["Claude Code/ok"][0]
     assert messages["Sign-in/ok"] == ["api_key, ANTHROPIC_API_KEY, firstParty"]
+
+
+def test_doctor_says_how_processes_are_found_and_measured(project: TempProject) -> None:
+    _, messages = findings(project, "--quick")
+    assert messages["Processes/note"] == [f"what workers start is {describe_process_search()}"]
 
 
 def test_doctor_names_lean_and_fast_agents(project: TempProject) -> None:

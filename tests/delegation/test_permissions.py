@@ -13,6 +13,7 @@ import pytest
 
 from agent_pool import Denied, PermissionRequest, Settings, TaskRequest, TaskTimeout
 from agent_pool.claude.permissions import Decider, PermissionRequests
+from agent_pool.claude.process_tree import ProcessTree
 from agent_pool.claude.protocol.results import Spend, TurnResult
 from agent_pool.claude.protocol.signals import PermissionAsked
 from agent_pool.loopback import ModelReply, ToolUseBlock
@@ -387,7 +388,7 @@ def test_a_caller_that_leaves_cancels_its_permission_handler(
 def test_waiting_for_a_person_is_not_a_stall(awaits_permission: bool, stalled: int) -> None:
     failed: list[TaskTimeout] = []
     nothing = cast(Any, None)
-    supervisor = Supervisor(Settings(stall_timeout=10), nothing, nothing, EventBus(), "cookie")
+    supervisor = Supervisor(Settings(stall_timeout=10), nothing, nothing, EventBus(), nothing)
     worker = SimpleNamespace(
         name="worker-1",
         label="worker-1",
@@ -398,7 +399,7 @@ def test_waiting_for_a_person_is_not_a_stall(awaits_permission: bool, stalled: i
         fail_turn=failed.append,
     )
     supervisor.workers["worker-1"] = cast(Any, worker)
-    supervisor._end_stalled_turns({"worker-1": ["itself"]})
+    supervisor._end_stalled_turns({"worker-1": ProcessTree((cast(Any, "itself"),))})
     assert len(failed) == stalled
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from agent_pool.claude.launch import LaunchConfig
 from agent_pool.claude.reset_probe import ResetProbe, verdict_key
+from agent_pool.claude.watchdog import Watchdog
 from agent_pool.models import ResetVerdict
 from agent_pool.settings import Settings
 from support.environment import MARK, real_cli
@@ -105,7 +106,7 @@ def test_a_kept_verdict_that_cannot_be_read_is_found_again(
 @pytest.mark.parametrize("fault", ["writable", "link", "folder", "number for a truth value"])
 def test_a_verdict_that_others_can_have_written_is_not_believed(tmp_path: Path, fault: str) -> None:
     launch = LaunchConfig(("/bin/true",), {}, tmp_path, "", "", True, "2.1.332")
-    probe = ResetProbe(Settings(), {"XDG_CACHE_HOME": str(tmp_path)})
+    probe = ResetProbe(Settings(), {"XDG_CACHE_HOME": str(tmp_path)}, Watchdog("unused"))
     verdict = ResetVerdict(True, True, "tried")
     probe._keep(verdict_key(launch), launch, verdict)
     assert probe.kept(launch) == verdict

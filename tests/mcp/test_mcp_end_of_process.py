@@ -51,11 +51,11 @@ def test_running_task_and_its_child_processes_end_with_the_server(
                     held = await line.taken()
                     alive = project.processes()
                     assert len(alive) >= 4  # the server, the worker and what its task started
-                    server.kill_watchdog()
-                    end(server)
-                    assert await server.process.wait() == status
-                    assert await held.read() == b""
-                    await project.wait_until_gone(alive, within=10)
+                    with server.without_watchdog():
+                        end(server)
+                        assert await server.process.wait() == status
+                        assert await held.read() == b""
+                        await project.wait_until_gone(alive, within=10)
 
     run(main())
 
@@ -82,11 +82,11 @@ def test_tasks_of_the_tasks_extension_end_with_the_server(tmp_path: Path, ending
                         assert (created["resultType"], created["status"]) == ("task", "working")
                     held = [await line.taken() for _ in range(2)]
                     alive = project.processes()
-                    server.kill_watchdog()
-                    end(server)
-                    assert await server.process.wait() == status
-                    assert [await one.read() for one in held] == [b"", b""]
-                    await project.wait_until_gone(alive, within=10)
+                    with server.without_watchdog():
+                        end(server)
+                        assert await server.process.wait() == status
+                        assert [await one.read() for one in held] == [b"", b""]
+                        await project.wait_until_gone(alive, within=10)
 
     run(main())
 

@@ -205,7 +205,8 @@ def test_a_stubborn_child_of_a_task_ends_before_the_next(
     path = tmp_path / "child"
 
     async def main() -> None:
-        child = {"at": "prompt", "do": "leave_child", "path": str(path), "match": "medlar"}
+        child = {"at": "prompt", "do": "leave_child", "path": str(path), "tool": "Bash"}
+        child["match"] = "medlar"
         async with pool_project.faulty(child, max_size=1) as pool:
             await pool.invoke("tester", "medlar")
             await assert_serves(pool)

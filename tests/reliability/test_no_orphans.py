@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from agent_pool import AgentPool
-from agent_pool.claude import process_tree
+from agent_pool.claude import cookies, process_tree
 from agent_pool.loopback import LoopbackAPI
 from support.model_scripts import echo_task, shell_first
 from support.pool_program import pool_program
@@ -223,7 +223,8 @@ def test_a_pool_without_a_watchdog_warns_and_still_works(
 
             alive = pool_project.processes()
             pool.kill()
-            assert process_tree.wait_ended(alive, 10) == []  # no turn of the loop is needed for it
+            # No turn of the loop is needed for it.
+            assert psutil.wait_procs(alive, 10)[1] == []
             assert alive
 
     run(main(pool_project.faulty()))
@@ -236,18 +237,19 @@ def test_processes_are_found_by_their_cookie_alone(pool_project: PoolProject) ->
     async def main() -> None:
         async with pool_project.faulty() as pool:
             info = await pool.warmup("tester")
-            cookie = psutil.Process(info.pid).environ()[process_tree.COOKIE]
+            cookie = psutil.Process(info.pid).environ()[cookies.COOKIE]
             whole, _, name = cookie.partition("/")
             assert name == info.worker
-            assert [p.pid for p in process_tree.with_cookie(whole)] == [info.pid]
-            assert process_tree.with_cookie(cookie + "x") == []
+            assert [p.pid for p in cookies.with_cookie(whole)] == [info.pid]
+            assert cookies.with_cookie(cookie + "x") == []
 
     run(main())
 
 
 def test_a_zombie_process_is_not_waited_for() -> None:
     process = subprocess.Popen(["true"])
-    ended = psutil.Process(process.pid)
+    ended = process_tree.read_process(process.pid)
+    assert ended is not None
     assert process_tree.wait_ended([ended], timeout=600) == []
-    assert ended.status() == psutil.STATUS_ZOMBIE
+    assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
     process.wait()

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from agent_pool import Queued, Started, Submitted, TaskEvent
+from agent_pool.loopback import ModelRequest
 from agent_pool.models import AgentKey
 from agent_pool.pool.scheduler import AgentSpec, Limits, Scheduler
-from support.model_scripts import HeldAnswers, echo_task
+from support.model_scripts import HeldAnswers, bash, echo_task
 from support.pool_observers import AdjustableClock, StopRecorder, invoke_with_events, wait_for_ticks
 from support.pools import PoolProject, wait_for_stats, wait_until_idle
 from support.waiting import run, wait_until
@@ -184,3 +185,27 @@ def test_jitter_only_shortens_the_limits_of_a_worker(chance: float) -> None:
     (record,) = scheduler.workers.values()
     assert record.task_limit == pytest.approx(200 - 20 * chance)
     assert record.expires == pytest.approx(3600 - 180 * chance)
+
+
+def test_a_worker_with_many_zombies_stops_after_its_replacement_starts(
+    pool_project: PoolProject, clock: AdjustableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_pool.pool.scheduler.scheduler.MAX_ZOMBIES", 4)
+
+    def script(request: ModelRequest) -> Any:
+        # Each daemon loses its parent and ends: the CLI does not reap it.
+        return echo_task(request) if request.tool_results else bash("(sleep 0 &); (sleep 0 &)")
+
+    async def main() -> None:
+        async with pool_project.real(script, max_size=1) as (pool, _):
+            pids = []
+            with StopRecorder(pool) as stops:
+                while not stops.seen:
+                    pids.append((await pool.invoke("tester", "task")).pid)
+                    await wait_until_idle(pool)
+                    await wait_for_ticks(pool, 6)
+            assert stops.seen == [("zombies", REPLACEMENT_IS_READY)]
+            assert len(set(pids)) == 1
+            assert len(pids) >= 2
+
+    run(main())

@@ -169,9 +169,7 @@ def test_limits_apply_again_after_the_workers_could_not_be_sampled(
         async with pool_project.faulty() as pool:
             await pool.warmup("tester")
             with monkeypatch.context() as patched:
-                patched.setattr(
-                    "agent_pool.pool.supervisor.process_tree.processes_by_worker", no_thread
-                )
+                patched.setattr("agent_pool.claude.process_tree.KernelSearch.trees", no_thread)
                 await wait_until(lambda: caplog.records)
             clock.skip(600)
             await wait_for_stats(pool, lambda stats: not stats.workers)

@@ -318,8 +318,14 @@ class Acts:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return True
 
-    def leave_child(self, path: str) -> bool:
-        """Start a child in a session of its own that holds all pipes; its pid goes to `path`."""
+    def leave_child(self, path: str, tool: str = "") -> bool:
+        """Start a child in a session of its own that holds all pipes; its pid goes to `path`.
+
+        A call of `tool` is reported before, if there is a name.
+        """
+        if tool:
+            call = {"type": "tool_use", "id": "toolu_1", "name": tool, "input": {}}
+            send({"type": "assistant", "parent_tool_use_id": None, "message": {"content": [call]}})
         child = os.fork()
         if child == 0:
             os.setsid()

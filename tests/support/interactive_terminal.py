@@ -12,9 +12,9 @@ import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from agent_pool.claude import process_tree
 from support.environment import real_cli
 from support.mcp_server import ServerProject
+from support.process_checks import kill_all
 
 KEY = "dummy-key-that-cannot-be-taken-for-a-real-one"
 LINES, COLUMNS = 50, 150
@@ -58,7 +58,7 @@ async def interactive(project: ServerProject, prompt: str) -> AsyncIterator[Inte
         yield InteractiveTerminal(process, screen)
     finally:
         loop.remove_reader(screen)
-        process_tree.kill(project.processes())
+        kill_all(project.processes())
         await process.wait()
         os.close(screen)
 

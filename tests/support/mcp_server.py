@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 import agent_pool
-from agent_pool.claude import process_tree
 from agent_pool.loopback import LoopbackAPI
 from support.mcp_client import legacy_call
-from support.process_checks import watchdogs
+from support.process_checks import kill_all, reapers, watchdogs
 from support.project import TempProject
 
 IMPORTABLE = str(Path(agent_pool.__file__).parents[1])
@@ -77,7 +76,7 @@ class ServerProject(TempProject):
         try:
             yield process
         finally:
-            process_tree.kill(self.processes())
+            kill_all(self.processes())
             await process.wait()
 
     @asynccontextmanager
@@ -105,10 +104,17 @@ class ServerProcess:
         """Initialize the connection and call a tool; the call has the id 2."""
         self.send(*legacy_call(name, **arguments))
 
-    def kill_watchdog(self) -> None:
-        """Kill the server's watchdog, which would clean up after the server."""
-        (watchdog,) = watchdogs(self.process.pid)
-        watchdog.kill()
+    @contextmanager
+    def without_watchdog(self) -> Iterator[None]:
+        """Stop the server's watchdog, which would clean up after the server; kill it at the end."""
+        parts = [*watchdogs(self.process.pid), *reapers(self.process.pid)]
+        assert len(parts) == 2
+        for part in parts:
+            part.suspend()
+        try:
+            yield
+        finally:
+            kill_all(parts)
 
     async def answer(self, number: int) -> dict[str, Any]:
         """Wait for the response with this id; everything else on stdout must be JSON-RPC too."""

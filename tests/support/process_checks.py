@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -45,19 +47,42 @@ def zombies(since: float) -> list[int]:
 
 
 def watchdogs(pid: int) -> list[psutil.Process]:
-    """Return the living watchdogs of the pools in a process."""
-    try:
-        children = psutil.Process(pid).children()
-    except psutil.NoSuchProcess:
-        return []
-    return [child for child in children if _is_watchdog(child)]
+    """Return the living watchdogs of the pools in a process: the parents of their workers."""
+    own = _watchdog_processes(pid)
+    return [one for one in own if _parent_of(one) in {other.pid for other in own}]
 
 
-def _is_watchdog(process: psutil.Process) -> bool:
+def reapers(pid: int) -> list[psutil.Process]:
+    """Return the parents of these watchdogs."""
+    above = {_parent_of(one) for one in watchdogs(pid)}
+    return [one for one in _watchdog_processes(pid) if one.pid in above]
+
+
+def _watchdog_processes(pid: int) -> list[psutil.Process]:
+    return [one for one in psutil.process_iter() if _watches(one, pid)]
+
+
+def _watches(process: psutil.Process, pid: int) -> bool:
     try:
-        return any(part.endswith("watchdog_script.py") for part in process.cmdline())
-    except psutil.Error:
+        script, *arguments = process.cmdline()[3:]
+        is_alive = process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError):
         return False
+    return is_alive and script.endswith("watchdog_script.py") and arguments[2:3] == [str(pid)]
+
+
+def _parent_of(process: psutil.Process) -> int:
+    try:
+        return int(process.ppid())
+    except psutil.Error:
+        return 0
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Kill processes; skip those that have ended."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def temporary_files() -> list[Path]:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,12 +64,24 @@ class ContextFiles:
         settings = (cwd / ".claude", home)
         self._settings = [str(folder / name) for folder in settings for name in _SETTINGS_FILES]
         self._imports: dict[str, tuple[_Signature, tuple[str, ...]]] = {}
+        self._hooks: tuple[Hashable, bool] | None = None
 
     def stamp(self) -> ContextStamp:
         """Return the stamp of the files as they are now; no file is read that did not change."""
         memory = [*self._memory_signatures(), *self._tree_signatures()]
-        settings = [*self._settings, *map(str, managed_settings_files())]
-        return ContextStamp(_stamp(memory), _stamp(_signatures(settings)))
+        return ContextStamp(_stamp(memory), _stamp(_signatures(self._all_settings())))
+
+    def has_hooks(self) -> bool:
+        """Check whether settings name hooks, or plugins, which can have some; they run programs."""
+        paths = self._all_settings()
+        stamp = _stamp(_signatures(paths))
+        if self._hooks is None or self._hooks[0] != stamp:
+            found = any(_names_hooks(_read_json(Path(path))) for path in paths)
+            self._hooks = stamp, found
+        return self._hooks[1]
+
+    def _all_settings(self) -> list[str]:
+        return [*self._settings, *map(str, managed_settings_files())]
 
     def _memory_signatures(self) -> Iterator[tuple[str, _Signature]]:
         known = set(self._memory)
@@ -104,6 +116,10 @@ def has_modules(plugin: Path) -> bool:
     entries = named if isinstance(named, list) else [named]
     given = [_read_json(plugin / one) if isinstance(one, str) else one for one in entries]
     return any(isinstance(one, dict) and "modules" in one for one in (hooks, *given))
+
+
+def _names_hooks(settings: Mapping[str, object]) -> bool:
+    return bool(settings.get("hooks") or settings.get("enabledPlugins"))
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -166,6 +166,18 @@ class LaunchConfig:
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    @cached_property
+    def starts_servers(self) -> bool:
+        """Return whether its processes start MCP servers, and not only call some by their URL."""
+        servers = json.loads(self.mcp_config)["mcpServers"] if self.mcp_config else {}
+        return any("command" in server for server in servers.values())
+
+    @cached_property
+    def has_hooks(self) -> bool:
+        """Return whether the definition has hooks; those of settings files are not counted."""
+        given = [option for option in self.argv if option_name(option) == "--settings"]
+        return any(json.loads(option.partition("=")[2]).get("hooks") for option in given)
+
     @property
     def memory(self) -> WorkerMemory:
         """Return how its processes treat memory: `lean` or `fast`."""

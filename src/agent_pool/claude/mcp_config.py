@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent_pool.agents import Agent, Project
-from agent_pool.claude.process_tree import SERVER_MARK
+from agent_pool.claude.cookies import SERVER_MARK
 from agent_pool.claude.trust import (
     is_trusted,
     project_entry,

@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Final, cast
 
 from agent_pool.claude import process_tree
+from agent_pool.claude.cgroups import WorkerGroup
+from agent_pool.claude.process_tree import ProcessSearch
+from agent_pool.claude.started_process import StartedProcess
+from agent_pool.claude.watchdog import Watchdog
 from agent_pool.errors import SpawnError
 
 STDERR_TAIL: Final = 4096
@@ -31,7 +35,15 @@ class ChildProcess(asyncio.SubprocessProtocol):
         on_data: called with each chunk of stdout.
         on_exit: called once, as soon as the child has exited.
         on_end: called once, when the child has exited and the rest of its output was read.
+
+    Attributes:
+        pid: its process id.
+        search: finds the processes below it.
+        group: its control group; None without one.
     """
+
+    search: ProcessSearch
+    group: WorkerGroup | None = None
 
     def __init__(
         self,
@@ -59,25 +71,25 @@ class ChildProcess(asyncio.SubprocessProtocol):
         on_data: Callable[[bytes], None],
         on_exit: Callable[[], None],
         on_end: Callable[[], None],
+        watchdog: Watchdog,
+        group: WorkerGroup | None = None,
     ) -> ChildProcess:
-        """Start a child.
+        """Let the watchdog start a child, in `group` if there is one.
 
         Raises:
             SpawnError: the system refused, e.g. the file was removed or is not a program.
         """
-        loop = asyncio.get_running_loop()
         try:
-            _, child = await loop.subprocess_exec(
-                lambda: cls(on_data, on_exit, on_end),
-                *argv,
-                env=dict(env),
-                cwd=cwd,
-                # Ctrl-C in a terminal then does not reach it: the pool decides how it ends.
-                start_new_session=True,
+            # In a session of its own: Ctrl-C in a terminal then does not reach it, and the pool
+            # decides how it ends.
+            child = await watchdog.subprocess_exec(
+                lambda: cls(on_data, on_exit, on_end), argv, env, cwd, group
             )
         except OSError as error:
             # ENOENT can mean the program or the folder, so the message names both.
             raise SpawnError(f"{argv[0]} cannot be started in {cwd}: {error}") from None
+        child.search = watchdog.search
+        child.group = group
         return child
 
     @property
@@ -91,6 +103,8 @@ class ChildProcess(asyncio.SubprocessProtocol):
 
         The kernel knows it some moments before the event loop does.
         """
+        if isinstance(self._transport, StartedProcess):
+            return self._transport.has_exited()
         if self.returncode is None:
             try:
                 os.kill(self.pid, 0)
@@ -117,9 +131,12 @@ class ChildProcess(asyncio.SubprocessProtocol):
         self._stdin.close()
 
     def kill(self) -> None:
-        """Send SIGKILL to the process group at once."""
+        """Send SIGKILL to the process group, and to everything in the control group, at once."""
+        if self.group is not None:
+            self.group.kill()
         # After the end the kernel can give this number to another process group.
-        if self.pid and not self._ended.is_set():
+        is_gone = isinstance(self._transport, StartedProcess) and self._transport.has_exited()
+        if self.pid and not is_gone and not self._ended.is_set():
             process_tree.kill_group(self.pid)
 
     async def wait_ended(self, timeout: float) -> bool:
@@ -127,6 +144,20 @@ class ChildProcess(asyncio.SubprocessProtocol):
         try:
             async with asyncio.timeout(timeout):
                 await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def wait_swept(self, timeout: float) -> bool:
+        """Wait until the watchdog has ended what the child left behind; return whether it has.
+
+        A child that no watchdog has started leaves this to its caller.
+        """
+        if not isinstance(self._transport, StartedProcess):
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._transport.swept.wait()
         except TimeoutError:
             return False
         return True

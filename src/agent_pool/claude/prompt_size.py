@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from agent_pool.claude.launch import LaunchConfig
 from agent_pool.claude.offline import offline_environment
+from agent_pool.claude.watchdog import Watchdog
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import SpawnError
 from agent_pool.models import PromptSize
@@ -42,7 +43,8 @@ async def measure_prompt(launch: LaunchConfig, settings: Settings) -> PromptSize
 
     with tempfile.TemporaryDirectory(prefix="agent-pool-measure-") as folder:
         async with LoopbackAPI() as api:
-            worker = _offline_worker(launch, settings, Path(folder), api.url)
+            watchdog = Watchdog(secrets.token_hex(8))
+            worker = _offline_worker(launch, settings, watchdog, Path(folder), api.url)
             try:
                 async with asyncio.timeout(MEASURE_TIMEOUT):
                     await worker.start()
@@ -53,6 +55,7 @@ async def measure_prompt(launch: LaunchConfig, settings: Settings) -> PromptSize
                 ) from None
             finally:
                 await worker.stop()
+                watchdog.dismiss(settings.kill_grace)
             main = [request for request in api.requests if not request.is_side]
     # The CLI can answer by itself, for example when it is not signed in; then there is no size.
     if not main:
@@ -60,7 +63,9 @@ async def measure_prompt(launch: LaunchConfig, settings: Settings) -> PromptSize
     return _size_of(main[0].body)
 
 
-def _offline_worker(launch: LaunchConfig, settings: Settings, folder: Path, url: str) -> Worker:
+def _offline_worker(
+    launch: LaunchConfig, settings: Settings, watchdog: Watchdog, folder: Path, url: str
+) -> Worker:
     home, project = folder / "home", folder / "project"
     user = claude_home(launch.env)
     _link(home / ".claude", (user / name for name in _READ_BY_CLAUDE))
@@ -69,8 +74,8 @@ def _offline_worker(launch: LaunchConfig, settings: Settings, folder: Path, url:
     env = offline_environment(launch, home, url)
     role = launch.role and replace(launch.role, servers={})
     measured = replace(launch, env=env, cwd=project, mcp_config="", role=role, schema="")
-    cookie = f"measure-{secrets.token_hex(8)}"
-    return Worker("measured", measured, settings, cookie=cookie, run_dir=folder)
+    cookie = f"{watchdog.cookie}/measured"
+    return Worker("measured", measured, settings, cookie=cookie, watchdog=watchdog, run_dir=folder)
 
 
 def _link(folder: Path, targets: Iterable[Path]) -> None:

@@ -34,6 +34,7 @@ from agent_pool.claude.offline import offline_environment
 from agent_pool.claude.private_files import read_own
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import compose_role
+from agent_pool.claude.watchdog import Watchdog
 from agent_pool.claude.watchdog_script import folder_prefix
 from agent_pool.claude.worker import UNPROBED, ClaimError, Worker
 from agent_pool.errors import AgentPoolError, SpawnError
@@ -75,14 +76,12 @@ class ResetProbe:
     Args:
         settings: `reset` says whether to probe at all.
         environ: names the cache folder.
-        cookie: the pool's cookie; the probes' processes have it in their environment.
+        watchdog: the pool's watchdog, which starts the probes' processes.
     """
 
-    def __init__(
-        self, settings: Settings, environ: Mapping[str, str], cookie: str = "agent-pool-probe"
-    ) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], watchdog: Watchdog) -> None:
         self._settings = settings
-        self._cookie = f"{cookie}/canary"
+        self._watchdog = watchdog
         self._folder = cache_folder(environ) / "verdicts"
         self._probes: dict[str, asyncio.Task[ResetVerdict]] = {}
 
@@ -123,8 +122,12 @@ class ResetProbe:
             await asyncio.wait(probes, timeout=PROBE_TIMEOUT)
 
     async def refresh(self, launch: LaunchConfig) -> ResetVerdict:
-        """Probe again, and replace the kept verdict."""
-        verdict = await self._run(launch)
+        """Probe again, and replace the kept verdict; the pool need not be open."""
+        watchdog = Watchdog(secrets.token_hex(8))
+        try:
+            verdict = await self._run(launch, watchdog)
+        finally:
+            watchdog.dismiss(self._settings.kill_grace)
         self._keep(verdict_key(launch), launch, verdict)
         return verdict
 
@@ -135,7 +138,7 @@ class ResetProbe:
     async def _find(self, key: str, launch: LaunchConfig) -> ResetVerdict:
         verdict = self._read(key)
         if verdict is None:
-            verdict = await self._run(launch)
+            verdict = await self._run(launch, self._watchdog)
             self._keep(key, launch, verdict)
         if not verdict.forgets:
             log.warning(
@@ -146,10 +149,10 @@ class ResetProbe:
             )
         return verdict
 
-    async def _run(self, launch: LaunchConfig) -> ResetVerdict:
+    async def _run(self, launch: LaunchConfig, watchdog: Watchdog) -> ResetVerdict:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                return await probe_reset(launch, self._settings, self._cookie)
+                return await probe_reset(launch, self._settings, watchdog)
         except (AgentPoolError, OSError, TimeoutError) as error:
             return _does_not_forget(f"{_PROBE_FAILED}: {error!r}")
 
@@ -208,7 +211,7 @@ def verdict_key(launch: LaunchConfig) -> str:
     return hashlib.sha256(json.dumps([*parts, *launch.argv[1:]]).encode()).hexdigest()[:32]
 
 
-async def probe_reset(launch: LaunchConfig, settings: Settings, cookie: str) -> ResetVerdict:
+async def probe_reset(launch: LaunchConfig, settings: Settings, watchdog: Watchdog) -> ResetVerdict:
     """Start a process with these options, give it words, and read which of them it sends later.
 
     Raises:
@@ -218,9 +221,9 @@ async def probe_reset(launch: LaunchConfig, settings: Settings, cookie: str) -> 
     from agent_pool.loopback import LoopbackAPI
 
     # By this name the watchdog finds the folder if the pool is killed.
-    with tempfile.TemporaryDirectory(prefix=folder_prefix(cookie)) as folder:
+    with tempfile.TemporaryDirectory(prefix=folder_prefix(watchdog.cookie)) as folder:
         async with LoopbackAPI() as api:
-            worker = _probe_worker(launch, settings, cookie, Path(folder), api.url)
+            worker = _probe_worker(launch, settings, watchdog, Path(folder), api.url)
             try:
                 await worker.start()
                 experiment = _Experiment(worker, api)
@@ -228,7 +231,7 @@ async def probe_reset(launch: LaunchConfig, settings: Settings, cookie: str) -> 
                 if not verdict.forgets:
                     return verdict
                 verdict = await _find_more(experiment, verdict)
-                claims = await _claims(experiment, settings, cookie)
+                claims = await _claims(experiment, settings, watchdog)
                 return replace(verdict, claims=claims)
             finally:
                 await worker.stop()
@@ -244,7 +247,7 @@ async def _find_more(experiment: _Experiment, verdict: ResetVerdict) -> ResetVer
         return replace(verdict, reason=f"{verdict.reason}; later {_PROBE_FAILED}: {error!r}")
 
 
-async def _claims(experiment: _Experiment, settings: Settings, cookie: str) -> bool:
+async def _claims(experiment: _Experiment, settings: Settings, watchdog: Watchdog) -> bool:
     """Find out whether a claimed process sends what a process sends that started in the folder."""
     launch = experiment.worker.launch
     if launch.role is None:
@@ -254,7 +257,8 @@ async def _claims(experiment: _Experiment, settings: Settings, cookie: str) -> b
         "claimed",
         parked,
         settings,
-        cookie=f"{cookie}-{secrets.token_hex(4)}",
+        cookie=_new_cookie(watchdog),
+        watchdog=watchdog,
         run_dir=launch.cwd,
     )
     try:
@@ -405,7 +409,7 @@ def _refused_verdict(worker: Worker) -> ResetVerdict:
 
 
 def _probe_worker(
-    launch: LaunchConfig, settings: Settings, cookie: str, folder: Path, url: str
+    launch: LaunchConfig, settings: Settings, watchdog: Watchdog, folder: Path, url: str
 ) -> Worker:
     """Return a worker with these options that can reach only the offline model."""
     env = offline_environment(launch, folder, url)
@@ -416,9 +420,13 @@ def _probe_worker(
         agent = _agent(_PROMPT, folder)
         role = compose_role(agent, settings, None)
         probed = replace(probed, role=role)
+    cookie = _new_cookie(watchdog)
+    return Worker("canary", probed, settings, cookie=cookie, watchdog=watchdog, run_dir=folder)
+
+
+def _new_cookie(watchdog: Watchdog) -> str:
     # Two probes can run at once, and the end of one kills every process with its cookie.
-    cookie = f"{cookie}-{secrets.token_hex(4)}"
-    return Worker("canary", probed, settings, cookie=cookie, run_dir=folder)
+    return f"{watchdog.cookie}/canary-{secrets.token_hex(4)}"
 
 
 def _agent(prompt: str, folder: Path, tools: tuple[str, ...] | None = None) -> Agent:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from agent_pool.claude import failures, process_tree, termination
+from agent_pool.claude import cookies, failures, termination
 from agent_pool.claude.binary import parse_version
 from agent_pool.claude.cli_options import permitted_modes
 from agent_pool.claude.context_files import ContextFiles, ContextStamp, has_modules
@@ -34,6 +34,7 @@ from agent_pool.claude.mcp_config import server_marks
 from agent_pool.claude.permissions import Decider, PermissionRequests
 from agent_pool.claude.private_files import make_private_folder
 from agent_pool.claude.process import ChildProcess
+from agent_pool.claude.process_tree import LivingProcess, ServerProcesses, TreeRoot
 from agent_pool.claude.protocol.results import Spend, TurnResult
 from agent_pool.claude.protocol.role import Role
 from agent_pool.claude.protocol.session import Session
@@ -62,10 +63,12 @@ from agent_pool.claude.protocol.signals import (
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import RoleFolder
 from agent_pool.claude.start_hooks import StartHooks
+from agent_pool.claude.watchdog import Watchdog
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
 from agent_pool.models import Denied, RateLimits, ResetVerdict
 from agent_pool.settings import Settings
+from agent_pool.text import mebibytes
 
 log = logging.getLogger("agent_pool")
 
@@ -74,6 +77,16 @@ STAMPED_FROM: Final = (2, 1, 330)
 Before there is a verdict, a turn that the CLI began by itself must not be taken for the caller's.
 """
 
+QUIET_TOOLS: Final = frozenset(
+    {
+        *("AskUserQuestion", "StructuredOutput", "TodoWrite", "ToolSearch", "WebFetch"),
+        *("WebSearch", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate"),
+    }
+)
+"""Tools that start no process. Every other tool counts as one that does: unknown ones too, and
+Read, which calls a program for a PDF (2.1.332)."""
+
+OUT_OF_MEMORY_ADVICE: Final = "give it a smaller task or raise the limit"
 UNPROBED: Final = ResetVerdict(False, False, "not probed yet")
 """The verdict on a binary of which nothing is known."""
 
@@ -94,7 +107,8 @@ class Worker:
         launch: how it is started.
         settings: the bounds of its waits.
         agent: the agent's name, for people; empty for a spare.
-        cookie: marks its processes, see `process_tree`.
+        cookie: marks its processes where only the environment tells, see `cookies`.
+        watchdog: starts its process, and ends what that leaves behind.
         run_dir: a private folder for its files.
         verdict: what is known about its binary and options.
         on_exit: called once when the process has exited.
@@ -122,6 +136,7 @@ class Worker:
         *,
         agent: str = "",
         cookie: str,
+        watchdog: Watchdog,
         run_dir: Path,
         verdict: ResetVerdict = UNPROBED,
         on_exit: Callable[[], None] = lambda: None,
@@ -130,10 +145,9 @@ class Worker:
         on_stray: Callable[[], None] = lambda: None,
         on_rate_limits: Callable[[RateLimits], None] = lambda limits: None,
     ) -> None:
-        self.name, self.agent = name, agent
-        self.launch, self.cookie = launch, cookie
-        self.started_at = time.monotonic()
-        self.last_output = self.started_at
+        self.name, self.agent, self.launch = name, agent, launch
+        self._cookie, self._watchdog = cookie, watchdog
+        self.started_at = self.last_output = time.monotonic()
         self.turns = 0
         self.spend = Spend()
         self.note = ""
@@ -151,7 +165,8 @@ class Worker:
         self._context = ContextFiles(launch)
         self._context_read: ContextStamp | None = None
         self._roles = RoleFolder(role_folder(run_dir / name))
-        self._was_claimed = False
+        self._was_claimed = self._started_programs = False
+        self._servers = ServerProcesses()
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
         self._listener: TurnListener | None = None
@@ -176,6 +191,40 @@ class Worker:
     def pid(self) -> int | None:
         """Return the process id; `None` before the start."""
         return self._process.pid if self._process else None
+
+    @property
+    def process(self) -> ChildProcess | None:
+        """Return its process, to look below it; `None` before the start."""
+        return self._process
+
+    @property
+    def root(self) -> TreeRoot:
+        """Return what a search for its processes needs."""
+        group = self._process.group if self._process else None
+        root = TreeRoot(self.pid or 0, self._cookie, group=group)
+        if not self.launch.takes_roles:
+            # Servers in a file are those of its whole life.
+            return replace(root, has_lasting_servers=self._has_servers)
+        marks = server_marks(self._session.servers)
+        return replace(root, server_marks=marks, servers=self._servers)
+
+    @property
+    def _has_servers(self) -> bool:
+        """Return whether it runs MCP servers, and not only calls some by their URL."""
+        servers = self._session.servers.values()
+        return self.launch.starts_servers or any("command" in server for server in servers)
+
+    @property
+    def can_have_started_programs(self) -> bool:
+        """Return whether its task can have left processes: by a tool, a server or a hook."""
+        own = _spellings(self._roles.path)
+        return (
+            self._started_programs
+            or self._has_servers
+            or self.launch.has_hooks
+            or self._context.has_hooks()
+            or any(folder not in own for folder in self._session.plugins)
+        )
 
     @property
     def is_clean(self) -> bool:
@@ -240,8 +289,9 @@ class Worker:
             parking = make_private_folder(parking_folder(self._run_dir / self.name))
             self.launch = replace(self.launch, cwd=parking)
             self._context = ContextFiles(self.launch)
-        env = {**self.launch.env, process_tree.COOKIE: self.cookie}
+        env = {**self.launch.env, cookies.COOKIE: self._cookie}
         self._context_read = self._context.stamp()
+        group = self._watchdog.make_group(self._settings.max_rss_hard)
         self._process = await ChildProcess.spawn(
             command_line(self.launch, self._run_dir / self.name),
             env=env,
@@ -249,6 +299,8 @@ class Worker:
             on_data=self._receive,
             on_exit=self._on_exit,
             on_end=self._process_ended,
+            watchdog=self._watchdog,
+            group=group,
         )
 
     async def become(self, launch: LaunchConfig) -> None:
@@ -327,14 +379,20 @@ class Worker:
             raise self._fault or failures.role_refused(self.label, self.taints, self._stderr())
 
     async def _set_servers(self, servers: Mapping[str, Any]) -> None:
-        former = self._session.servers
+        process, former = self._process, self._session.servers
+        assert process is not None, "a process is asked"
+        before = await termination.look(process, lambda search: search.members(self.root))
         # A server can take long to start, e.g. if its package is downloaded first.
         bound = self._settings.start_timeout
         await self._configure(lambda id_: self._session.set_servers(id_, servers), bound)
         for name, error in self._session.server_errors.items():
             log.warning("%s: the MCP server %s did not start: %s", self.label, name, error)
-        if any(servers.get(name) != one for name, one in former.items()) and self.is_clean:
+        after = await termination.look(process, lambda search: search.members(self.root))
+        kept = frozenset(name for name, one in former.items() if servers.get(name) == one)
+        self._servers.change(before, after, kept, frozenset(servers) - kept)
+        if kept != frozenset(former) and self.is_clean:
             # The CLI ends a server that it no longer needs, and not what that one has started.
+            self._started_programs = True
             await self._end_leftovers()
 
     async def _apply_role(self, role: Role | None) -> None:
@@ -400,6 +458,8 @@ class Worker:
         # `fail_turn` sets the event although the turn still runs, so it is cleared for this wait.
         if self._session.state is SessionState.IN_TURN:
             self._turn_over.clear()
+            # Its last call of a tool may not have been reported yet.
+            self._started_programs = True
             self._send(self._session.interrupt(_new_id()))
         # The turn's own result follows the answer to `interrupt` (2.0.77 to 2.1.330).
         if self._session.state is SessionState.INTERRUPTING:
@@ -443,16 +503,23 @@ class Worker:
                 return "rewind"
         if self._session.state is SessionState.USED:
             await self._clear()
+            # The hooks for the end and the start of a conversation run now, and can start programs.
+            await self._end_leftovers()
         return "clear" if self.is_clean else None
 
     async def _end_leftovers(self) -> None:
         """End all its processes but its present MCP servers."""
-        # Servers in a file are those of its whole life.
-        servers = server_marks(self._session.servers) if self.launch.takes_roles else None
+        if self._process is None or not self.can_have_started_programs:
+            return
         grace = self._settings.kill_grace
-        left = await termination.end_leftovers(self.pid or 0, self.cookie, grace, servers)
-        if left:
+        if left := await termination.end_leftovers(self._process, self.root, grace):
             self._session.taint(f"{left} processes that it left running could not be ended")
+        self._started_programs = False
+
+    async def find_leftovers(self) -> list[LivingProcess]:
+        """Return the processes below it but for its MCP servers."""
+        assert self._process is not None, "it was started"
+        return await termination.look(self._process, lambda search: search.leftovers(self.root))
 
     def assume(self, verdict: ResetVerdict) -> None:
         """Take this for the verdict on its binary and options."""
@@ -558,13 +625,15 @@ class Worker:
         self._turn_over.set()
 
     async def stop(self) -> None:
-        """Stop it and every process with its cookie, gently if no turn is running."""
+        """Stop it and every process below it, gently if no turn is running."""
         if self._process is not None:
             await self._until_interrupted()
             # In these states the CLI ends with its stdin. A running turn would be finished first.
             calm = (SessionState.READY, SessionState.USED, SessionState.STARTING)
             gentle = self._session.state in calm
-            await termination.stop(self._process, self.cookie, self._settings, gentle=gentle)
+            await termination.stop(self._process, self.root, self._settings, gentle=gentle)
+            if self._process.group is not None:
+                self._process.group.remove()
         remove_files(self._run_dir / self.name)
 
     async def _until_interrupted(self) -> None:
@@ -679,6 +748,7 @@ class Worker:
         # It goes on, so a note about a refused request is out of date.
         self.note = ""
         if isinstance(event, ToolUse):
+            self._started_programs |= event.name not in QUIET_TOOLS
             self.open_tools[event.id] = event.name
         elif isinstance(event, ToolOutput):
             self.open_tools.pop(event.id, None)
@@ -717,6 +787,11 @@ class Worker:
         return self._process.stderr_tail if self._process else ""
 
     def _ended_error(self) -> WorkerDied:
+        group = self._process.group if self._process else None
+        if group is not None and group.was_out_of_memory():
+            limit = mebibytes(self._settings.max_rss_hard or 0)
+            reason = f"its processes used more than max_rss_hard ({limit}); {OUT_OF_MEMORY_ADVICE}"
+            return failures.stopped_in_task(self.label, reason)
         return failures.ended_in_task(self.label, self._returncode(), self._stderr())
 
     def _returncode(self) -> int | None:

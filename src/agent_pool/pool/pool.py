@@ -20,6 +20,7 @@ from agent_pool.claude.launch import LaunchConfig, refuse_nesting
 from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.claude.prompt_size import measure_prompt
 from agent_pool.claude.reset_probe import ResetProbe
+from agent_pool.claude.watchdog import Watchdog
 from agent_pool.errors import AgentPoolError, PoolClosed, PoolError, TaskCancelled
 from agent_pool.events import Ended, Event, Snapshot, TaskEvent
 from agent_pool.models import (
@@ -89,12 +90,14 @@ class AgentPool:
         self._bus = EventBus()
         self._stats = StatsCounter()
         self._bus.subscribe(self._stats.record)
-        cookie = secrets.token_hex(8)
-        self._probe = ResetProbe(self.settings, environ, cookie)
+        watchdog = Watchdog(secrets.token_hex(8))
+        self._probe = ResetProbe(self.settings, environ, watchdog)
         # Twice: tasks can wait for a worker, and others for their conversation.
         callers = 2 * self.settings.max_waiting
         self._registry = AgentRegistry(self._projects, self._launches, self._specs_in_use, callers)
-        self._supervisor = Supervisor(self.settings, self._probe, self._registry, self._bus, cookie)
+        self._supervisor = Supervisor(
+            self.settings, self._probe, self._registry, self._bus, watchdog
+        )
         self._conversations = Conversations(self._supervisor, self.settings)
         self._supervisor.on_tick = self._conversations.tick
         self._runner = TaskRunner(

@@ -14,16 +14,17 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
 from agent_pool.claude import failures, process_tree, termination
+from agent_pool.claude.process_tree import ProcessSearch, ProcessTree, TreeRoot
 from agent_pool.claude.protocol.results import Spend
 from agent_pool.claude.reset_probe import ResetProbe
 from agent_pool.claude.watchdog import Watchdog, make_run_folder
-from agent_pool.claude.worker import ClaimError, Worker
+from agent_pool.claude.worker import OUT_OF_MEMORY_ADVICE, ClaimError, Worker
 from agent_pool.errors import AgentPoolError, SignInRefused, SpawnError, TaskTimeout
 from agent_pool.events import (
     Paused,
@@ -80,6 +81,9 @@ _REFUSES_WORK: Final = "the API refuses work"
 _RETRY_GRACE: Final = 1.0
 """Seconds after a retry in which its outcome becomes known; no new work starts in this time."""
 
+REST_TICKS: Final = 5
+"""Checks from one to the next that looks at idle workers too."""
+_RESTING: Final = (WorkerState.IDLE, WorkerState.STOPPING)
 _READY: Final = (WorkerState.IDLE, WorkerState.LEASED, WorkerState.RESETTING)
 
 
@@ -91,7 +95,7 @@ class Supervisor:
         probe: whether a CLI forgets.
         registry: the agents behind the scheduler's specs.
         bus: where events are published.
-        cookie: the pool's cookie, see `process_tree`.
+        watchdog: starts the processes, and ends what they leave behind.
 
     Attributes:
         scheduler: to be read, not to be called, by others.
@@ -107,7 +111,7 @@ class Supervisor:
         probe: ResetProbe,
         registry: AgentRegistry,
         bus: EventBus,
-        cookie: str,
+        watchdog: Watchdog,
     ) -> None:
         self.scheduler = Scheduler(_limits(settings), random.random)
         self.workers: dict[str, Worker] = {}
@@ -119,14 +123,16 @@ class Supervisor:
         self._probe = probe
         self._registry = registry
         self._bus = bus
-        self._cookie = cookie
-        self._watchdog = Watchdog(cookie)
+        self._watchdog = watchdog
         self._waiters = Waiters()
         self._start_errors: dict[AgentKey, AgentPoolError] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy: dict[str, asyncio.Task[None]] = {}  # a worker's start, assignment or reset
         self._run_dir: Path | None = None
         self._emptied = asyncio.Event()
+        self._ticks = 0
+        self._were_busy: set[str] = set()
+        self._left: dict[str, set[tuple[int, int]]] = {}
 
     # Life
 
@@ -136,7 +142,7 @@ class Supervisor:
         Raises:
             ConfigError: there is no place for temporary files.
         """
-        self._run_dir = make_run_folder(self._cookie)
+        self._run_dir = make_run_folder(self._watchdog.cookie)
         self._own(self._tick_forever(), "ticker")
         return self._run_dir
 
@@ -171,10 +177,10 @@ class Supervisor:
         """Send SIGKILL to all processes at once, without an event loop; start no process again."""
         # First: an event that comes during the kill must not start another process.
         self.scheduler.halt()
-        # A probe is no worker; its process is found by the pool's cookie.
-        if self.workers or self._watchdog.pid is not None:
-            pids = [worker.pid for worker in self.workers.values() if worker.pid]
-            termination.kill(pids, self._cookie)
+        if self._watchdog.has_run or self.workers:
+            workers = self.workers.values()
+            started = [(one.process, one.root) for one in workers if one.process is not None]
+            termination.kill(started, self._watchdog)
         if self._run_dir is not None:
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
@@ -353,17 +359,28 @@ class Supervisor:
         """Return how many workers there are, by state."""
         return dict(Counter(str(record.state) for record in self.scheduler.workers.values()))
 
-    def processes(self) -> dict[str, list[Any]]:
-        """Return the living processes of each worker; it takes some milliseconds: use a thread."""
-        # A copy first: the event loop can change the dictionary while this thread reads it.
-        roots = {name: worker.pid for name, worker in list(self.workers.items()) if worker.pid}
-        return process_tree.processes_by_worker(self._cookie, roots)
+    async def find_processes(self, names: Iterable[str]) -> dict[str, ProcessTree]:
+        """Return the processes of these workers; an empty tree for one that has not started."""
+        roots: dict[ProcessSearch, dict[str, TreeRoot]] = {}
+        found = {name: ProcessTree() for name in names if name in self.workers}
+        for name in found:
+            worker = self.workers[name]
+            if worker.process is not None:
+                roots.setdefault(worker.process.search, {})[name] = worker.root
+        # A caller that asks again and again must not stop the event loop.
+        await asyncio.sleep(0)
+        for search, searched in roots.items():
+            slow = search.is_slow
+            found |= (
+                await asyncio.to_thread(search.trees, searched) if slow else search.trees(searched)
+            )
+        return found
 
     async def describe(self, names: Iterable[str]) -> list[WorkerInfo]:
         """Return these workers with their memory measured now; leave out those that have ended."""
         shown = [self.workers[name] for name in names if name in self.workers]
-        trees = await asyncio.to_thread(self.processes)
-        sizes = {worker.name: process_tree.rss(trees.get(worker.name, ())) for worker in shown}
+        trees = await self.find_processes([worker.name for worker in shown])
+        sizes = {name: tree.rss for name, tree in trees.items()}
         records = self.scheduler.workers
         return [
             self._info(worker, records[worker.name], sizes[worker.name])
@@ -433,8 +450,6 @@ class Supervisor:
 
     def _create(self, name: str, spec: AgentSpec | None, profile: str) -> None:
         assert self._run_dir is not None, "open() comes before the first request"
-        # Before each worker, because the watchdog can have been killed.
-        self._watchdog.start()
 
         def unfit(reason: RetireReason) -> None:
             self._perform(self.scheduler.mark_unfit(name, reason, _now()))
@@ -449,7 +464,8 @@ class Supervisor:
             launch,
             self._settings,
             agent=str(spec.key) if spec else "",
-            cookie=f"{self._cookie}/{name}",
+            cookie=f"{self._watchdog.cookie}/{name}",
+            watchdog=self._watchdog,
             run_dir=self._run_dir,
             verdict=self._probe.known(launch),
             on_exit=lambda: unfit(RetireReason.DIED),
@@ -604,23 +620,57 @@ class Supervisor:
                 log.exception("the workers could not be checked; the next tick tries again")
 
     async def _check_workers(self) -> None:
-        if self.workers:
-            # In a thread: it reads the environment of every process of the user.
-            trees = await asyncio.to_thread(self.processes)
-            sizes = {name: process_tree.rss(tree) for name, tree in trees.items()}
+        self._ticks += 1
+        busy = {name for name, one in self.scheduler.workers.items() if one.state not in _RESTING}
+        at_rest = self._ticks % REST_TICKS == 0
+        # Once more after the end of a task: its memory counts until then.
+        watched = {name for name in busy | self._were_busy if self._must_be_watched(name)}
+        if names := set(self.workers) if at_rest else watched:
+            trees = await self.find_processes(names)
+            sizes = {name: tree.rss for name, tree in trees.items()}
             self._perform(self.scheduler.memory_measured(sizes, _now()))
+            zombies = {name: tree.zombies for name, tree in trees.items()}
+            self._perform(self.scheduler.zombies_counted(zombies, _now()))
             self._end_stalled_turns(trees)
+        self._were_busy = busy
+        if at_rest:
+            await self._end_leftovers_at_rest()
         self._perform(self.scheduler.tick(_now()))
         self._waiters.report(self._queue_event)
         self.on_tick()
 
-    def _end_stalled_turns(self, trees: Mapping[str, Collection[Any]]) -> None:
+    def _must_be_watched(self, name: str) -> bool:
+        worker = self.workers.get(name)
+        if worker is None or worker.process is None:
+            return False
+        # A search through the environment of all processes costs too much for a task without any.
+        return worker.process.search.finds_all or worker.can_have_started_programs
+
+    async def _end_leftovers_at_rest(self) -> None:
+        """End what was started on an idle worker after its reset, for example by a hook."""
+        found = {}
+        for name, worker in list(self.workers.items()):
+            process, turns = worker.process, worker.turns
+            # A process without a task can be the CLI's own, and has an end.
+            if process is None or not turns or not process.search.finds_all:
+                continue
+            left = await worker.find_leftovers()
+            record = self.scheduler.workers.get(name)
+            if worker.turns == turns and record and record.state is WorkerState.IDLE:
+                # Only what was there at the last look too: the CLI calls programs of its own.
+                known = self._left.get(name, set())
+                process_tree.kill(one for one in left if one.key in known)
+                found[name] = {one.key for one in left}
+        self._left = found
+
+    def _end_stalled_turns(self, trees: Mapping[str, ProcessTree]) -> None:
         """Fail the turns of workers that have written nothing for `stall_timeout` seconds."""
         bound = self._settings.stall_timeout
         for worker in list(self.workers.values()):
             # A silent tool whose process lives is at work, and a person can take time to decide.
             # The CLI itself is one of these processes; a command is another one.
-            in_tool = worker.open_tools and len(trees.get(worker.name, ())) > 1
+            tree = trees.get(worker.name, ProcessTree())
+            in_tool = worker.open_tools and len(tree.processes) > 1
             waits = in_tool or worker.awaits_permission
             if bound and worker.is_in_turn and not waits and worker.silence > bound:
                 worker.fail_turn(
@@ -665,7 +715,7 @@ def _stop_text(record: WorkerRecord, reason: RetireReason, limits: Limits) -> st
         return f"the pool retired it ({reason})"
     return (
         f"its processes used {mebibytes(record.rss)}, more than max_rss_hard "
-        f"({mebibytes(limits.max_rss_hard or 0)}); give it a smaller task or raise the limit"
+        f"({mebibytes(limits.max_rss_hard or 0)}); {OUT_OF_MEMORY_ADVICE}"
     )
 
 

@@ -4,7 +4,8 @@
 
 Both arguments are JSON. The program reads steps from stdin, a line each, and writes a step to
 stdout when it is done: `warm` a worker, `begin` to warm one, give it a `task` that hangs, or
-`fork` a child that lives on. The steps `abort`, `exit` and `raise` end it.
+`fork` a child that lives on. The steps `abort`, `exit` and `raise` end it. With the variable
+WITHOUT_LISTS it behaves as on a kernel that does not list the children of a process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import time
 
 from agent_pool import AgentPool
+from agent_pool.claude import watchdog
 
 running: list[asyncio.Task[object]] = []
 
@@ -44,6 +46,8 @@ async def step(pool: AgentPool, name: str) -> None:
 
 async def main(environ: str, settings: str) -> None:
     """Do one step after another."""
+    if "WITHOUT_LISTS" in os.environ:
+        watchdog.has_children_lists = lambda: False  # type: ignore[attr-defined]
     steps = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(steps)
     await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)

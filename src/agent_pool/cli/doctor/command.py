@@ -26,6 +26,7 @@ from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.doctor.hooks import check_hooks
 from agent_pool.cli.doctor.live import check_cli
 from agent_pool.cli.doctor.memory import check_memory
+from agent_pool.cli.doctor.processes import check_processes
 from agent_pool.cli.doctor.resets import check_resets
 from agent_pool.cli.listing import unbroken, wrap
 from agent_pool.cli.output import console, echo, print_json
@@ -90,6 +91,7 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
         yield finding
     for finding in check_registered(settings.project_dir):
         yield finding
+    yield check_processes()
     async for finding in check_cli(settings, quick=quick):
         yield finding
     async for finding in check_memory(pool):

@@ -46,6 +46,7 @@ class RetireReason(StrEnum):
     MAX_IDLE = "max_idle"
     MAX_RSS = "max_rss"
     MAX_TOTAL_RSS = "max_total_rss"
+    ZOMBIES = "zombies"
     TAINTED = "tainted"
     NO_RESET = "no_reset"
     EDITED = "edited"
@@ -125,6 +126,7 @@ class WorkerRecord:
         expires: the time at which it is too old: `max_lifetime` less a random part.
         tasks: tasks that it has done.
         rss: resident bytes of its process tree when it was last measured.
+        zombies: processes that have ended and stay in the system until this worker ends.
         retiring: why it goes as soon as that costs no caller anything.
         replaces: the worker that it was started to replace; usually empty.
         unfit: why it must not be granted again.
@@ -142,6 +144,7 @@ class WorkerRecord:
     expires: float
     tasks: int = 0
     rss: int = 0
+    zombies: int = 0
     retiring: RetireReason | None = None
     replaces: str = ""
     unfit: RetireReason | None = None

@@ -76,6 +76,9 @@ Actions = list[Action]
 
 START_ATTEMPTS: Final = 3
 """Starts of an agent that can fail in a row before its waiting callers are refused."""
+MAX_ZOMBIES: Final = 100
+"""Ended processes of a worker's tasks that it has not reaped, above which it is replaced. They hold
+no memory, but count against the limit of processes, which is some 500 in a small container."""
 BACKOFF: Final = (0.5, 30.0)
 """Seconds before the next start after the first failure, doubled with each; and the maximum."""
 _NO_TICKET: Final = float("inf")
@@ -309,6 +312,13 @@ class Scheduler:
         if self.limits.max_total_rss is not None:
             out += self._stop_idle_above(self.limits.max_total_rss)
         return [*out, *self._balance(now)]
+
+    def zombies_counted(self, zombies: Mapping[str, int], now: float) -> Actions:
+        """Note how many ended processes stay until these workers end, by name."""
+        for worker, count in zombies.items():
+            if worker in self.workers:
+                self.workers[worker].zombies = count
+        return self._balance(now)
 
     # Stimuli from outside
 
@@ -574,7 +584,7 @@ class Scheduler:
             return RetireReason.MAX_LIFETIME
         if self.limits.max_rss is not None and record.rss > self.limits.max_rss:
             return RetireReason.MAX_RSS
-        return None
+        return RetireReason.ZOMBIES if record.zombies >= MAX_ZOMBIES else None
 
     def _stop_too_large(self, record: WorkerRecord, now: float) -> Actions:
         """Stop a worker above `max_rss_hard`; refuse its callers if every new one is as large."""
