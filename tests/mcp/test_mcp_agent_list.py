@@ -1,4 +1,5 @@
 import json
+import unicodedata
 from collections.abc import Sequence
 
 import pytest
@@ -89,6 +90,17 @@ def test_every_name_is_declared_however_many_agents_there_are(limit: int, names:
     argument = invoke["inputSchema"]["properties"]["agent"]["description"]
     declared = f"{invoke['description']}, {argument}, ".replace("\n- ", ", ").replace(": ", ", ")
     assert all(f", {name}, " in f"{declared}, ".replace("\n", ", ") for name in names)
+
+
+@pytest.mark.parametrize("limit", [2048, 4096])
+def test_all_of_two_hundred_long_names_are_declared(limit: int) -> None:
+    names = [f"agent…with-a-long-name-{number:03}" for number in range(200)]
+    invoke = list_tools(AgentNames([(name, "Reviews.") for name in names]), limit)[0]
+    assert limit - 40 < taken_length(invoke["description"]) <= limit
+    normalised = unicodedata.normalize("NFKC", invoke["description"])
+    assert len(normalised) <= limit
+    declared = invoke["description"] + invoke["inputSchema"]["properties"]["agent"]["description"]
+    assert all(name in declared for name in names)
 
 
 @pytest.mark.parametrize(
