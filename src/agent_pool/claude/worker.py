@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -99,6 +99,25 @@ TurnListener = Callable[[TurnEvent], None]
 ResetWay = Literal["rewind", "clear"]
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerCallbacks:
+    """What the owner of a worker does when something happens to it.
+
+    Attributes:
+        exit: called once when the process has exited.
+        taint: called when it became unfit to serve again.
+        spend: called with the tokens and cost of each turn that has ended.
+        stray: called for each result that no task had asked for.
+        rate_limits: called when the API has reported how much of the limits is used.
+    """
+
+    exit: Callable[[], None] = lambda: None
+    taint: Callable[[], None] = lambda: None
+    spend: Callable[[Spend], None] = lambda spend: None
+    stray: Callable[[], None] = lambda: None
+    rate_limits: Callable[[RateLimits], None] = lambda limits: None
+
+
 class Worker:
     """A Claude Code process that serves one task after another.
 
@@ -111,11 +130,7 @@ class Worker:
         watchdog: starts its process, and ends what that leaves behind.
         run_dir: a private folder for its files.
         verdict: what is known about its binary and options.
-        on_exit: called once when the process has exited.
-        on_taint: called when it became unfit to serve again.
-        on_spend: called with the tokens and cost of each turn that has ended.
-        on_stray: called for each result that no task had asked for.
-        on_rate_limits: called when the API has reported how much of the limits is used.
+        callbacks: what its owner does when something happens to it.
 
     Attributes:
         turns: prompts that it was given.
@@ -139,11 +154,7 @@ class Worker:
         watchdog: Watchdog,
         run_dir: Path,
         verdict: ResetVerdict = UNPROBED,
-        on_exit: Callable[[], None] = lambda: None,
-        on_taint: Callable[[], None] = lambda: None,
-        on_spend: Callable[[Spend], None] = lambda spend: None,
-        on_stray: Callable[[], None] = lambda: None,
-        on_rate_limits: Callable[[RateLimits], None] = lambda limits: None,
+        callbacks: WorkerCallbacks | None = None,
     ) -> None:
         self.name, self.agent, self.launch = name, agent, launch
         self._cookie, self._watchdog = cookie, watchdog
@@ -155,11 +166,7 @@ class Worker:
         self.has_all_roles = False
         self.removed = asyncio.Event()
         self._settings, self._run_dir = settings, run_dir
-        self._on_exit = on_exit
-        self._on_taint = on_taint
-        self._on_spend = on_spend
-        self._on_stray = on_stray
-        self._on_rate_limits = on_rate_limits
+        self._on = callbacks or WorkerCallbacks()
         self._verdict = verdict
         self._session = _new_session(launch, settings, verdict)
         self._context = ContextFiles(launch)
@@ -297,7 +304,7 @@ class Worker:
             env=env,
             cwd=self.launch.cwd,
             on_data=self._receive,
-            on_exit=self._on_exit,
+            on_exit=self._on.exit,
             on_end=self._process_ended,
             watchdog=self._watchdog,
             group=group,
@@ -674,7 +681,7 @@ class Worker:
         for signal in self._session.receive(data):
             self._dispatch(signal)
         if len(self.taints) > taints or self._session.state is SessionState.BROKEN:
-            self._on_taint()
+            self._on.taint()
 
     def _dispatch(self, signal: Signal) -> None:
         match signal:
@@ -713,13 +720,13 @@ class Worker:
     ) -> None:
         match signal:
             case RateLimitsReported(limits):
-                self._on_rate_limits(limits)
+                self._on.rate_limits(limits)
             case StartHookBegan(hook_id, name):
                 self.hooks.begin(hook_id, name)
             case StartHookEnded(hook_id):
                 self.hooks.end(hook_id)
             case StrayFinished():
-                self._on_stray()
+                self._on.stray()
 
     def _error_of(self, signal: RoleMissed | ToolsMissing) -> AgentPoolError:
         if isinstance(signal, RoleMissed):
@@ -759,7 +766,7 @@ class Worker:
         self._result = None if self._is_refused else result
         self.spend += result.spend
         # Before the caller is woken: its figures must be there when `invoke` returns.
-        self._on_spend(result.spend)
+        self._on.spend(result.spend)
         self._turn_over.set()
 
     def _reply(self, asked: PermissionAsked, denied: Denied | None) -> None:

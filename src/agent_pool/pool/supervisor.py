@@ -24,7 +24,7 @@ from agent_pool.claude.process_tree import ProcessSearch, ProcessTree, TreeRoot
 from agent_pool.claude.protocol.results import Spend
 from agent_pool.claude.reset_probe import ResetProbe
 from agent_pool.claude.watchdog import Watchdog, make_run_folder
-from agent_pool.claude.worker import OUT_OF_MEMORY_ADVICE, ClaimError, Worker
+from agent_pool.claude.worker import OUT_OF_MEMORY_ADVICE, ClaimError, Worker, WorkerCallbacks
 from agent_pool.errors import AgentPoolError, SignInRefused, SpawnError, TaskTimeout
 from agent_pool.events import (
     Paused,
@@ -468,11 +468,13 @@ class Supervisor:
             watchdog=self._watchdog,
             run_dir=self._run_dir,
             verdict=self._probe.known(launch),
-            on_exit=lambda: unfit(RetireReason.DIED),
-            on_taint=lambda: unfit(RetireReason.TAINTED),
-            on_spend=spent,
-            on_stray=lambda: self._publish(name, StrayResult(worker=name)),
-            on_rate_limits=self.report_rate_limits,
+            callbacks=WorkerCallbacks(
+                exit=lambda: unfit(RetireReason.DIED),
+                taint=lambda: unfit(RetireReason.TAINTED),
+                spend=spent,
+                stray=lambda: self._publish(name, StrayResult(worker=name)),
+                rate_limits=self.report_rate_limits,
+            ),
         )
 
     async def _start(self, name: str, spec: AgentSpec | None) -> None:
