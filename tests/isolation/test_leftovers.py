@@ -97,7 +97,7 @@ def test_a_hidden_daemon_of_a_task_ends_with_the_task(
         # A background shell taints; a daemon alone does not.
         assert is_background or len(pids) == 1
 
-    harness.run(main())
+    harness.run(main(), bound=60 + 5 * RUNS)
 
 
 def test_a_hidden_daemon_of_an_mcp_server_ends_and_the_server_stays(
@@ -117,7 +117,7 @@ def test_a_hidden_daemon_of_an_mcp_server_ends_and_the_server_stays(
             }
         assert len(servers) == 1
 
-    harness.run(main())
+    harness.run(main(), bound=60 + 5 * RUNS)
 
 
 @pytest.mark.parametrize("event", ["SessionStart", "SessionEnd", "Stop", "UserPromptSubmit"])
@@ -130,7 +130,7 @@ def test_a_hidden_daemon_of_a_hook_ends_with_the_task_or_its_reset(
             hooks(event, daemon.planting)
             await ends_with_the_task(harness, daemon, harness.plan("no tool"))
 
-    harness.run(main())
+    harness.run(main(), bound=60 + 5 * RUNS)
 
 
 def test_a_daemon_that_starts_on_an_idle_worker_is_ended_soon(
