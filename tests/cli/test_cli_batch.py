@@ -206,7 +206,7 @@ def test_a_stopped_batch_keeps_finished_results_and_leaves_no_process(
     assert (running.returncode, stdout) == (128 + number, b"")
     *_, summary, last = stderr.decode().splitlines()
     assert summary.startswith("3 tasks: 1 done, 0 failed, 2 not finished; ")
-    assert f" {api.usage.total.usage.output_tokens} out, " in summary
+    assert f" {api.usage.total.usage.output_tokens} received, " in summary
     assert last == f"stopped by {number.name}"
     assert [entry["line"] for entry in entries(output.read_text())] == [1]
 

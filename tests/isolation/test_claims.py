@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +154,18 @@ def test_no_trust_is_recorded_for_a_claimed_folder(harness: PoolHarness) -> None
     state = harness.project.home / ".claude" / ".claude.json"
     known = json.loads(state.read_text()) if state.exists() else {}
     assert not known.get("projects", {}).get(str(one), {}).get("hasTrustDialogAccepted")
+
+
+def test_a_stopped_spare_costs_its_caller_no_start_timeout(open_harness: OpenHarness) -> None:
+    harness = open_harness(spares=1, reset_timeout=1.5, start_timeout=600)
+    one = make_project(harness, "one")
+
+    async def main() -> None:
+        await harness.ask(harness.plan())
+        spare = await harness.parked_spare()
+        assert spare.pid is not None
+        os.kill(spare.pid, signal.SIGSTOP)
+        outcome = await ask(harness, one, "done")
+        assert (outcome.text, outcome.pid == spare.pid) == ("done", False)
+
+    harness.run(main())

@@ -174,9 +174,8 @@ def test_an_interrupt_in_the_first_turn_after_a_claim_leaves_nothing(
 def test_a_worker_claimed_before_the_probe_refused_claims_is_replaced(
     open_harness: OpenHarness, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The claim in the probe is the second one.
-    faults = ("honest-rewinds", "claims-once", "canary")
-    harness = open_harness(cli=install_faulty(tmp_path / "fake", *faults), spares=1)
+    # In the probe's process it does not follow its claim.
+    harness = open_harness(cli=install_faulty(tmp_path / "fake", "claims"), spares=1)
     place = make_project(tmp_path / "one")
     caplog.set_level(logging.WARNING, logger="agent_pool")
 
@@ -210,7 +209,7 @@ def test_a_failed_task_is_not_the_reason_of_a_failed_change_of_role(
     acts = (
         {"at": "prompt", "do": "show_tools", "tools": [], "times": 1},
         {
-            **{"at": "control", "do": "reply", "match": "agent-pool:other-"},
+            **{"at": "control", "do": "reply", "match": '"agent": "agent-pool:other-'},
             **{"subtype": "error", "error": "no such agent"},
         },
     )

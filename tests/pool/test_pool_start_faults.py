@@ -242,3 +242,17 @@ def test_the_error_names_a_missing_project_folder(pool_project: PoolProject) -> 
                 await pool.invoke("tester", "one")
 
     run(main())
+
+
+def test_another_version_behind_the_same_command_is_noticed(pool_project: PoolProject) -> None:
+    async def main() -> None:
+        other = {"at": "initialize", "do": "report_version", "version": "2.1.119", "times": 1}
+        async with pool_project.faulty(other) as pool:
+            with pytest.raises(
+                SpawnError, match=r"is Claude Code 2\.1\.119, .* reported 2\.1\.330"
+            ):
+                await pool.invoke("tester", "one")
+            # The command is asked again, and now tells the truth.
+            await assert_serves(pool)
+
+    run(main())

@@ -63,7 +63,7 @@ FAULTS: dict[str, tuple[Act, ...]] = {
     "mode": ({"at": "start", "do": "vary", "field": "permissionMode"},),
     "cwd": ({"at": "start", "do": "vary", "field": "cwd"},),
     "other-agent": ({"at": "prompt", "do": "show_tools", "tools": ["Read", "Bash"], "times": 1},),
-    "claims-once": ({"at": "control", "do": "follow_claim", "match": "claim_session", "times": 1},),
+    "claims": ({"at": "control", "do": "follow_claim", "match": "claim_session"},),
     "dies-of-roles": ({"at": "control", "do": "exit", "code": 3, "match": "apply_flag_settings"},),
     "refuses-roles": (
         {
@@ -179,6 +179,8 @@ class Acts:
         """Fields of the init frame that are different in each turn."""
         self.tools: list[str] | None = None
         """The tools in the next init frame; None to leave them out."""
+        self.version = ""
+        """The version in the answer to `initialize`; empty to leave it out."""
         self.is_busy = False
         """Each turn reports that the CLI works, and nothing that it is idle."""
 
@@ -236,6 +238,11 @@ class Acts:
     def reply(self, **fields: object) -> bool:
         """Answer with these fields changed; None leaves a field out."""
         self.answer |= fields
+        return True
+
+    def report_version(self, version: str) -> bool:
+        """Report another version than the command does."""
+        self.version = version
         return True
 
     def add(self, **frame: object) -> bool:
@@ -379,6 +386,8 @@ class FakeCLI:
         if "follows claim" in self._acts.flags and kind == "claim_session":
             os.chdir(str(request["cwd"]))
         answer: dict[str, object] = {}
+        if kind == "initialize" and self._acts.version:
+            answer = {"claude_code_version": self._acts.version}
         if "rewinds" in self._acts.flags:
             self._messages.clear()
         if "pretends to rewind" in self._acts.flags:

@@ -70,6 +70,16 @@ def start_refused(label: WorkerLabel, error: str) -> SpawnError:
     return SpawnError(f"{label} refused to initialise: {error}", worker=label.name, pid=label.pid)
 
 
+def version_changed(label: WorkerLabel, now: str, before: str) -> SpawnError:
+    """Build the error for a process of another version than its command has reported."""
+    return SpawnError(
+        f"{label} is Claude Code {now}, although its command reported {before}, so it was "
+        "started with the wrong options; the pool asks the command again, try again",
+        worker=label.name,
+        pid=label.pid,
+    )
+
+
 def role_refused(label: WorkerLabel, reasons: Sequence[str], stderr: str) -> SpawnError:
     """Build the error for a process that did not become another agent."""
     return SpawnError(

@@ -36,6 +36,7 @@ from agent_pool.claude.private_files import write_private
 from agent_pool.claude.protocol.role import Role
 from agent_pool.claude.roles import can_be_role, compose_role
 from agent_pool.claude.trust import permitted_agent
+from agent_pool.claude.watchdog_script import SESSIONS_ENDING
 from agent_pool.errors import ConfigError
 from agent_pool.models import LaunchSpec
 from agent_pool.settings import ENV_PREFIX, Environment, Settings
@@ -315,8 +316,8 @@ def command_line(launch: LaunchConfig, stem: Path) -> list[str]:
 
 
 def remove_files(stem: Path) -> None:
-    """Remove the files that `command_line` wrote for a worker that has ended."""
-    for ending in (_PROMPT_ENDING, _MCP_ENDING, _SETTINGS_ENDING):
+    """Remove the files that `command_line` and the worker wrote, which has ended."""
+    for ending in (_PROMPT_ENDING, _MCP_ENDING, _SETTINGS_ENDING, SESSIONS_ENDING):
         with suppress(OSError):
             stem.with_suffix(ending).unlink()
     for folder in (role_folder(stem), parking_folder(stem)):

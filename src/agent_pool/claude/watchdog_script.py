@@ -48,6 +48,8 @@ POOL_END_SECONDS = 0.5
 SET_CHILD_SUBREAPER = 36
 """`PR_SET_CHILD_SUBREAPER` of Linux; the attribute survives `exec`."""
 MOST_DESCRIPTORS = 16
+SESSIONS_ENDING = ".sessions"
+"""The ending of the files that name the sessions of a worker; see `remove_outputs_of`."""
 _EINVAL = 22
 INTEGER_BYTES = 4
 
@@ -205,15 +207,63 @@ def folder_prefix(cookie: str) -> str:
 
 
 def remove_folders(place: str, cookie: str) -> None:
-    """Remove the pool's folders in `place`: they can hold secrets."""
+    """Remove the pool's folders in `place`, which can hold secrets, and what they tell of."""
     for name in os.listdir(place):  # noqa: PTH208
-        if name.startswith(folder_prefix(cookie)):
-            whole = os.path.join(place, name)  # noqa: PTH118
-            # Bottom up, because a folder must be empty to be removed.
-            for folder, folders, files in os.walk(whole, topdown=False):
-                for entry in (*files, *folders):
-                    _remove(os.path.join(folder, entry))  # noqa: PTH118
-            _remove(whole)
+        whole = os.path.join(place, name)  # noqa: PTH118
+        # Others can make folders and links in this place, too. The pool makes private ones.
+        if name.startswith(folder_prefix(cookie)) and is_own_folder(whole, 0o077):
+            remove_outputs(whole)
+            remove_tree(os.fsencode(whole))
+
+
+def is_own_folder(path: "str | bytes", forbidden: int = 0) -> bool:
+    """Check whether a path is a folder of this user, no link, and without these permissions."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    is_folder = status.st_mode & 0o170000 == 0o040000
+    return is_folder and status.st_uid == os.geteuid() and not status.st_mode & forbidden
+
+
+def remove_tree(path: bytes) -> None:
+    """Remove a folder and everything in it; links are removed and not followed."""
+    # Bottom up, because a folder must be empty to be removed.
+    for folder, folders, files in os.walk(path, topdown=False):
+        for entry in (*files, *folders):
+            _remove(os.path.join(folder, entry))  # noqa: PTH118
+    _remove(path)
+
+
+def remove_outputs(folder: str) -> None:
+    """Remove the outputs of commands that the CLI has kept for the workers of a pool's folder.
+
+    It keeps large ones in ``projects/PROJECT/SESSION/tool-results`` of its own folder, and removes
+    them only if it ends in order (2.1.332).
+    """
+    for name in os.listdir(folder):  # noqa: PTH208
+        if name.endswith(SESSIONS_ENDING):
+            remove_outputs_of(os.path.join(folder, name))  # noqa: PTH118
+
+
+def remove_outputs_of(path: str) -> None:
+    """Remove the kept outputs of one worker.
+
+    Args:
+        path: a file whose first line is the folder of all projects, and each other line
+            ``PROJECT/SESSION``.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            place, *sessions = file.read().splitlines()
+    except (OSError, ValueError):  # there is no such file, or it is empty
+        return
+    for session in sessions:
+        whole = os.path.join(place, session)  # noqa: PTH118
+        outputs = os.path.join(whole, b"tool-results")  # noqa: PTH118
+        if is_own_folder(whole) and is_own_folder(outputs):
+            remove_tree(outputs)
+            _remove(whole)  # unless something else is in it
 
 
 def remove_groups(path: str) -> None:
@@ -225,7 +275,7 @@ def remove_groups(path: str) -> None:
             pass
 
 
-def _remove(path: str) -> None:
+def _remove(path: "str | bytes") -> None:
     try:
         os.unlink(path)  # noqa: PTH108
     except OSError:  # a folder, which is empty by now

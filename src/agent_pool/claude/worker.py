@@ -32,7 +32,7 @@ from agent_pool.claude.launch import (
 )
 from agent_pool.claude.mcp_config import server_marks
 from agent_pool.claude.permissions import Decider, PermissionRequests
-from agent_pool.claude.private_files import make_private_folder
+from agent_pool.claude.private_files import make_private_folder, write_private
 from agent_pool.claude.process import ChildProcess
 from agent_pool.claude.process_tree import LivingProcess, ServerProcesses, TreeRoot
 from agent_pool.claude.protocol.results import Spend, TurnResult
@@ -64,10 +64,11 @@ from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import RoleFolder
 from agent_pool.claude.start_hooks import StartHooks
 from agent_pool.claude.watchdog import Watchdog
+from agent_pool.claude.watchdog_script import SESSIONS_ENDING, remove_outputs_of
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
 from agent_pool.models import Denied, RateLimits, ResetVerdict
-from agent_pool.settings import Settings
+from agent_pool.settings import Settings, claude_home
 from agent_pool.text import mebibytes
 
 log = logging.getLogger("agent_pool")
@@ -172,7 +173,8 @@ class Worker:
         self._context = ContextFiles(launch)
         self._context_read: ContextStamp | None = None
         self._roles = RoleFolder(role_folder(run_dir / name))
-        self._was_claimed = self._started_programs = False
+        self._was_claimed = self._started_programs = self._has_heard = False
+        self._kept: set[Path] = set()  # folders of sessions with large outputs
         self._servers = ServerProcesses()
         self._process: ChildProcess | None = None
         self._fault: AgentPoolError | None = None
@@ -247,6 +249,20 @@ class Worker:
     def is_in_turn(self) -> bool:
         """Return whether a caller waits for the result of a prompt."""
         return self._session.state is SessionState.IN_TURN and not self._turn_over.is_set()
+
+    @property
+    def is_other_version(self) -> bool:
+        """Return whether its process reports another version than the one it was started for.
+
+        Behind a wrapper the version can change while the command's file stays the same.
+        """
+        version = self._session.version
+        return bool(version) and parse_version(version) != parse_version(self.launch.version)
+
+    @property
+    def ended_before_turn(self) -> bool:
+        """Return whether its process ended by itself after a prompt, before it wrote anything."""
+        return self.has_ended and not self._has_heard and self._fault is None
 
     @property
     def awaits_permission(self) -> bool:
@@ -339,7 +355,12 @@ class Worker:
         # A process that ended during its start gets nothing; `_until_ready` raises its error.
         if not self.has_ended:
             self._send(self._session.initialize(_new_id(), prompt=prompt, schema=schema))
-        await self._until_ready(self._settings.start_timeout)
+        # A spare that is not ready long after its start is stopped, or hangs.
+        is_new = time.monotonic() - self.started_at < self._settings.reset_timeout
+        bound = self._settings.start_timeout if is_new else self._settings.reset_timeout
+        await self._until_ready(bound)
+        if self.is_other_version:
+            raise failures.version_changed(self.label, self._session.version, launch.version)
 
     async def _claim(self, launch: LaunchConfig) -> None:
         # Memory files are read at the claim, settings of the user at the start (2.1.332).
@@ -433,6 +454,7 @@ class Worker:
             WorkerDied: the process ended before the result came.
             RemoteProtocolError: the process broke the protocol.
         """
+        self._has_heard = False
         if self._session.is_over:
             raise self._fault or self._ended_error()
         self._turn_over.clear()
@@ -641,7 +663,22 @@ class Worker:
             await termination.stop(self._process, self.root, self._settings, gentle=gentle)
             if self._process.group is not None:
                 self._process.group.remove()
+        remove_outputs_of(str(self._sessions_file))
         remove_files(self._run_dir / self.name)
+
+    @property
+    def _sessions_file(self) -> Path:
+        return (self._run_dir / self.name).with_suffix(SESSIONS_ENDING)
+
+    def _note_outputs(self) -> None:
+        """Write down where the CLI keeps large outputs, which are removed at the end."""
+        projects = claude_home(self.launch.env) / "projects"
+        folders = {Path(path).parents[1] for path in self._session.kept_outputs}
+        new = {one for one in folders if one.parent.parent == projects} - self._kept
+        if new:
+            self._kept |= new
+            lines = [str(projects), *(f"{one.parent.name}/{one.name}" for one in self._kept)]
+            write_private(self._sessions_file, "\n".join(lines))
 
     async def _until_interrupted(self) -> None:
         """Wait at most `kill_grace` for the result of an interrupted turn: it has the tokens."""
@@ -677,9 +714,11 @@ class Worker:
 
     def _receive(self, data: bytes) -> None:
         self.last_output = time.monotonic()
+        self._has_heard = True
         taints = len(self.taints)
         for signal in self._session.receive(data):
             self._dispatch(signal)
+        self._note_outputs()
         if len(self.taints) > taints or self._session.state is SessionState.BROKEN:
             self._on.taint()
 

@@ -153,6 +153,10 @@ class AgentRegistry:
         place = self._projects.get(project)
         return place if options.isolates(place.catalog.find(name)) else None
 
+    def forget_versions(self) -> None:
+        """Ask the binaries for their versions again, at the next request."""
+        self._launches.forget_versions()
+
     def forget(self, spec: AgentSpec) -> None:
         """Drop a spec that no caller can ask for again, and that no worker has."""
         self._known.pop(spec, None)

@@ -67,6 +67,10 @@ class LaunchCache:
                 log.warning("%s (%s) does not know %s: %s", cli, version, option, cost)
         return launch
 
+    def forget_versions(self) -> None:
+        """Ask each binary for its version again when it is next needed."""
+        self._versions.clear()
+
     async def close(self) -> None:
         """Cancel the version queries that still run, and wait for their end."""
         queries = list(self._queries.values())

@@ -24,6 +24,7 @@ from agent_pool.claude.process_tree import ProcessSearch, ProcessTree, TreeRoot
 from agent_pool.claude.protocol.results import Spend
 from agent_pool.claude.reset_probe import ResetProbe
 from agent_pool.claude.watchdog import Watchdog, make_run_folder
+from agent_pool.claude.watchdog_script import remove_outputs
 from agent_pool.claude.worker import OUT_OF_MEMORY_ADVICE, ClaimError, Worker, WorkerCallbacks
 from agent_pool.errors import AgentPoolError, SignInRefused, SpawnError, TaskTimeout
 from agent_pool.events import (
@@ -182,6 +183,8 @@ class Supervisor:
             started = [(one.process, one.root) for one in workers if one.process is not None]
             termination.kill(started, self._watchdog)
         if self._run_dir is not None:
+            with contextlib.suppress(OSError):  # it is removed already
+                remove_outputs(str(self._run_dir))
             shutil.rmtree(self._run_dir, ignore_errors=True)
 
     @property
@@ -502,6 +505,8 @@ class Supervisor:
             self._perform(self.scheduler.claim_refused(name, _now()))
         except Exception as error:
             # Not CancelledError: `_stop` and `close` cancel a start and end its process themselves.
+            if worker.is_other_version:
+                self._registry.forget_versions()
             self._start_failed(name, error)
         else:
             seconds = _now() - worker.started_at if timed else None

@@ -22,6 +22,7 @@ from agent_pool.errors import (
     RequestTooLarge,
     SignInRefused,
     TaskTimeout,
+    WorkerDied,
 )
 from agent_pool.events import Ended, Retry, Started, Submitted, TaskEvent
 from agent_pool.models import NO_USAGE, Denied, PermissionRequest, TaskRequest, TaskResult
@@ -179,12 +180,26 @@ class TaskRunner:
         task.resolved(spec)
         if request.conversation is not None:
             return await self._run_in_conversation(task, spec, request.conversation)
-        worker = await self._supervisor.acquire(spec, task.emit)
-        try:
-            return await self.run_on(task, worker)
-        finally:
-            # A plain call: a cancelled caller can neither lose a worker nor hand a used one on.
-            self._supervisor.release(worker)
+        return await self._run_alone(task, spec)
+
+    async def _run_alone(self, task: RunningTask, spec: AgentSpec) -> TaskResult:
+        """Run a task that belongs to no conversation, on another worker if the first one is dead.
+
+        A process can end after it was granted. Before it has written anything, the task has done
+        and cost nothing, so it is given to another worker, once.
+        """
+        for is_last in (False, True):
+            worker = await self._supervisor.acquire(spec, task.emit)
+            try:
+                return await self.run_on(task, worker)
+            except WorkerDied as error:
+                if is_last or not worker.ended_before_turn:
+                    raise
+                log.warning("%s; its task is given to another worker", error)
+            finally:
+                # A plain call: a cancelled caller can neither lose a worker nor hand a used one on.
+                self._supervisor.release(worker)
+        raise AssertionError("the second try returns or raises")
 
     async def _run_in_conversation(
         self, task: RunningTask, spec: AgentSpec, name: str

@@ -15,6 +15,7 @@ Three rules keep tasks apart:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -66,6 +67,7 @@ from agent_pool.claude.protocol.words import is_written_by_cli
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
 from agent_pool.events import Text, ToolOutput, ToolUse, Withdrawn
 
+_KEPT_OUTPUT: Final = re.compile(r"/.+/projects/[\w-]+/[0-9a-f-]{36}/tool-results/[^/\n]+")
 _SELF_STARTED: Final = "a turn started by itself"
 
 Emit = Callable[[Signal], None]
@@ -95,6 +97,7 @@ class Session:
         role: the agent that the process has become; None if it was started as one.
         folders: the paths of the folder that it must work in; empty if that is not checked.
         modes: the permission modes that it can have; empty if that is not checked.
+        kept_outputs: the files in which the CLI keeps large outputs of commands.
         servers: the configuration of the MCP servers that it was given, by name.
         server_errors: why some of these could not be started, by name.
         refused_claim: why the last claim was refused; empty if it was not. The process waits for
@@ -123,6 +126,7 @@ class Session:
         self.role: Role | None = None
         self.folders: frozenset[str] = frozenset()
         self.modes: frozenset[str] = frozenset()
+        self.kept_outputs: set[str] = set()
         self.servers: dict[str, Any] = {}
         self.server_errors: dict[str, str] = {}
         self.refused_claim = ""
@@ -593,6 +597,10 @@ class Session:
             emit(ToolUse(str(block.get("id", "")), name, mapping_of(block, "input")))
 
     def _on_user(self, frame: Frame, emit: Emit) -> None:
+        # The name of the folder is told nowhere else: it is not the session's id (2.1.332).
+        kept = text_of(mapping_of(frame, "tool_use_result"), "persistedOutputPath")
+        if _KEPT_OUTPUT.fullmatch(kept):
+            self.kept_outputs.add(kept)
         if self._is_for_caller(frame):
             _withdraw(self._record.words.note_user_frame(frame), emit)
         for block in blocks_of(frame):
