@@ -3,14 +3,16 @@
     pytest -m soak tests/soak              the long form: SOAK_TASKS tasks, 600 by default
     SOAK_SEED=7 pytest tests/soak          the same faults again
 
-The faults: workers are killed and stopped, agents edited and reset, callers leave, tasks never end,
-commands go on in the background and as daemons, the API refuses requests and cuts connections.
+The faults: workers are killed and stopped, agents edited and reset, the user's hooks change, the
+CLI behind a wrapper is replaced, callers leave, tasks never end, commands go on in the background
+and as daemons, rules of the settings deny commands, the API refuses requests and cuts connections.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 import random
 import signal
@@ -28,6 +30,7 @@ import psutil
 import pytest
 
 from agent_pool import AgentPool, AgentPoolError, TaskResult, TaskTimeout, WorkerDied
+from support.environment import real_cli
 from support.pools import PoolProject
 from support.process_checks import open_files
 from support.waiting import run
@@ -50,6 +53,7 @@ KINDS = {
     "overload": 2,
     "cut": 3,
     "error": 4,
+    "asks": 4,
 }
 """The weight of each kind of task, see `soak_model.py`; half of those on hold are cancelled."""
 SHORT_WAITS: dict[str, Any] = {
@@ -62,7 +66,13 @@ SHORT_WAITS: dict[str, Any] = {
     "close_timeout": 5,
 }
 """Short waits for processes that were stopped."""
-FAULTS = ("kill", "kill", "stop", "edit", "edit", "reset")
+FAULTS = ("kill", "kill", "stop", "edit", "edit", "reset", "hooks", "wrap")
+HOOKS: tuple[dict[str, Any], ...] = (
+    {},
+    {"SessionStart": [{"hooks": [{"type": "command", "command": "sleep 0.1"}]}]},
+    {"PreToolUse": [{"matcher": "Bash", "hooks": [{"type": "command", "command": "true"}]}]},
+)
+"""The hooks that the user can have."""
 FAULT_INTERVAL = 6
 """Tasks between two faults."""
 
@@ -180,6 +190,10 @@ class Soak:
         elif act == "edit":
             self._editions[agent] += 1
             define(self._project, agent, self._editions[agent])
+        elif act == "hooks":
+            write_settings(self._project, self._random.choice(HOOKS))
+        elif act == "wrap":
+            write_wrapper(self._project, f"{self._random.random()}")
         else:
             await self._pool.reset(agent)
         self.totals.faults[act] += 1
@@ -198,6 +212,27 @@ def define(pool_project: PoolProject, agent: str, edition: int) -> None:
     text = path.read_text().replace(f"name: {agent}.part", f"name: {agent}")
     path.write_text(text)
     path.rename(path.with_name(f"{agent}.md"))
+
+
+def write_settings(pool_project: PoolProject, hooks: dict[str, Any]) -> None:
+    """Write the user's settings: a rule that asks, and these hooks."""
+    path = pool_project.home / ".claude" / "settings.json"
+    path.parent.mkdir(exist_ok=True)
+    replace(path, json.dumps({"permissions": {"ask": ["Bash(curl:*)"]}, "hooks": hooks}))
+
+
+def write_wrapper(pool_project: PoolProject, remark: str) -> Path:
+    """Write a script that starts the real CLI; return its path."""
+    path = pool_project.home / "claude"
+    return replace(path, f'#!/bin/sh\n# {remark}\nexec {real_cli()} "$@"\n', mode=0o755)
+
+
+def replace(path: Path, content: str, mode: int = 0o644) -> Path:
+    """Replace a file in one step, as editors and updates do."""
+    new = path.with_suffix(".new")
+    new.write_text(content)
+    new.chmod(mode)
+    return new.rename(path)
 
 
 def own_rss() -> int:
@@ -226,11 +261,13 @@ async def soak(pool_project: PoolProject, seed: int, tasks: int) -> SoakTotals:
     """Run a soak on a pool with the default settings but shorter waits; return its totals."""
     for agent in AGENTS:
         define(pool_project, agent, 1)
+    write_settings(pool_project, {})
     counts: dict[str, Any] = {
         "max_size": MAX_SIZE,
         "max_workers": 5,
         "max_tasks": 20,
         "max_rss": BOUND_RSS,
+        "claude_cli": str(write_wrapper(pool_project, "first")),
     }
     async with model() as url:
         more = {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}

@@ -11,6 +11,7 @@ another task, the answer names that token. The kinds:
     big          after a command that writes 340 KB
     background   while a background command goes on
     daemon       while a daemonised command goes on
+    asks         after a command for which a rule asks, and which is denied: nobody can answer
     hold         never
     overload     at the second try; the first is refused with a 529
     cut          at the second try; the connection of the first is cut
@@ -41,6 +42,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "big": {"command": "seq 1 60000; echo {token}"},
     "background": {"command": "sleep 1000", "run_in_background": True},
     "daemon": {"command": "(setsid nohup sleep 1000 >/dev/null 2>&1 &); echo {token}"},
+    "asks": {"command": "curl --version; echo {token}"},
 }
 REFUSALS = {"overload": ErrorResponse(529), "cut": DroppedConnection(), "error": ErrorResponse(400)}
 
@@ -74,6 +76,8 @@ class SoakModel:
         said = "".join(get_result_text(result) for result in request.tool_results)
         if kind in ("shell", "daemon") and said.strip() != token:
             return f"{token} WRONG TOOL {said[:80]!r}"
+        if kind == "asks" and "not permitted" not in said:
+            return f"{token} WRONG DENIAL {said[:80]!r}"
         edition = re.search(r"edition (\d+)", request.system_text)
         return f"{token} edition {edition[1] if edition else 'none'}"
 
