@@ -46,6 +46,7 @@ class MethodProcess:
     ready: float = 0.0
     tasks_done: int = 0
     _samples: list[ProcessSnapshot] = field(default_factory=list)
+    _watchdogs: dict[int, int] = field(default_factory=dict)
 
     async def run_tasks(self, count: int, at_once: int = 1) -> tuple[list[float], float]:
         """Run the next tasks and clean up after them.
@@ -110,11 +111,16 @@ class MethodProcess:
         return ProcessSnapshot(memory, count, cpu)
 
     def processes(self) -> list[psutil.Process]:
-        """Return its process and all processes below it."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self.process.pid)
-            return [root, *root.children(recursive=True)]
-        return []
+        """Return its process, all processes below it, and those of its pool's watchdog."""
+        found = _with_children(self.process.pid)
+        # Only these methods have a pool; looking for one costs time.
+        for own in list(found) if self.name in ("pool", "mcp") else ():
+            # The watchdog is no child of the pool, and the parent of the pool's workers.
+            self._watchdogs.setdefault(own.pid, 0)
+            if not psutil.pid_exists(self._watchdogs[own.pid]):
+                self._watchdogs[own.pid] = _find_watchdog(own.pid)
+            found += _with_children(self._watchdogs[own.pid])
+        return found
 
     @contextmanager
     def _sampling(self) -> Iterator[None]:
@@ -142,6 +148,24 @@ class MethodProcess:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         await self.process.wait()
+
+
+def _with_children(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)] if pid else []
+    return []
+
+
+def _find_watchdog(pool: int) -> int:
+    """Return the pid of the first process of the watchdog of a pool in this process, or 0."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        is_watchdog = any(word.endswith("watchdog_script.py") for word in command)
+        # The reaper is the parent of the other one, and was started before it.
+        if is_watchdog and str(pool) in command:
+            return int(process.pid)
+    return 0
 
 
 @asynccontextmanager

@@ -194,6 +194,11 @@ class Supervisor:
         # SIGTERM, after SIGKILL. The rest is for the scans of all processes.
         return self._settings.stop_grace + 4 * self._settings.kill_grace + 5.0
 
+    @property
+    def is_closed(self) -> bool:
+        """Return whether no worker is started or granted any more."""
+        return self.scheduler.is_closed
+
     # For callers
 
     async def acquire(self, spec: AgentSpec, on_queued: QueueListener) -> Worker:

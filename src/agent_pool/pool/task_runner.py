@@ -193,7 +193,7 @@ class TaskRunner:
             try:
                 return await self.run_on(task, worker)
             except WorkerDied as error:
-                if is_last or not worker.ended_before_turn:
+                if is_last or not worker.ended_before_turn or self._supervisor.is_closed:
                     raise
                 log.warning("%s; its task is given to another worker", error)
             finally:
