@@ -65,7 +65,7 @@ from agent_pool.claude.roles import RoleFolder
 from agent_pool.claude.start_hooks import StartHooks
 from agent_pool.claude.watchdog import Watchdog
 from agent_pool.claude.watchdog_script import SESSIONS_ENDING, remove_outputs_of
-from agent_pool.errors import AgentPoolError, RemoteProtocolError, WorkerDied
+from agent_pool.errors import AgentPoolError, RemoteProtocolError, SpawnError, WorkerDied
 from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
 from agent_pool.models import Denied, RateLimits, ResetVerdict
 from agent_pool.settings import Settings, claude_home
@@ -678,7 +678,9 @@ class Worker:
         if new:
             self._kept |= new
             lines = [str(projects), *(f"{one.parent.name}/{one.name}" for one in self._kept)]
-            write_private(self._sessions_file, "\n".join(lines))
+            # A full disk must not end the turn: these files then stay as they would without a pool.
+            with contextlib.suppress(SpawnError):
+                write_private(self._sessions_file, "\n".join(lines))
 
     async def _until_interrupted(self) -> None:
         """Wait at most `kill_grace` for the result of an interrupted turn: it has the tokens."""
