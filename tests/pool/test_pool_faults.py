@@ -16,6 +16,7 @@ from agent_pool import (
     TaskTimeout,
     WorkerDied,
 )
+from agent_pool.pool.launch_cache import LaunchCache
 from support.fake_cli import Act
 from support.pools import PoolProject, assert_serves, wait_until_idle
 from support.process_checks import is_alive
@@ -367,5 +368,27 @@ def test_a_busy_worker_that_will_not_stop_is_killed(pool_project: PoolProject) -
             assert await stopped == 1
             assert not is_alive(pid)
             await assert_serves(pool)
+
+    run(main())
+
+
+def test_a_definition_that_is_edited_while_the_cli_starts_is_read_again(
+    pool_project: PoolProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = LaunchCache._version
+    edits = iter(["You are edited.", "You are edited again."])
+
+    async def edit_meanwhile(cache: LaunchCache, *args: Any) -> str:
+        if prompt := next(edits, ""):
+            pool_project.agent("tester", prompt)
+        return await ask(cache, *args)
+
+    async def main() -> None:
+        async with pool_project.faulty() as pool:
+            monkeypatch.setattr(LaunchCache, "_version", edit_meanwhile)
+            spec = await pool._registry.resolve("tester")
+            agent = pool._registry.agent(spec)
+            assert agent is not None
+            assert agent.prompt.strip() == "You are edited again."
 
     run(main())

@@ -89,10 +89,15 @@ class AgentRegistry:
             AgentNotFound, ConfigError, SpawnError: see `PoolAPI.invoke`.
         """
         place = self._projects.get(project)
-        defined = place.catalog.find(name)
-        agent = options.apply(defined, place.settings)
-        changes = options.variant(defined, agent)
-        launch = await self._launch(agent, place, options if changes else NO_OPTIONS, isolated)
+        while True:
+            defined = place.catalog.find(name)
+            agent = options.apply(defined, place.settings)
+            changes = options.variant(defined, agent)
+            launch = await self._launch(agent, place, options if changes else NO_OPTIONS, isolated)
+            # The binary can have been asked for its version, and the file edited meanwhile. An
+            # older definition must not be asked for after a newer one: its callers would get it.
+            if place.catalog.find(name) == defined:
+                break
         # A schema is sent with `initialize`, as the prompt is; older versions ignore the prompt
         # there.
         if schema and not launch.prompt_by_initialize:
