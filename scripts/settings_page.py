@@ -27,6 +27,7 @@ Many defaults come from measurements, see [reliability.md](reliability.md).
 """
 TAIL = """
 `TASK_TIMEOUT_MS` is another name for `task_timeout`, in milliseconds.
+`AGENT_POOL_DAEMON=off` keeps everything in one process; `AGENT_POOL_RUNTIME_DIR` and `AGENT_POOL_STATE_DIR` name the folders of the daemon, see [daemon.md](daemon.md).
 `AGENT_POOL_LOG` sets the log level of the command line and the MCP server.
 The pool sets `AGENT_POOL_DEPTH`, `AGENT_POOL_COOKIE` and `AGENT_POOL_SERVER` for its workers; they are not settings. On macOS the last two tell which processes belong to a worker; on Linux they are not read.
 """
@@ -36,8 +37,8 @@ COMPUTED = {
     "max_rss_hard": "half of the machine's memory",
     "max_total_rss": "three quarters of the machine's memory",
 }
-SIZES = {"max_rss", "max_line"}
-SECONDS = ("timeout", "grace", "lifetime", "idle")
+SIZES = {"max_rss", "max_line", "history_size", "transcript_size"}
+SECONDS = ("timeout", "grace", "lifetime", "idle", "history_age")
 """The endings of names of settings that are durations."""
 
 

@@ -29,7 +29,7 @@ EVENTS: tuple[Any, ...] = get_args(Event)
 
 def test_every_event_has_a_tag_of_its_own() -> None:
     tags = [kind.__dataclass_fields__["type"].default for kind in EVENTS]
-    assert len(set(tags)) == len(tags) == 19
+    assert len(set(tags)) == len(tags) == 22
     assert all(tag.partition(".")[0] in ("task", "worker", "pool") for tag in tags)
 
 

@@ -26,20 +26,24 @@ MAX_FUNCTION_LINES = 50
 GROUND = {"errors", "settings", "text"}
 VALUES = {"models", "events", "api"}
 FACES = {"mcp", "cli", "hook", "otel"}
-FACES_CAN_IMPORT = {"", "loopback", "errors", "settings", "text"}
+FACES_CAN_IMPORT = {"", "loopback", "errors", "runtime", "settings", "text"}
 """Modules that a face can import, besides its own and the package's public names."""
 
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
+    "runtime": {"errors"},
     "settings": {"errors", "text"},
     "models": {"errors"},
     "events": {"errors", "models"},
-    "api": {"events", "models"},
+    "api": {"errors", "events", "models"},
     "agents": GROUND | {"models"},
     "claude": GROUND | VALUES | {"agents"},
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
+    "tasks": GROUND | VALUES,
+    "client": GROUND | VALUES | {"runtime"},
+    "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agent_pool.api import PoolAPI as PoolAPI
+    from agent_pool.api import TaskAPI as TaskAPI
     from agent_pool.api import TaskHandle as TaskHandle
     from agent_pool.claude.binary import cli_version as cli_version
     from agent_pool.claude.binary import find_cli as find_cli
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from agent_pool.errors import ConfigError as ConfigError
     from agent_pool.errors import ContextLimitReached as ContextLimitReached
     from agent_pool.errors import ContextLost as ContextLost
+    from agent_pool.errors import DaemonUnavailable as DaemonUnavailable
+    from agent_pool.errors import DeadlinePassed as DeadlinePassed
     from agent_pool.errors import InternalError as InternalError
     from agent_pool.errors import LocalProtocolError as LocalProtocolError
     from agent_pool.errors import ModelRefused as ModelRefused
     from agent_pool.errors import ModelUnavailable as ModelUnavailable
+    from agent_pool.errors import NestingRefused as NestingRefused
     from agent_pool.errors import NoCredit as NoCredit
     from agent_pool.errors import OutputLimitReached as OutputLimitReached
     from agent_pool.errors import PoolClosed as PoolClosed
@@ -47,10 +51,14 @@ if TYPE_CHECKING:
     from agent_pool.errors import SignInRefused as SignInRefused
     from agent_pool.errors import SpawnError as SpawnError
     from agent_pool.errors import StoppedByHook as StoppedByHook
+    from agent_pool.errors import StoreFailed as StoreFailed
     from agent_pool.errors import StructureMissing as StructureMissing
     from agent_pool.errors import TaskCancelled as TaskCancelled
     from agent_pool.errors import TaskError as TaskError
     from agent_pool.errors import TaskFailed as TaskFailed
+    from agent_pool.errors import TaskInterrupted as TaskInterrupted
+    from agent_pool.errors import TaskNotEnded as TaskNotEnded
+    from agent_pool.errors import TaskNotFound as TaskNotFound
     from agent_pool.errors import TaskTimeout as TaskTimeout
     from agent_pool.errors import TooManyRequests as TooManyRequests
     from agent_pool.errors import TurnLimitReached as TurnLimitReached
@@ -60,11 +68,14 @@ if TYPE_CHECKING:
     from agent_pool.events import Ended as Ended
     from agent_pool.events import Event as Event
     from agent_pool.events import Paused as Paused
+    from agent_pool.events import PermissionAnswered as PermissionAnswered
+    from agent_pool.events import PermissionAsked as PermissionAsked
     from agent_pool.events import PoolEvent as PoolEvent
     from agent_pool.events import Queued as Queued
     from agent_pool.events import RateLimitsChanged as RateLimitsChanged
     from agent_pool.events import Retry as Retry
     from agent_pool.events import Snapshot as Snapshot
+    from agent_pool.events import Spent as Spent
     from agent_pool.events import Started as Started
     from agent_pool.events import StrayResult as StrayResult
     from agent_pool.events import Submitted as Submitted
@@ -83,6 +94,7 @@ if TYPE_CHECKING:
     from agent_pool.models import AgentInfo as AgentInfo
     from agent_pool.models import AgentList as AgentList
     from agent_pool.models import AgentStats as AgentStats
+    from agent_pool.models import Attachment as Attachment
     from agent_pool.models import Denied as Denied
     from agent_pool.models import DeniedTool as DeniedTool
     from agent_pool.models import LaunchSpec as LaunchSpec
@@ -96,8 +108,12 @@ if TYPE_CHECKING:
     from agent_pool.models import RateWindow as RateWindow
     from agent_pool.models import ResetVerdict as ResetVerdict
     from agent_pool.models import ReuseStats as ReuseStats
+    from agent_pool.models import TaskFilter as TaskFilter
+    from agent_pool.models import TaskQuestion as TaskQuestion
+    from agent_pool.models import TaskRecord as TaskRecord
     from agent_pool.models import TaskRequest as TaskRequest
     from agent_pool.models import TaskResult as TaskResult
+    from agent_pool.models import TaskState as TaskState
     from agent_pool.models import Usage as Usage
     from agent_pool.models import WorkerInfo as WorkerInfo
     from agent_pool.models import error_from_json as error_from_json
@@ -108,28 +124,31 @@ if TYPE_CHECKING:
     from agent_pool.settings import load_settings as load_settings
 
 _MODULES = {
-    "agent_pool.api": "PoolAPI TaskHandle",
+    "agent_pool.api": "PoolAPI TaskAPI TaskHandle",
     "agent_pool.claude.binary": "cli_version find_cli",
     "agent_pool.claude.cli_options": "unknown_options",
     "agent_pool.claude.watchdog": "describe_process_search",
     "agent_pool.errors": (
         "AgentNotFound AgentPoolError AnswerUnfinished ApiFailed ApiOverloaded BudgetReached "
-        "ConfigError ContextLimitReached ContextLost InternalError LocalProtocolError "
-        "ModelRefused ModelUnavailable NoCredit OutputLimitReached PoolClosed PoolError "
-        "PoolTimeout PromptBlocked PromptTooLong ProtocolError RateLimited "
-        "RemoteProtocolError RequestTooLarge SignInRefused SpawnError StoppedByHook "
-        "StructureMissing TaskCancelled TaskError TaskFailed TaskTimeout TooManyRequests "
-        "TurnLimitReached UsageLimitReached WorkerDied WorkerError"
+        "ConfigError ContextLimitReached ContextLost DaemonUnavailable DeadlinePassed "
+        "InternalError LocalProtocolError ModelRefused ModelUnavailable NestingRefused NoCredit "
+        "OutputLimitReached PoolClosed PoolError PoolTimeout PromptBlocked PromptTooLong "
+        "ProtocolError RateLimited RemoteProtocolError RequestTooLarge SignInRefused SpawnError "
+        "StoppedByHook StoreFailed StructureMissing TaskCancelled TaskError TaskFailed "
+        "TaskInterrupted TaskNotEnded TaskNotFound TaskTimeout TooManyRequests TurnLimitReached "
+        "UsageLimitReached WorkerDied WorkerError"
     ),
     "agent_pool.events": (
-        "Ended Event Paused PoolEvent Queued RateLimitsChanged Retry Snapshot Started StrayResult"
-        " Submitted TaskEvent Text ToolOutput ToolUse TurnEnded Withdrawn WorkerAssigned"
-        " WorkerReady WorkerReset WorkerRetired WorkerStateChanged event_from_json"
+        "Ended Event Paused PermissionAnswered PermissionAsked PoolEvent Queued "
+        "RateLimitsChanged Retry Snapshot Spent Started StrayResult Submitted TaskEvent Text "
+        "ToolOutput ToolUse TurnEnded Withdrawn WorkerAssigned WorkerReady WorkerReset "
+        "WorkerRetired WorkerStateChanged event_from_json"
     ),
     "agent_pool.models": (
-        "AgentInfo AgentList AgentStats Denied DeniedTool LaunchSpec ModelFallback Outcome"
-        " PermissionRequest PoolStats PoolStatus PromptSize RateLimits RateWindow"
-        " ResetVerdict ReuseStats TaskRequest TaskResult Usage WorkerInfo error_from_json"
+        "AgentInfo AgentList AgentStats Attachment Denied DeniedTool LaunchSpec ModelFallback "
+        "Outcome PermissionRequest PoolStats PoolStatus PromptSize RateLimits RateWindow "
+        "ResetVerdict ReuseStats TaskFilter TaskQuestion TaskRecord TaskRequest TaskResult "
+        "TaskState Usage WorkerInfo error_from_json"
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.status_server": "SilentPool running_pools",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, Self
 
+from agent_pool.errors import TaskError
 from agent_pool.events import Event, TaskEvent
 from agent_pool.models import (
     AgentList,
@@ -15,6 +16,8 @@ from agent_pool.models import (
     PoolStats,
     PromptSize,
     ResetVerdict,
+    TaskFilter,
+    TaskRecord,
     TaskRequest,
     TaskResult,
     WorkerInfo,
@@ -98,11 +101,13 @@ class PoolAPI(Protocol):
         *,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
+        task_id: str | None = None,
     ) -> TaskHandle:
         """Start a task and return at once; `TaskHandle.result` waits for its end.
 
         Args:
             request: the task.
+            task_id: the id to use, which no other task of the pool may have; None for a new one.
             on_event: called with each event of the task.
             on_permission: decides what the agent asks permission for; without it every request is
                 denied. The time that it takes is not the task's; it is bounded by
@@ -200,8 +205,14 @@ class PoolAPI(Protocol):
         """
         ...
 
-    async def cancel(self, task_id: str) -> bool:
-        """Cancel a task; return False if there is no such task or it has ended."""
+    async def cancel(self, task_id: str, *, error: TaskError | None = None) -> bool:
+        """Cancel a task; return False if there is no such task or it has ended.
+
+        Args:
+            task_id: the pool's id of the task.
+            error: what the task ends with, with the words of the agent so far as its result; None
+                for `TaskCancelled`.
+        """
         ...
 
     async def check(self, request: TaskRequest) -> None:
@@ -316,5 +327,66 @@ class PoolAPI(Protocol):
 
         Returns:
             A function that ends the subscription.
+        """
+        ...
+
+
+class TaskAPI(PoolAPI, Protocol):
+    """A pool with a store: its tasks outlive their callers, and a restart of the daemon.
+
+    `submit` returns when the task is stored. Every method of `PoolAPI` that runs tasks stores them.
+    """
+
+    async def task(self, task_id: str) -> TaskRecord:
+        """Return a task as it is now.
+
+        Raises:
+            TaskNotFound: no task has this id, or its record was removed.
+            StoreFailed: the store cannot be read; so for every method here.
+        """
+        ...
+
+    async def tasks(self, wanted: TaskFilter | None = None) -> list[TaskRecord]:
+        """Return tasks, the newest first; without a filter the newest 50."""
+        ...
+
+    async def attach(self, task_id: str) -> TaskHandle:
+        """Return the handle of a task that was submitted before, also of one that has ended.
+
+        Raises:
+            TaskNotFound: as `task`.
+        """
+        ...
+
+    def task_events(self, task_id: str, *, after: int = 0) -> AsyncGenerator[TaskEvent, None]:
+        """Yield the events of a task: first those that are kept, then live ones until `Ended`.
+
+        The number of each event is its place within the task, from 1 on, also after a restart. Of a
+        long task the middle is not kept; a retry goes on with the numbers.
+
+        Args:
+            task_id: the task.
+            after: the number of the last event that the caller has.
+
+        Raises:
+            TaskNotFound: as `task`.
+        """
+        ...
+
+    async def retry(self, task_id: str) -> TaskHandle:
+        """Queue a task again that failed, was cancelled or was interrupted; its id stays.
+
+        Raises:
+            TaskNotFound: as `task`.
+            TaskNotEnded: it has not ended.
+            ConfigError: it has succeeded, or its request had an `env`, which is not kept.
+        """
+        ...
+
+    async def answer(self, task_id: str, key: str, answer: bool | Denied) -> bool:
+        """Answer a request for permission; return False if it does not wait any more.
+
+        Raises:
+            TaskNotFound: as `task`.
         """
         ...

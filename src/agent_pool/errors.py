@@ -6,6 +6,11 @@
     ├─ PoolError
     │  ├─ PoolClosed                   not open yet, or already closed
     │  ├─ PoolTimeout (TimeoutError)   no worker within `acquire_timeout`
+    │  ├─ TaskNotFound                 no task has this id, or its record was removed
+    │  ├─ TaskNotEnded                 the task must have ended for this, and has not
+    │  ├─ StoreFailed                  the store of tasks cannot be read or written
+    │  ├─ DaemonUnavailable            the daemon cannot be started or reached
+    │  ├─ NestingRefused               the caller is a worker of the pool that it calls
     │  └─ TooManyRequests              `max_waiting` reached
     ├─ WorkerError                     carries worker, pid and the end of stderr
     │  ├─ SpawnError                   the CLI is missing, too old, refused to start, not signed in
@@ -32,6 +37,8 @@
     │  │  └─ ApiFailed                 another error of the API's server, or no connection
     │  ├─ TaskTimeout (TimeoutError)   `task_timeout` or `stall_timeout` passed
     │  ├─ TaskCancelled                the task was cancelled by `PoolAPI.cancel`
+    │  ├─ TaskInterrupted              the daemon ended while the task ran
+    │  ├─ DeadlinePassed               the task had not begun at its deadline
     │  └─ ContextLost                  an earlier task of the same conversation did not succeed
     ├─ ProtocolError
     │  ├─ LocalProtocolError           this package asked for an impossible step: our bug
@@ -103,6 +110,38 @@ class TooManyRequests(PoolError):  # noqa: N818
 
     code = "too_many_requests"
     retryable = True
+
+
+class TaskNotFound(PoolError):  # noqa: N818 - named after what is missing, as LookupError is
+    """No task has this id, or its record was removed from the history."""
+
+    code = "task_not_found"
+
+
+class TaskNotEnded(PoolError):  # noqa: N818
+    """The task must have ended for what was asked, and it has not."""
+
+    code = "task_not_ended"
+
+
+class StoreFailed(PoolError):  # noqa: N818
+    """The store of tasks cannot be read or written, so no task is accepted."""
+
+    code = "store_failed"
+    retryable = True
+
+
+class DaemonUnavailable(PoolError):  # noqa: N818
+    """The daemon cannot be started or reached; the message says why."""
+
+    code = "daemon_unavailable"
+    retryable = True
+
+
+class NestingRefused(PoolError):  # noqa: N818
+    """The caller is a process of a worker, and the setting `allow_nested` is off."""
+
+    code = "nesting_refused"
 
 
 class WorkerError(AgentPoolError):
@@ -345,6 +384,20 @@ class TaskCancelled(TaskError):  # noqa: N818
     """The task was cancelled by `PoolAPI.cancel` or by its handle."""
 
     code = "cancelled"
+
+
+class TaskInterrupted(TaskError):  # noqa: N818
+    """The daemon ended while the task ran, so its result is unknown."""
+
+    code = "interrupted"
+    advice = "Look at what it had done, then give it to the agent again with `agent-pool retry`."
+
+
+class DeadlinePassed(TaskError):  # noqa: N818 - named after what has happened
+    """The task had not begun when its deadline came, so it was not run."""
+
+    code = "deadline"
+    advice = "Give it a later deadline or a higher priority."
 
 
 class ContextLost(TaskError):  # noqa: N818 - named after what is lost

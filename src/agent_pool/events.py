@@ -4,8 +4,8 @@ An event has a tag (`type`), a number that grows by one with each event of its p
 All become JSON values and come back: `event.as_json()`, `event_from_json(data)`.
 
 A task's events, in this order: `Submitted`; `Queued`, again and again while it waits; `Started`;
-then `Text`, `Withdrawn`, `ToolUse`, `ToolOutput` and `Retry` as they come; `Ended`, always and
-once.
+then `Text`, `Withdrawn`, `ToolUse`, `ToolOutput`, `Retry`, `Spent`, `PermissionAsked` and
+`PermissionAnswered` as they come; `Ended`, always and once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agent_pool.errors import ConfigError
 from agent_pool.models import (
     ErrorValue,
     JsonValue,
+    PermissionRequest,
     PoolStats,
     RateLimits,
     TaskRequest,
@@ -162,6 +163,54 @@ class Retry(BaseTaskEvent):
     attempt: int
     delay: float
     type: Literal["task.retry"] = field(default="task.retry", repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent(BaseTaskEvent):
+    """What the task has used so far; published while it runs, after each answer of the API.
+
+    Attributes:
+        usage: tokens of the task so far.
+        cost_usd: cost so far; an estimate until the task has ended.
+    """
+
+    usage: Usage
+    cost_usd: float
+    type: Literal["task.spent"] = field(default="task.spent", repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionAsked(BaseTaskEvent):
+    """The agent asks for permission, and somebody can answer: the task waits.
+
+    Attributes:
+        key: names the request within its task, for `TaskAPI.answer`.
+        request: what it asks for.
+    """
+
+    key: str
+    request: PermissionRequest
+    type: Literal["task.permission_asked"] = field(
+        default="task.permission_asked", repr=False, kw_only=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionAnswered(BaseTaskEvent):
+    """A request for permission was answered, or its time has passed.
+
+    Attributes:
+        key: that of its `PermissionAsked`.
+        allowed: whether the agent may use the tool.
+        reason: why not, in words; can be empty.
+    """
+
+    key: str
+    allowed: bool
+    reason: str = ""
+    type: Literal["task.permission_answered"] = field(
+        default="task.permission_answered", repr=False, kw_only=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +392,20 @@ class Snapshot(BaseEvent):
     type: Literal["pool.snapshot"] = field(default="pool.snapshot", repr=False)
 
 
-TaskEvent = Submitted | Queued | Started | Text | Withdrawn | ToolUse | ToolOutput | Retry | Ended
+TaskEvent = (
+    Submitted
+    | Queued
+    | Started
+    | Text
+    | Withdrawn
+    | ToolUse
+    | ToolOutput
+    | Retry
+    | Spent
+    | PermissionAsked
+    | PermissionAnswered
+    | Ended
+)
 """The events of one task, which `on_event` and `stream` give."""
 
 PoolEvent = (

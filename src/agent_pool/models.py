@@ -122,6 +122,22 @@ NO_USAGE: Final = Usage()
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment(JsonValue):
+    """A picture, a PDF or a text that belongs to a task.
+
+    Attributes:
+        media_type: ``image/png``, ``image/jpeg``, ``image/gif``, ``image/webp``,
+            ``application/pdf`` or ``text/plain``.
+        data: the content in base64; for ``text/plain`` the text itself.
+        name: the file's name, for people and for the agent; can be empty.
+    """
+
+    media_type: str
+    data: str = field(repr=False)
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRequest(JsonValue):
     """One task for an agent, in the one form that every interface uses.
 
@@ -143,6 +159,20 @@ class TaskRequest(JsonValue):
             text form, event, log or list shows them; `as_json` does.
         isolation: ``worktree``: the task runs in a git worktree of its own, as with the field
             `isolation` of a definition; None for what the definition says.
+        attachments: pictures and files that the agent gets with the task.
+        max_budget_usd: the task is interrupted when it has cost this many US dollars, by the list
+            prices; None for the definition's `maxBudgetUsd` or the setting `max_budget_usd`.
+        max_tokens: the task is interrupted when it has used this many tokens, those read from the
+            cache not counted; None for the setting `max_tokens`.
+        priority: of the tasks that a store holds, the one with the highest number begins first.
+        not_before: seconds since 1970 before which it does not begin; None for at once. Only a
+            pool with a store can wait for it.
+        deadline: seconds since 1970 at which it fails if it has not begun; None for never.
+        idempotency_key: a second request with the same key is the same task; None for no key.
+        idempotent: it can be run again from its beginning if the daemon ended while it ran.
+        parent: the id of the task that this one belongs to: if that one is cancelled, so is this.
+        asks: a request for permission waits for anyone who answers it with `TaskAPI.answer`;
+            without it such a request is denied if the caller gave no `on_permission`.
     """
 
     agent: str
@@ -157,6 +187,16 @@ class TaskRequest(JsonValue):
     permission_mode: str | None = None
     env: Mapping[str, str] | None = field(default=None, repr=False)
     isolation: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    max_budget_usd: float | None = None
+    max_tokens: int | None = None
+    priority: int = 0
+    not_before: float | None = None
+    deadline: float | None = None
+    idempotency_key: str | None = None
+    idempotent: bool = False
+    parent: str | None = None
+    asks: bool = False
 
     def without_secrets(self) -> TaskRequest:
         """Return the request for events and lists: each value of `env` is masked."""
@@ -492,6 +532,137 @@ class ResetVerdict(JsonValue):
     claims: bool = False
 
 
+# Errors as fields
+
+
+def _read_error(value: object) -> AgentPoolError:
+    return value if isinstance(value, AgentPoolError) else error_from_json(value)
+
+
+ErrorValue = Annotated[
+    AgentPoolError,
+    PlainValidator(_read_error),
+    PlainSerializer(lambda error: error.as_json(), return_type=dict[str, Any]),
+]
+"""An error as a field of a value."""
+
+
+# Tasks in a store
+
+TaskState = Literal[
+    "queued", "running", "input_required", "succeeded", "failed", "cancelled", "interrupted"
+]
+"""The states of a task: `input_required` is running and waiting for an answer to a permission
+request; `interrupted` ended with the daemon, its result is unknown."""
+
+OPEN_STATES: Final[tuple[TaskState, ...]] = ("queued", "running", "input_required")
+ENDED_STATES: Final[tuple[TaskState, ...]] = ("succeeded", "failed", "cancelled", "interrupted")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuestion(JsonValue):
+    """A request for permission that waits for an answer.
+
+    Attributes:
+        key: names the request within its task.
+        request: what the agent asks for.
+        asked: when, in seconds since 1970.
+    """
+
+    key: str
+    request: PermissionRequest
+    asked: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord(JsonValue):
+    """One task of a store, as it is now.
+
+    Attributes:
+        id: its id, which begins with the agent's name.
+        number: grows by one with each task of the store.
+        state: see `TaskState`.
+        request: what was submitted, secrets masked.
+        agent: the agent's name.
+        project: the folder of the agent's project.
+        created: when it was submitted, in seconds since 1970.
+        started: when a worker last got it; None before.
+        ended: when it ended; None before.
+        attempts: how often it was given to a worker.
+        worker: the worker that has or had it; empty before.
+        pid: its process id; 0 before.
+        node: the machine that runs it; empty for this one.
+        line: the current step, or the last one, for people; empty before it runs.
+        usage: tokens so far.
+        cost_usd: cost so far, by the list prices.
+        result: the answer; None unless the agent gave one, also an unsuccessful one.
+        error: the error that the caller gets instead of a result; None without one.
+        questions: the requests for permission that wait for an answer.
+    """
+
+    id: str
+    number: int
+    state: TaskState
+    request: TaskRequest
+    agent: str
+    project: str
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    attempts: int = 0
+    worker: str = ""
+    pid: int = 0
+    node: str = ""
+    line: str = ""
+    usage: Usage = NO_USAGE
+    cost_usd: float = 0.0
+    result: TaskResult | None = None
+    error: ErrorValue | None = None
+    questions: tuple[TaskQuestion, ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether its state will not change any more, except by a retry."""
+        return self.state in ENDED_STATES
+
+    @property
+    def failure(self) -> str:
+        """Return the code of its failure; empty without one."""
+        if self.error is not None:
+            return self.error.code
+        return self.result.code or "task_error" if self.result and self.result.is_error else ""
+
+    def as_json(self) -> dict[str, Any]:
+        made = {**JsonValue.as_json(self), "failure": self.failure}
+        return made if self.result is None else {**made, "result": self.result.as_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter(JsonValue):
+    """Which tasks of a store are meant; a field that is empty or None excludes none.
+
+    Attributes:
+        states: tasks in one of these states.
+        agent: tasks of this agent.
+        project: tasks of the project in this folder.
+        since, until: submitted at or after, and before; seconds since 1970.
+        text: tasks whose request or answer has this text.
+        parent: children of this task.
+        before: tasks with a smaller `TaskRecord.number`: the next page.
+        limit: the most tasks, 1 to 1,000.
+    """
+
+    states: tuple[TaskState, ...] = ()
+    agent: str = ""
+    project: str = ""
+    since: float | None = None
+    until: float | None = None
+    text: str = ""
+    parent: str = ""
+    before: int | None = None
+    limit: int = 50
+
+
 # The pool
 
 
@@ -785,15 +956,3 @@ def _error_attributes(kind: type[AgentPoolError], data: Mapping[str, Any]) -> di
     if issubclass(kind, TaskError) and data.get("result") is not None:
         attributes["result"] = TaskResult.from_json(data["result"])
     return attributes
-
-
-def _read_error(value: object) -> AgentPoolError:
-    return value if isinstance(value, AgentPoolError) else error_from_json(value)
-
-
-ErrorValue = Annotated[
-    AgentPoolError,
-    PlainValidator(_read_error),
-    PlainSerializer(lambda error: error.as_json(), return_type=dict[str, Any]),
-]
-"""An error as a field of a value."""

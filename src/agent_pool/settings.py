@@ -24,7 +24,8 @@ from agent_pool.text import did_you_mean
 
 ENV_PREFIX = "AGENT_POOL_"
 NOT_SETTINGS = frozenset(
-    f"AGENT_POOL_{name}" for name in ("CONFIG", "DEPTH", "COOKIE", "SERVER", "LOG")
+    f"AGENT_POOL_{name}"
+    for name in ("CONFIG", "COOKIE", "DAEMON", "DEPTH", "LOG", "RUNTIME_DIR", "SERVER", "STATE_DIR")
 )
 """Variables with the prefix of a setting that have another purpose."""
 ALIASES = {
@@ -266,6 +267,57 @@ class Settings(BaseModel):
     max_line: Size = Field(32 << 20, description="the most bytes of one line that a worker writes")
     close_timeout: Seconds = Field(
         30.0, description="time for running tasks to end when the pool is closed"
+    )
+
+    # Budgets
+    max_budget_usd: float | None = Field(
+        None,
+        gt=0,
+        description="a task is interrupted when it has cost this many US dollars, by list prices",
+    )
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="a task is interrupted when it has used this many tokens, those read from the "
+        "cache not counted",
+    )
+    daily_budget_usd: float | None = Field(
+        None, gt=0, description="the most US dollars that all tasks of a day cost, by list prices"
+    )
+    daily_tokens: int | None = Field(
+        None, ge=1, description="the most tokens of all tasks of a day"
+    )
+    project_daily_budget_usd: float | None = Field(
+        None, gt=0, description="the most US dollars that the tasks of one project cost on a day"
+    )
+    project_daily_tokens: int | None = Field(
+        None, ge=1, description="the most tokens of the tasks of one project on a day"
+    )
+    budget_with_subscription: bool = Field(
+        False,
+        description="whether budgets in US dollars count also where Claude Code is signed in with "
+        "a subscription, whose tasks cost no money by themselves",
+    )
+
+    # The daemon and its store of tasks
+    daemon_idle: Seconds | None = Field(
+        1800.0, description="the daemon ends after this time without a client and a task"
+    )
+    daemon_port: int = Field(
+        0, ge=0, le=65535, description="the daemon's TCP port on 127.0.0.1; 0 for any free one"
+    )
+    max_queued: int = Field(
+        10_000, ge=1, description="the most tasks that wait in the store; one more is refused"
+    )
+    history_age: Seconds | None = Field(
+        30 * 86400.0, description="the record of a task is removed this long after its end"
+    )
+    history_size: Size | None = Field(
+        1 << 30, description="while the store is larger, the oldest records are removed"
+    )
+    transcript_size: Size = Field(
+        1 << 20,
+        description="the most bytes of events that are kept of one task; the middle is left out",
     )
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Settings:

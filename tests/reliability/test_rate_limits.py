@@ -109,7 +109,7 @@ def test_a_limit_holds_the_queue_until_its_reset(
         assert not waiting.done()
         reason = "the account's five-hour limit is used up; it is reset "
         assert reports[0].reason.startswith(reason)
-        assert reason in describe_activity(reports[0])
+        assert reason in (describe_activity(reports[0]) or "")
         assert reason in str(progress_line(reports[0]))
         stats = await pool.stats()
         assert stats.pause_reason.startswith(reason)

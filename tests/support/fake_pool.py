@@ -25,6 +25,7 @@ from agent_pool import (
     Snapshot,
     Submitted,
     TaskCancelled,
+    TaskError,
     TaskEvent,
     TaskRequest,
     TaskResult,
@@ -214,8 +215,9 @@ class FakePool:
         *,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
+        task_id: str | None = None,
     ) -> FakeHandle:
-        task_id = f"task-{next(self._task_numbers)}"
+        task_id = task_id or f"task-{next(self._task_numbers)}"
         running = asyncio.create_task(self._run(request, on_event, on_permission))
         handle = self._handles[task_id] = FakeHandle(task_id, request, running)
         return handle
@@ -305,7 +307,7 @@ class FakePool:
         batch = Batch(items, run_one, on_end, lambda request: request.agent)
         return await batch.run(at_once=len(items), per_agent=len(items))
 
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: str, *, error: TaskError | None = None) -> bool:
         return task_id in self._handles and self._handles[task_id].cancel()
 
     async def check(self, request: TaskRequest) -> None:

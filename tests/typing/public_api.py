@@ -20,6 +20,8 @@ from agent_pool import (
     LaunchSpec,
     Outcome,
     Paused,
+    PermissionAnswered,
+    PermissionAsked,
     PermissionRequest,
     PoolAPI,
     PoolStats,
@@ -35,6 +37,7 @@ from agent_pool import (
     Settings,
     SilentPool,
     Snapshot,
+    Spent,
     Started,
     StrayResult,
     Submitted,
@@ -211,7 +214,7 @@ def check_figures(stats: PoolStats, agents: AgentList) -> None:
     assert_type(agents.broken[0].error, str | None)
 
 
-def check_task_event(event: TaskEvent) -> None:
+def check_task_event(event: TaskEvent) -> None:  # noqa: C901 - one branch for each class
     """Check that an event of a task is one of these classes, and the types of their fields."""
     assert_type(event.number, int)
     assert_type(event.agent, str)
@@ -233,6 +236,12 @@ def check_task_event(event: TaskEvent) -> None:
             assert_type(event.is_error, bool)
         case Retry():
             assert_type(event.attempt, int)
+        case Spent():
+            assert_type(event.cost_usd, float)
+        case PermissionAsked():
+            assert_type(event.request, PermissionRequest)
+        case PermissionAnswered():
+            assert_type(event.allowed, bool)
         case Ended():
             assert_type(event.result, TaskResult | None)
             assert_type(event.error, AgentPoolError | None)

@@ -14,8 +14,11 @@ from rich.text import Text as RichText
 
 from agent_pool import (
     Ended,
+    PermissionAnswered,
+    PermissionAsked,
     Queued,
     Retry,
+    Spent,
     Started,
     Submitted,
     TaskEvent,
@@ -70,23 +73,25 @@ def describe_retry(retry: Retry) -> str:
     return one_line(f"{refused}; again in {seconds_text(retry.delay)}", _WIDTH)
 
 
-def describe_activity(event: TaskEvent) -> str:
-    """Return what a task does after this event; empty after its end."""
+def describe_activity(event: TaskEvent) -> str | None:
+    """Return what a task does after this event; empty after its end, None if it does the same."""
     match event:
         case Submitted():
             return _WAITING
         case Queued():
             return describe_wait(event)
-        case Started() | ToolOutput():
+        case Started() | ToolOutput() | Withdrawn() | PermissionAnswered():
             return "thinking"
         case Text():
             return one_line(event.text, _WIDTH)
-        case Withdrawn():
-            return "thinking"
         case ToolUse():
             return describe_tool_call(event)
         case Retry():
             return describe_retry(event)
+        case PermissionAsked():
+            return one_line(f"asks for permission to use {event.request.tool}", _WIDTH)
+        case Spent():
+            return None
         case Ended():
             return ""
 
@@ -181,7 +186,8 @@ class TaskProgress:
                 self._print_line(describe_retry(event))
             case ToolOutput() if event.is_error:
                 self._print_line(f"← failed: {one_line(event.text, _WIDTH)}")
-        self._show(describe_activity(event))
+        if (activity := describe_activity(event)) is not None:
+            self._show(activity)
 
     def _print_held_text(self) -> None:
         # Text is printed only when another event follows it. The last one is the answer.

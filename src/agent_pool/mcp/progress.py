@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agent_pool import Queued, Retry, Started, TaskEvent, Text, ToolUse
+from agent_pool import PermissionAsked, Queued, Retry, Started, TaskEvent, Text, ToolUse
 from agent_pool.text import one_line
 
 WIDTH: Final = 120
@@ -45,6 +45,8 @@ def progress_line(event: TaskEvent) -> str | None:
             return one_line(text, WIDTH)
         case ToolUse():
             return _tool_line(event)
+        case PermissionAsked(request=request):
+            return one_line(f"{event.agent} waits for permission to use {request.tool}", WIDTH)
     return None
 
 

@@ -18,6 +18,7 @@ from agent_pool import (
     PoolStats,
     PromptSize,
     ResetVerdict,
+    TaskError,
     TaskEvent,
     TaskHandle,
     TaskRequest,
@@ -64,7 +65,7 @@ class UnusablePool:
     async def map(self, requests: Any, **options: Any) -> list[Outcome]:
         self._refuse()
 
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: str, *, error: TaskError | None = None) -> bool:
         self._refuse()
 
     async def check(self, request: TaskRequest) -> None:

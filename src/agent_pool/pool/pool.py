@@ -21,7 +21,14 @@ from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.claude.prompt_size import measure_prompt
 from agent_pool.claude.reset_probe import ResetProbe
 from agent_pool.claude.watchdog import Watchdog
-from agent_pool.errors import AgentPoolError, PoolClosed, PoolError, TaskCancelled
+from agent_pool.errors import (
+    AgentPoolError,
+    ConfigError,
+    PoolClosed,
+    PoolError,
+    TaskCancelled,
+    TaskError,
+)
 from agent_pool.events import Ended, Event, Snapshot, TaskEvent
 from agent_pool.models import (
     AgentList,
@@ -187,31 +194,40 @@ class AgentPool:
         *,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
+        task_id: str | None = None,
     ) -> _Handle:
-        return self._submit(request, on_event, on_permission)
+        return self._submit(request, on_event, on_permission, task_id)
 
     def _submit(
-        self, request: TaskRequest, on_event: OnEvent | None, on_permission: OnPermission | None
+        self,
+        request: TaskRequest,
+        on_event: OnEvent | None,
+        on_permission: OnPermission | None,
+        task_id: str | None = None,
     ) -> _Handle:
         if not self._is_open:
             raise PoolClosed("the pool is not open; use `async with AgentPool() as pool`")
         self._check_loop()
-        task = RunningTask(request, self._bus, on_event, on_permission)
+        if task_id in self._handles:
+            raise ConfigError(f"task_id: a task with the id {task_id!r} is running")
+        task = RunningTask(request, self._bus, on_event, on_permission, task_id)
         # A task of its own: its end and its events do not depend on the caller.
         running = asyncio.get_running_loop().create_task(
             self._runner.run(task), name=f"agent-pool {task.id}"
         )
         handle = self._handles[task.id] = _Handle(task, running)
-        running.add_done_callback(lambda _: self._forget(task, running))
+        running.add_done_callback(lambda _: self._forget(handle, task, running))
         return handle
 
-    def _forget(self, task: RunningTask, running: asyncio.Task[TaskResult]) -> None:
+    def _forget(
+        self, handle: _Handle, task: RunningTask, running: asyncio.Task[TaskResult]
+    ) -> None:
         self._handles.pop(task.id, None)
         if not task.has_started:
             self._end_conversation(task.request)
         if running.cancelled():
             # Here and not in the task's own code: one that is cancelled at once never runs.
-            task.end(error=_cancelled(task.request))
+            task.end(error=handle.cancel_error)
         else:
             # Read it once, or asyncio logs the error of a task whose caller has left as unseen.
             running.exception()
@@ -319,10 +335,10 @@ class AgentPool:
         except AgentPoolError:  # the task itself will fail with it
             return str(request.agent)
 
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: str, *, error: TaskError | None = None) -> bool:
         self._check_loop()
         handle = self._handles.get(task_id)
-        return handle is not None and handle.cancel()
+        return handle is not None and handle.cancel(error)
 
     async def check(self, request: TaskRequest) -> None:
         check_request(request)
@@ -455,6 +471,7 @@ class _Handle:
     def __init__(self, task: RunningTask, running: asyncio.Task[TaskResult]) -> None:
         self._task = task
         self.running = running
+        self.cancel_error: TaskError = _cancelled(task.request)
 
     @property
     def id(self) -> str:
@@ -468,7 +485,7 @@ class _Handle:
         # `wait` does not cancel the task if this caller is cancelled.
         await asyncio.wait([self.running])
         if self.running.cancelled():
-            raise _cancelled(self.request)
+            raise self.cancel_error
         return self.running.result()
 
     async def result_or_cancel(self) -> TaskResult:
@@ -479,8 +496,11 @@ class _Handle:
             await self.cancel_and_wait()
             raise
 
-    def cancel(self) -> bool:
-        return not self._task.has_ended and self.running.cancel()
+    def cancel(self, error: TaskError | None = None) -> bool:
+        if self._task.has_ended or not self.running.cancel():
+            return False
+        self.cancel_error = error or self.cancel_error
+        return True
 
     async def cancel_and_wait(self) -> None:
         """Cancel the task unless it has ended, and wait for its end: a few steps of the loop."""

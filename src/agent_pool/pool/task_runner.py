@@ -51,6 +51,7 @@ class RunningTask:
         bus: the pool's events.
         on_event: called with each event of the task, in order; `Ended` is the last.
         on_permission: decides permission requests; without it every request is denied.
+        task_id: the id to use; None for a new one.
 
     Attributes:
         id: the pool's id of the task.
@@ -63,8 +64,9 @@ class RunningTask:
         bus: EventBus,
         on_event: OnEvent | None,
         on_permission: OnPermission | None,
+        task_id: str | None = None,
     ) -> None:
-        self.id = f"task-{secrets.token_hex(8)}"
+        self.id = task_id or f"task-{secrets.token_hex(8)}"
         self.request = request
         self.on_permission = on_permission
         self.has_ended = False

@@ -84,7 +84,8 @@ class BatchProgress:
             self._rows.pop(line.number, None)
             return
         row = self._rows.setdefault(line.number, _Row(_title(line)))
-        row.activity = one_line(describe_activity(event), _ACTIVITY_WIDTH)
+        if (activity := describe_activity(event)) is not None:
+            row.activity = one_line(activity, _ACTIVITY_WIDTH)
 
     def end(self, line: BatchLine, outcome: Outcome) -> None:
         """Count a task that has ended, and print how it ended."""

@@ -1,0 +1,210 @@
+"""Where the daemon of a user is: its folders, its sockets, and the file that describes it.
+
+Only the standard library and `platformdirs`: the MCP relay imports this module, and a session's
+relay must stay small.
+
+The runtime folder is private to its user (mode 0700). It holds ``daemon.json`` (mode 0600), two
+Unix sockets and the lock that makes the daemon the only one. `AGENT_POOL_RUNTIME_DIR` and
+`AGENT_POOL_STATE_DIR` name other folders.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Final
+
+from agent_pool.errors import ConfigError
+
+DAEMON_SWITCH: Final = "AGENT_POOL_DAEMON"
+"""The variable that is ``off`` where everything stays in one process."""
+RUNTIME_DIR: Final = "AGENT_POOL_RUNTIME_DIR"
+STATE_DIR: Final = "AGENT_POOL_STATE_DIR"
+
+ADDRESS_FILE: Final = "daemon.json"
+LOCK_FILE: Final = "daemon.lock"
+HTTP_SOCKET: Final = "http.sock"
+MCP_SOCKET: Final = "mcp.sock"
+_SETTING_VARIABLES: Final = frozenset(
+    ("AGENTS_DIR", "SKILLS_DIR", "EXPERTISE_DIR", "CLAUDE_CLI", "TASK_TIMEOUT_MS")
+)
+_OTHER_VARIABLES: Final = frozenset(
+    f"AGENT_POOL_{name}"
+    for name in ("COOKIE", "DAEMON", "DEPTH", "LOG", "PROJECT_DIR", "RUNTIME_DIR", "SERVER")
+)
+"""Variables that do not change what a daemon does for a client: a call names its project."""
+MAX_ADDRESS: Final = 16 * 1024
+"""Bytes of `ADDRESS_FILE`; a larger file is not one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonAddress:
+    """How the daemon is reached.
+
+    Attributes:
+        pid: its process id.
+        version: of agent-pool.
+        started: when, in seconds since 1970.
+        http_socket: the Unix socket of its HTTP server.
+        mcp_socket: the Unix socket of MCP relays.
+        url: its HTTP server on TCP, ``http://127.0.0.1:PORT``; empty before it listens.
+        token: the bearer token for TCP; it changes with each start.
+        scope: equal for clients that this daemon can serve, see `config_scope`.
+        stamp: of its settings file, see `config_stamp`; another one means that it is outdated.
+    """
+
+    pid: int
+    version: str
+    started: float
+    http_socket: str
+    mcp_socket: str
+    url: str
+    token: str = field(repr=False)
+    scope: str = ""
+    stamp: str = ""
+
+
+def is_daemon_wanted(environ: Mapping[str, str]) -> bool:
+    """Return whether clients use a daemon: unless ``AGENT_POOL_DAEMON`` is ``off``.
+
+    Raises:
+        ConfigError: the variable has another value than ``on`` and ``off``.
+    """
+    value = environ.get(DAEMON_SWITCH, "") or "on"
+    if value not in ("on", "off"):
+        raise ConfigError(f"{DAEMON_SWITCH}: expected on or off, found {value!r}")
+    return value == "on"
+
+
+def config_scope(environ: Mapping[str, str]) -> str:
+    """Return a text that is equal for environments with the same settings and the same user.
+
+    A client whose scope is not the daemon's needs other settings than the daemon has, so it must
+    not be served by it.
+    """
+    home = _claude_home(environ)
+    chosen = {name: environ[name] for name in environ if _is_setting(name)}
+    user = (str(os.getuid()), environ.get("HOME", ""), str(home))
+    parts = [*user, *sorted(map(repr, chosen.items()))]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def config_stamp(environ: Mapping[str, str]) -> str:
+    """Return a text that changes with the content of the settings file; empty without one."""
+    path = environ.get("AGENT_POOL_CONFIG") or _claude_home(environ) / "agent-pool.toml"
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
+
+
+def _claude_home(environ: Mapping[str, str]) -> Path:
+    # As `settings.claude_home`, whose module takes too long to import for a relay.
+    named = environ.get("CLAUDE_CONFIG_DIR")
+    return Path(named) if named else Path(environ.get("HOME") or Path.home()) / ".claude"
+
+
+def _is_setting(name: str) -> bool:
+    if name in _OTHER_VARIABLES:
+        return False
+    return name.startswith("AGENT_POOL_") or name in _SETTING_VARIABLES
+
+
+def runtime_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder of the daemon's address and sockets; it need not exist."""
+    if named := environ.get(RUNTIME_DIR):
+        return Path(named)
+    from platformdirs import user_runtime_path
+
+    return user_runtime_path("agent-pool")
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder of the daemon's log and of the store of tasks; it need not exist."""
+    if named := environ.get(STATE_DIR):
+        return Path(named)
+    from platformdirs import user_state_path
+
+    return user_state_path("agent-pool")
+
+
+def make_private(folder: Path) -> Path:
+    """Make a folder that only this user can enter, and return it.
+
+    Raises:
+        ConfigError: it cannot be made, is a link, or belongs to another user.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise ConfigError(f"{folder}: expected a folder of this user, not a link; remove it")
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made private: {error}") from None
+    return folder
+
+
+def write_address(folder: Path, address: DaemonAddress) -> None:
+    """Write the address; a reader sees the old one or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = folder / f"{ADDRESS_FILE}.{address.pid}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(address), file)
+    temporary.replace(folder / ADDRESS_FILE)
+
+
+def read_address(folder: Path) -> DaemonAddress | None:
+    """Return the address that the folder holds; None if there is none, or it is not this user's.
+
+    The daemon that wrote it can have died: see `is_locked`.
+    """
+    try:
+        # Opened first: a check of the name alone could be about another file.
+        descriptor = os.open(folder / ADDRESS_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            return None
+        content = file.read(MAX_ADDRESS)
+    try:
+        data = json.loads(content)
+        address = DaemonAddress(**{one.name: data[one.name] for one in fields(DaemonAddress)})
+    except (ValueError, KeyError, TypeError):
+        return None
+    return address if type(address.pid) is int and address.pid > 1 else None
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a daemon runs: it holds the lock until its process has ended, however."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def find_daemon(environ: Mapping[str, str]) -> DaemonAddress | None:
+    """Return the address of the daemon that runs; None if none does."""
+    folder = runtime_folder(environ)
+    address = read_address(folder)
+    return address if address is not None and is_locked(folder) else None
