@@ -26,7 +26,7 @@ MAX_FUNCTION_LINES = 50
 GROUND = {"errors", "settings", "text"}
 VALUES = {"models", "events", "api"}
 FACES = {"mcp", "cli", "hook", "otel"}
-FACES_CAN_IMPORT = {"", "loopback", "errors", "runtime", "settings", "text"}
+FACES_CAN_IMPORT = {"", "loopback", "errors", "runtime", "settings", "text", "views"}
 """Modules that a face can import, besides its own and the package's public names."""
 
 ROOMS: dict[str, set[str]] = {
@@ -41,9 +41,10 @@ ROOMS: dict[str, set[str]] = {
     "claude": GROUND | VALUES | {"agents"},
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
+    "views": {"text", "models", "events"},
     "tasks": GROUND | VALUES,
     "client": GROUND | VALUES | {"runtime"},
-    "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
+    "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp", "views"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""
 

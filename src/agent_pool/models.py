@@ -663,6 +663,29 @@ class TaskFilter(JsonValue):
     limit: int = 50
 
 
+@dataclass(frozen=True, slots=True)
+class DayTotal(JsonValue):
+    """The sums of one agent's ended tasks on one day.
+
+    Attributes:
+        day: the day on which they ended, local time: ``2026-11-27``.
+        project: the folder of the agent's project.
+        agent: the agent's name.
+        tasks: how many ended.
+        failed: how many of them did not succeed, by the code of the failure.
+        usage: tokens.
+        cost_usd: cost by the list prices.
+    """
+
+    day: str
+    project: str
+    agent: str
+    tasks: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    usage: Usage = NO_USAGE
+    cost_usd: float = 0.0
+
+
 # The pool
 
 
