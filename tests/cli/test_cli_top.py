@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from agent_pool.tasks.service import DurablePool
-from agent_pool.tasks.store import Store
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
@@ -18,6 +16,8 @@ from agent_pool.cli.top import tasks_listing, workers_listing
 from agent_pool.cli.top_app import TaskScreen, TopApp
 from agent_pool.events import Started, Text, ToolUse
 from agent_pool.settings import Settings
+from agent_pool.tasks.service import DurablePool
+from agent_pool.tasks.store import Store
 from support.fake_pool import FakePool, make_result, make_worker
 from support.waiting import run
 
@@ -42,7 +42,7 @@ class HeldTask:
 @asynccontextmanager
 async def durable(inner: FakePool, folder: Path) -> AsyncIterator[TaskAPI]:
     settings = Settings(project_dir=folder)
-    async with DurablePool(inner, Store(folder / "tasks.db", settings), settings) as pool:
+    async with DurablePool(inner, Store(folder / "tasks.db"), settings) as pool:
         yield pool
 
 

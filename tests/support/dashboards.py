@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from agent_pool.tasks.service import DurablePool
-from agent_pool.tasks.store import Store
 from starlette.applications import Starlette
 
 from agent_pool import TaskAPI
 from agent_pool.api import PoolAPI
 from agent_pool.daemon.dashboard.pages import Dashboard
 from agent_pool.settings import Settings
+from agent_pool.tasks.service import DurablePool
+from agent_pool.tasks.store import Store
 
 
 @dataclass
@@ -46,7 +46,7 @@ async def serve_dashboard(
 ) -> AsyncIterator[RunningDashboard]:
     """Serve the dashboard of a pool until the block ends."""
     settings = Settings.model_validate({"project_dir": folder, **changes})
-    store = Store(folder / "tasks.db", settings)
+    store = Store(folder / "tasks.db")
     async with DurablePool(inner, store, settings) as pool:
         dashboard = Dashboard(pool, settings, folder, store.totals)
         app = Starlette(routes=dashboard.routes())

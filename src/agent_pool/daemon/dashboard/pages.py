@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -66,7 +67,7 @@ SEND_TIMEOUT: Final = 30.0
 """Seconds after which a page that takes nothing is disconnected."""
 KEEP_ALIVE: Final = 15
 
-_CHANGES_HEAD: Final = (Started, Spent, PermissionAsked, PermissionAnswered, Ended)
+_CHANGES_HEAD: Final = (Started, Spent, PermissionAsked, PermissionAnswered)
 """The events that change the state, the figures or the questions of a task."""
 
 Page = Callable[[Request, Visitor], Awaitable[Response]]
@@ -191,6 +192,8 @@ class Dashboard:
     async def _show_task(self, request: Request, visitor: Visitor) -> Response:
         record = await self._pool.task(request.path_params["id"])
         steps = await self._steps(record)
+        if steps and not record.has_ended:  # it can have ended while its steps were read
+            record = await self._pool.task(record.id)
         launch, problem = await self._launch(record)
         result = record.result
         return self._html(
@@ -242,16 +245,24 @@ class Dashboard:
         after = int(last) if last.isdecimal() else 0
 
         async def events() -> AsyncIterator[ServerSentEvent]:
+            number = after
             async for event in self._pool.task_events(task_id, after=after):
+                number = event.number
                 if (step := step_of(event)) is not None:
-                    data = {"number": step.number, "html": render_step(step)}
-                    yield _sse("step", data, str(step.number))
+                    data = {"number": number, "html": render_step(step)}
+                    yield _sse("step", data, str(number))
                 if isinstance(event, _CHANGES_HEAD):
-                    record = await self._pool.task(task_id)
-                    data = {"html": _head(record, visitor), "ended": record.has_ended}
-                    yield _sse("head", data, str(event.number))
+                    yield _sse("head", await self._head_data(task_id, visitor), str(number))
+            # The last event comes before the record that has the answer.
+            with suppress(AgentPoolError):
+                await (await self._pool.attach(task_id)).result()
+            yield _sse("head", await self._head_data(task_id, visitor), str(number))
 
         return _stream(events())
+
+    async def _head_data(self, task_id: str, visitor: Visitor) -> dict[str, Any]:
+        record = await self._pool.task(task_id)
+        return {"html": _head(record, visitor), "ended": record.has_ended}
 
     async def _cancel(self, request: Request, visitor: Visitor) -> Response:
         task_id = request.path_params["id"]
