@@ -15,9 +15,8 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent_pool.errors import ConfigError
 
@@ -48,8 +47,7 @@ MAX_ADDRESS: Final = 16 * 1024
 """Bytes of `ADDRESS_FILE`; a larger file is not one of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonAddress:
+class DaemonAddress(NamedTuple):  # a dataclass imports `inspect`, 1.4 MB of every relay
     """How the daemon is reached.
 
     Attributes:
@@ -70,9 +68,12 @@ class DaemonAddress:
     http_socket: str
     mcp_socket: str
     url: str
-    token: str = field(repr=False)
+    token: str
     scope: str = ""
     stamp: str = ""
+
+    def __repr__(self) -> str:
+        return f"DaemonAddress(pid={self.pid}, version={self.version!r}, url={self.url!r})"
 
 
 def is_daemon_wanted(environ: Mapping[str, str]) -> bool:
@@ -170,7 +171,7 @@ def write_address(folder: Path, address: DaemonAddress) -> None:
     temporary = folder / f"{ADDRESS_FILE}.{address.pid}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(address), file)
+        json.dump(address._asdict(), file)
     temporary.replace(folder / ADDRESS_FILE)
 
 
@@ -191,7 +192,7 @@ def read_address(folder: Path) -> DaemonAddress | None:
         content = file.read(MAX_ADDRESS)
     try:
         data = json.loads(content)
-        address = DaemonAddress(**{one.name: data[one.name] for one in fields(DaemonAddress)})
+        address = DaemonAddress(**{name: data[name] for name in DaemonAddress._fields})
     except (ValueError, KeyError, TypeError):
         return None
     return address if type(address.pid) is int and address.pid > 1 else None
