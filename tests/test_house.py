@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
     "loopback": {"errors"},
     "tasks": GROUND | VALUES,
     "client": GROUND | VALUES | {"runtime"},
+    "relay": {"client", "errors", "runtime"},
     "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""
@@ -50,6 +51,8 @@ ROOMS: dict[str, set[str]] = {
 LATE = {
     ("claude", "loopback"): "the reset probe runs a binary against the offline model",
     ("cli", "mcp"): "`agent-pool serve` starts the other face",
+    ("cli", "relay"): "`agent-pool serve` is the relay",
+    ("relay", "mcp"): "without a daemon the relay becomes the server",
     ("mcp", "hook"): "the early list of tools finds the agents' files as the hook does",
 }
 """Imports that are allowed inside a function only, and why."""
