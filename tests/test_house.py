@@ -42,8 +42,9 @@ ROOMS: dict[str, set[str]] = {
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
     "tasks": GROUND | VALUES,
-    "client": GROUND | VALUES | {"runtime"},
+    "client": GROUND | VALUES | {"runtime", "pool"},
     "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
+    "sync": GROUND | VALUES | {"pool", "client"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""
 

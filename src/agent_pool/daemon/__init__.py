@@ -1,0 +1,1 @@
+"""The daemon: one pool for all sessions and programs of a user."""
