@@ -1,1 +1,1 @@
-"""The clients of the daemon: how it is found, started and talked to."""
+"""Clients of the daemon: how it is started and reached."""
