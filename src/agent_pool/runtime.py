@@ -148,13 +148,17 @@ def make_private(folder: Path) -> Path:
     """Make a folder that only this user can enter, and return it.
 
     Raises:
-        ConfigError: it cannot be made, is a link, or belongs to another user.
+        ConfigError: it cannot be made, is a link, or belongs to another user, or the folder that
+            holds it does.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
+        found, holder = folder.lstat(), folder.parent.stat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise ConfigError(f"{folder}: expected a folder of this user, not a link; remove it")
+        # Its owner could put another folder in its place.
+        if holder.st_uid not in (os.getuid(), 0):
+            raise ConfigError(f"{folder.parent}: belongs to another user (uid {holder.st_uid})")
         if stat.S_IMODE(found.st_mode) != 0o700:
             folder.chmod(0o700)
     except OSError as error:
@@ -205,7 +209,8 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: two clients that ask at the same moment must not take each other for a daemon.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
