@@ -42,14 +42,18 @@ ROOMS: dict[str, set[str]] = {
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
     "tasks": GROUND | VALUES | {"pool"},
-    "client": GROUND | VALUES | {"runtime"},
+    "client": GROUND | VALUES | {"runtime", "pool"},
+    "relay": {"client", "errors", "runtime"},
     "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
+    "sync": GROUND | VALUES | {"pool", "client"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""
 
 LATE = {
     ("claude", "loopback"): "the reset probe runs a binary against the offline model",
     ("cli", "mcp"): "`agent-pool serve` starts the other face",
+    ("cli", "relay"): "`agent-pool serve` is the relay",
+    ("relay", "mcp"): "without a daemon the relay becomes the server",
     ("cli", "daemon"): "`agent-pool daemon run` is the daemon",
     ("mcp", "hook"): "the early list of tools finds the agents' files as the hook does",
 }

@@ -14,7 +14,11 @@ from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
 from agent_pool.daemon.guard import Guard
+from agent_pool.daemon.relay_server import RelayServer
+from agent_pool.daemon.rest import rest_routes
+from agent_pool.mcp.stored_tasks import SharedTasks
 from agent_pool.pool.pool import AgentPool
+from agent_pool.runtime import config_scope
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
 from agent_pool.tasks.store import Store
@@ -30,34 +34,8 @@ class DrainablePool(TaskAPI, Protocol):
         ...
 
 
-class RelayPart(Protocol):
-    """The server of the MCP relays, as far as the daemon's life needs it."""
-
-    @property
-    def client_count(self) -> int:
-        """Return how many relays are connected."""
-        ...
-
-    async def start(self, path: Path) -> None:
-        """Listen on a Unix socket."""
-        ...
-
-    async def drain(self) -> None:
-        """Accept no client any more, and return when no call of one runs."""
-        ...
-
-    async def close(self) -> None:
-        """End all connections."""
-        ...
-
-
 class DaemonControl(Protocol):
     """What the routes of the daemon itself need of it."""
-
-    @property
-    def is_draining(self) -> bool:
-        """Return whether it finishes its tasks and takes no new ones."""
-        ...
 
     def begin_drain(self) -> None:
         """Give the address up, finish the running tasks, then end."""
@@ -73,31 +51,40 @@ def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> Dr
     return DurablePool(AgentPool(settings, environ=environ), Store(state / STORE), settings)
 
 
-class NoRelays:
-    """Stands for the server of the relays where there is none."""
+class McpParts:
+    """What serves MCP: the relays' server and what its connections share.
 
-    client_count = 0
+    Args:
+        pool: the pool, which is open.
+        settings: the daemon's settings.
+        environ: its environment.
+    """
 
-    async def start(self, path: Path) -> None:
-        """Do nothing."""
-
-    async def drain(self) -> None:
-        """Do nothing."""
+    def __init__(self, pool: TaskAPI, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._shared = SharedTasks()
+        scope = config_scope(environ)
+        self.relays = RelayServer(pool, settings, scope=scope, shared=self._shared, environ=environ)
 
     async def close(self) -> None:
-        """Do nothing."""
-
-
-def make_relay_server(pool: TaskAPI, settings: Settings) -> RelayPart:
-    """Return the server of the MCP relays, not started yet."""
-    return NoRelays()
+        """End all connections and their calls; stored tasks go on."""
+        self._shared.close()
+        await self.relays.close()
 
 
 def make_app(
-    control: DaemonControl, pool: TaskAPI, settings: Settings, *, token: str, port: int
+    control: DaemonControl,
+    pool: TaskAPI,
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    token: str,
+    port: int,
 ) -> ASGIApp:
     """Return the whole application."""
-    routes: list[BaseRoute] = [*_daemon_routes(control)]
+    routes: list[BaseRoute] = [
+        *_daemon_routes(control),
+        *rest_routes(pool, environ=environ, env_block=settings.env_block),
+    ]
     return Guard(
         Starlette(routes=routes),
         pool=pool,
@@ -116,11 +103,7 @@ def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:
         control.begin_drain()
         return JSONResponse(await control.status(), status_code=202)
 
-    async def health(request: Request) -> JSONResponse:
-        return JSONResponse({"status": "draining" if control.is_draining else "ok"})
-
     return [
-        Route("/v1/health", health),
         Route("/v1/daemon", status),
         Route("/v1/daemon/drain", drain, methods=["POST"]),
     ]

@@ -19,7 +19,7 @@ import psutil
 
 from agent_pool import runtime
 from agent_pool.client.start import DRAINING, log_file, package_version
-from agent_pool.daemon.app import RelayPart, make_app, make_pool, make_relay_server
+from agent_pool.daemon.app import McpParts, make_app, make_pool
 from agent_pool.daemon.http_server import HttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
 from agent_pool.daemon.lock import take_lock
@@ -64,7 +64,7 @@ class Daemon:
         self._started = time.time()
         self._token = secrets.token_urlsafe(32)
         self._has_address = False
-        self._relay_end: asyncio.Task[None] | None = None
+        self._relays_end: asyncio.Task[None] | None = None
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
@@ -121,14 +121,21 @@ class Daemon:
 
     async def _serve(self, listeners: tuple[Listener, ...], stamp: str) -> None:
         port = listeners[-1].socket.getsockname()[1]
-        app = make_app(self, self._pool, self._settings, token=self._token, port=port)
+        app = make_app(
+            self,
+            self._pool,
+            self._settings,
+            environ=self._environ,
+            token=self._token,
+            port=port,
+        )
         self._idle = IdleWatch(self._is_busy)
         self._http = HttpServer(app, listeners, self._idle.touch)
-        self._relay: RelayPart = make_relay_server(self._pool, self._settings)
+        self._mcp = McpParts(self._pool, self._settings, self._environ)
         unsubscribe = self._pool.subscribe(lambda _: self._idle.touch())
         try:
             await self._http.start()
-            await self._relay.start(self._folder / runtime.MCP_SOCKET)
+            await self._mcp.relays.start(self._folder / runtime.MCP_SOCKET)
             self._address = self._make_address(port, stamp)
             runtime.write_address(self._folder, self._address)
             self._has_address = True
@@ -139,9 +146,9 @@ class Daemon:
             await self._finish()
         finally:
             unsubscribe()
-            if self._relay_end is not None:
-                self._relay_end.cancel()
-            await self._relay.close()
+            if self._relays_end is not None:
+                self._relays_end.cancel()
+            await self._mcp.close()
             await self._http.finish(0)
 
     def _make_address(self, port: int, stamp: str) -> DaemonAddress:
@@ -213,8 +220,8 @@ class Daemon:
             await self._close_pool()
         # Clients that waited for a task must get its end.
         await self._http.finish(CONNECTION_SECONDS)
-        if self._relay_end is not None:
-            await asyncio.wait([self._relay_end], timeout=CONNECTION_SECONDS)
+        if self._relays_end is not None:
+            await asyncio.wait([self._relays_end], timeout=CONNECTION_SECONDS)
 
     async def _close_pool(self) -> None:
         try:
@@ -233,7 +240,7 @@ class Daemon:
             self._remove_files()
             self._http.stop_listening()
             # In the background: it returns when no call of a client runs.
-            self._relay_end = _task(self._relay.drain())
+            self._relays_end = _task(self._mcp.relays.drain())
 
     def _remove_files(self) -> None:
         for name in (runtime.ADDRESS_FILE, runtime.HTTP_SOCKET, runtime.MCP_SOCKET):
@@ -243,7 +250,7 @@ class Daemon:
     # Figures
 
     async def _is_busy(self) -> bool:
-        if self._http.connections or self._relay.client_count:
+        if self._http.connections or self._mcp.relays.client_count:
             return True
         return bool(await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=1)))
 
@@ -261,7 +268,7 @@ class Daemon:
             "http_socket": self._address.http_socket,
             "url": self._address.url,
             "log": str(log_file(self._environ)),
-            "connections": self._http.connections + self._relay.client_count,
+            "connections": self._http.connections + self._mcp.relays.client_count,
             "workers": dict(Counter(one.state for one in workers)),
             "tasks": dict(Counter(one.state for one in tasks)),
             "memory": {
