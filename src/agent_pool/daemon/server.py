@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -32,9 +33,12 @@ from agent_pool.settings import Environment, load_settings
 log = logging.getLogger("agent_pool")
 
 HOST: Final = "127.0.0.1"
-MAX_PRIVATE: Final = 400
-"""Connections of this user's processes on the Unix socket."""
+MAX_PRIVATE: Final = 2000
+"""Connections of this user's processes on the Unix socket; half of the open files, if that is less.
+"""
 MAX_TCP: Final = 128
+OPEN_FILES: Final = 8192
+"""Files that this process can have open, if the system permits it; the usual bound is 1,024."""
 CONNECTION_SECONDS: Final = 2.0
 """Seconds for connections to end after all tasks have ended."""
 CLOSE_MARGIN: Final = 10.0
@@ -324,4 +328,16 @@ def _bind(folder: Path, port: int) -> tuple[Listener, ...]:
             f"the daemon cannot listen on {HOST}:{port}: {error}; choose another daemon_port, or "
             "0 for any free one"
         ) from None
-    return Listener(private, True, MAX_PRIVATE), Listener(public, False, MAX_TCP)
+    most = min(MAX_PRIVATE, _raise_file_limit() // 2)
+    return Listener(private, True, most), Listener(public, False, MAX_TCP)
+
+
+def _raise_file_limit() -> int:
+    """Let this process open more files; return how many it can open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return OPEN_FILES
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
