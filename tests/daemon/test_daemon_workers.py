@@ -113,7 +113,7 @@ def test_a_drained_daemon_finishes_its_task_before_the_next_starts(
                 await gate.reached.wait()
                 old = await address_of(daemon_project)
                 # An edit of the settings file makes it outdated, as an upgrade does.
-                daemon_project.configure(max_size=2)
+                daemon_project.configure(max_size=2, close_timeout=0.1)
                 with pytest.raises(DaemonUnavailable, match=f"pid {old.pid}.*finishes"):
                     await asyncio.to_thread(client.ensure_daemon, environ)
                 assert is_alive(old.pid)
@@ -125,6 +125,8 @@ def test_a_drained_daemon_finishes_its_task_before_the_next_starts(
                 assert (await pool.task(task.id)).state == "succeeded"
             await stop(daemon_project)
 
+    # Otherwise the close of the pool would let the task end.
+    daemon_project.configure(close_timeout=0.1)
     run(main(), 100)
 
 
