@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
 from agent_pool.daemon.guard import Guard
+from agent_pool.daemon.mcp_faces import McpFaces
 from agent_pool.pool.pool import AgentPool
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
@@ -27,27 +28,6 @@ class DrainablePool(TaskAPI, Protocol):
 
     async def drain(self) -> None:
         """Begin no task any more, and wait until those that run have ended."""
-        ...
-
-
-class RelayPart(Protocol):
-    """The server of the MCP relays, as far as the daemon's life needs it."""
-
-    @property
-    def client_count(self) -> int:
-        """Return how many relays are connected."""
-        ...
-
-    async def start(self, path: Path) -> None:
-        """Listen on a Unix socket."""
-        ...
-
-    async def drain(self) -> None:
-        """Accept no client any more, and return when no call of one runs."""
-        ...
-
-    async def close(self) -> None:
-        """End all connections."""
         ...
 
 
@@ -73,31 +53,22 @@ def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> Dr
     return DurablePool(AgentPool(settings, environ=environ), Store(state / STORE), settings)
 
 
-class NoRelays:
-    """Stands for the server of the relays where there is none."""
-
-    client_count = 0
-
-    async def start(self, path: Path) -> None:
-        """Do nothing."""
-
-    async def drain(self) -> None:
-        """Do nothing."""
-
-    async def close(self) -> None:
-        """Do nothing."""
-
-
-def make_relay_server(pool: TaskAPI, settings: Settings) -> RelayPart:
-    """Return the server of the MCP relays, not started yet."""
-    return NoRelays()
+def make_faces(pool: TaskAPI, settings: Settings, environ: Mapping[str, str]) -> McpFaces:
+    """Return MCP on the daemon, not started yet."""
+    return McpFaces(pool, settings, environ)
 
 
 def make_app(
-    control: DaemonControl, pool: TaskAPI, settings: Settings, *, token: str, port: int
+    control: DaemonControl,
+    pool: TaskAPI,
+    settings: Settings,
+    faces: McpFaces,
+    *,
+    token: str,
+    port: int,
 ) -> ASGIApp:
     """Return the whole application."""
-    routes: list[BaseRoute] = [*_daemon_routes(control)]
+    routes: list[BaseRoute] = [*_daemon_routes(control), *faces.routes()]
     return Guard(
         Starlette(routes=routes),
         pool=pool,

@@ -19,7 +19,7 @@ import psutil
 
 from agent_pool import runtime
 from agent_pool.client.start import DRAINING, log_file, package_version
-from agent_pool.daemon.app import RelayPart, make_app, make_pool, make_relay_server
+from agent_pool.daemon.app import make_app, make_faces, make_pool
 from agent_pool.daemon.http_server import HttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
 from agent_pool.daemon.lock import take_lock
@@ -121,10 +121,10 @@ class Daemon:
 
     async def _serve(self, listeners: tuple[Listener, ...], stamp: str) -> None:
         port = listeners[-1].socket.getsockname()[1]
-        app = make_app(self, self._pool, self._settings, token=self._token, port=port)
+        self._relay = make_faces(self._pool, self._settings, self._environ)
+        app = make_app(self, self._pool, self._settings, self._relay, token=self._token, port=port)
         self._idle = IdleWatch(self._is_busy)
         self._http = HttpServer(app, listeners, self._idle.touch)
-        self._relay: RelayPart = make_relay_server(self._pool, self._settings)
         unsubscribe = self._pool.subscribe(lambda _: self._idle.touch())
         try:
             await self._http.start()
