@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from agent_pool.api import TaskAPI
 from agent_pool.daemon.guard import Guard
 from agent_pool.daemon.mcp_faces import McpFaces
+from agent_pool.daemon.rest import rest_routes
 from agent_pool.pool.pool import AgentPool
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
@@ -34,11 +35,6 @@ class DrainablePool(TaskAPI, Protocol):
 class DaemonControl(Protocol):
     """What the routes of the daemon itself need of it."""
 
-    @property
-    def is_draining(self) -> bool:
-        """Return whether it finishes its tasks and takes no new ones."""
-        ...
-
     def begin_drain(self) -> None:
         """Give the address up, finish the running tasks, then end."""
         ...
@@ -53,22 +49,22 @@ def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> Dr
     return DurablePool(AgentPool(settings, environ=environ), Store(state / STORE), settings)
 
 
-def make_faces(pool: TaskAPI, settings: Settings, environ: Mapping[str, str]) -> McpFaces:
-    """Return MCP on the daemon, not started yet."""
-    return McpFaces(pool, settings, environ)
-
-
 def make_app(
     control: DaemonControl,
     pool: TaskAPI,
     settings: Settings,
-    faces: McpFaces,
+    mcp: McpFaces,
     *,
+    environ: Mapping[str, str],
     token: str,
     port: int,
 ) -> ASGIApp:
     """Return the whole application."""
-    routes: list[BaseRoute] = [*_daemon_routes(control), *faces.routes()]
+    routes: list[BaseRoute] = [
+        *_daemon_routes(control),
+        *rest_routes(pool, environ=environ, env_block=settings.env_block),
+        *mcp.routes(),
+    ]
     return Guard(
         Starlette(routes=routes),
         pool=pool,
@@ -87,11 +83,7 @@ def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:
         control.begin_drain()
         return JSONResponse(await control.status(), status_code=202)
 
-    async def health(request: Request) -> JSONResponse:
-        return JSONResponse({"status": "draining" if control.is_draining else "ok"})
-
     return [
-        Route("/v1/health", health),
         Route("/v1/daemon", status),
         Route("/v1/daemon/drain", drain, methods=["POST"]),
     ]

@@ -19,11 +19,12 @@ import psutil
 
 from agent_pool import runtime
 from agent_pool.client.start import DRAINING, log_file, package_version
-from agent_pool.daemon.app import make_app, make_faces, make_pool
+from agent_pool.daemon.app import make_app, make_pool
 from agent_pool.daemon.http_server import HttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
 from agent_pool.daemon.lock import take_lock
 from agent_pool.daemon.log_files import open_log
+from agent_pool.daemon.mcp_faces import McpFaces
 from agent_pool.errors import AgentPoolError, ConfigError, DaemonUnavailable
 from agent_pool.models import OPEN_STATES, TaskFilter
 from agent_pool.runtime import DaemonAddress
@@ -64,7 +65,7 @@ class Daemon:
         self._started = time.time()
         self._token = secrets.token_urlsafe(32)
         self._has_address = False
-        self._relay_end: asyncio.Task[None] | None = None
+        self._relays_end: asyncio.Task[None] | None = None
         self._drain_asked = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._kill_asked = asyncio.Event()
@@ -121,14 +122,22 @@ class Daemon:
 
     async def _serve(self, listeners: tuple[Listener, ...], stamp: str) -> None:
         port = listeners[-1].socket.getsockname()[1]
-        self._relay = make_faces(self._pool, self._settings, self._environ)
-        app = make_app(self, self._pool, self._settings, self._relay, token=self._token, port=port)
+        self._mcp = McpFaces(self._pool, self._settings, self._environ)
+        app = make_app(
+            self,
+            self._pool,
+            self._settings,
+            self._mcp,
+            environ=self._environ,
+            token=self._token,
+            port=port,
+        )
         self._idle = IdleWatch(self._is_busy)
         self._http = HttpServer(app, listeners, self._idle.touch)
         unsubscribe = self._pool.subscribe(lambda _: self._idle.touch())
         try:
             await self._http.start()
-            await self._relay.start(self._folder / runtime.MCP_SOCKET)
+            await self._mcp.start(self._folder / runtime.MCP_SOCKET)
             self._address = self._make_address(port, stamp)
             runtime.write_address(self._folder, self._address)
             self._has_address = True
@@ -139,9 +148,9 @@ class Daemon:
             await self._finish()
         finally:
             unsubscribe()
-            if self._relay_end is not None:
-                self._relay_end.cancel()
-            await self._relay.close()
+            if self._relays_end is not None:
+                self._relays_end.cancel()
+            await self._mcp.close()
             await self._http.finish(0)
 
     def _make_address(self, port: int, stamp: str) -> DaemonAddress:
@@ -213,8 +222,8 @@ class Daemon:
             await self._close_pool()
         # Clients that waited for a task must get its end.
         await self._http.finish(CONNECTION_SECONDS)
-        if self._relay_end is not None:
-            await asyncio.wait([self._relay_end], timeout=CONNECTION_SECONDS)
+        if self._relays_end is not None:
+            await asyncio.wait([self._relays_end], timeout=CONNECTION_SECONDS)
 
     async def _close_pool(self) -> None:
         try:
@@ -233,7 +242,7 @@ class Daemon:
             self._remove_files()
             self._http.stop_listening()
             # In the background: it returns when no call of a client runs.
-            self._relay_end = _task(self._relay.drain())
+            self._relays_end = _task(self._mcp.drain())
 
     def _remove_files(self) -> None:
         for name in (runtime.ADDRESS_FILE, runtime.HTTP_SOCKET, runtime.MCP_SOCKET):
@@ -243,7 +252,7 @@ class Daemon:
     # Figures
 
     async def _is_busy(self) -> bool:
-        if self._http.connections or self._relay.client_count:
+        if self._http.connections or self._mcp.client_count:
             return True
         return bool(await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=1)))
 
@@ -261,7 +270,7 @@ class Daemon:
             "http_socket": self._address.http_socket,
             "url": self._address.url,
             "log": str(log_file(self._environ)),
-            "connections": self._http.connections + self._relay.client_count,
+            "connections": self._http.connections + self._mcp.client_count,
             "workers": dict(Counter(one.state for one in workers)),
             "tasks": dict(Counter(one.state for one in tasks)),
             "memory": {
