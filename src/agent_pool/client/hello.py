@@ -16,6 +16,10 @@ from agent_pool.runtime import config_scope
 
 PROTOCOL: Final = 1
 """The number of the relay's protocol; a daemon refuses any other one."""
+PROJECT_HEADER: Final = "x-agent-pool-project"
+"""The header of MCP over HTTP with the project's absolute folder, percent-encoded."""
+CLIENT_PID_HEADER: Final = "x-agent-pool-client-pid"
+"""The header of MCP over HTTP with the pid of the client."""
 MAX_HELLO: Final = 1 << 20
 """Bytes of the line; an environment has at most some 100 KB where programs can be started."""
 

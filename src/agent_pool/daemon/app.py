@@ -14,11 +14,9 @@ from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
 from agent_pool.daemon.guard import Guard
-from agent_pool.daemon.relay_server import RelayServer
+from agent_pool.daemon.mcp_faces import McpFaces
 from agent_pool.daemon.rest import rest_routes
-from agent_pool.mcp.stored_tasks import SharedTasks
 from agent_pool.pool.pool import AgentPool
-from agent_pool.runtime import config_scope
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
 from agent_pool.tasks.store import Store
@@ -51,30 +49,11 @@ def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> Dr
     return DurablePool(AgentPool(settings, environ=environ), Store(state / STORE), settings)
 
 
-class McpParts:
-    """What serves MCP: the relays' server and what its connections share.
-
-    Args:
-        pool: the pool, which is open.
-        settings: the daemon's settings.
-        environ: its environment.
-    """
-
-    def __init__(self, pool: TaskAPI, settings: Settings, environ: Mapping[str, str]) -> None:
-        self._shared = SharedTasks()
-        scope = config_scope(environ)
-        self.relays = RelayServer(pool, settings, scope=scope, shared=self._shared, environ=environ)
-
-    async def close(self) -> None:
-        """End all connections and their calls; stored tasks go on."""
-        self._shared.close()
-        await self.relays.close()
-
-
 def make_app(
     control: DaemonControl,
     pool: TaskAPI,
     settings: Settings,
+    mcp: McpFaces,
     *,
     environ: Mapping[str, str],
     token: str,
@@ -84,6 +63,7 @@ def make_app(
     routes: list[BaseRoute] = [
         *_daemon_routes(control),
         *rest_routes(pool, environ=environ, env_block=settings.env_block),
+        *mcp.routes(),
     ]
     return Guard(
         Starlette(routes=routes),

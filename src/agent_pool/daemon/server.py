@@ -20,11 +20,12 @@ import psutil
 
 from agent_pool import runtime
 from agent_pool.client.start import DRAINING, log_file, package_version
-from agent_pool.daemon.app import McpParts, make_app, make_pool
+from agent_pool.daemon.app import make_app, make_pool
 from agent_pool.daemon.http_server import HttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
 from agent_pool.daemon.lock import take_lock
 from agent_pool.daemon.log_files import open_log
+from agent_pool.daemon.mcp_faces import McpFaces
 from agent_pool.errors import AgentPoolError, ConfigError, DaemonUnavailable
 from agent_pool.models import OPEN_STATES, TaskFilter
 from agent_pool.runtime import DaemonAddress
@@ -125,21 +126,22 @@ class Daemon:
 
     async def _serve(self, listeners: tuple[Listener, ...], stamp: str) -> None:
         port = listeners[-1].socket.getsockname()[1]
+        self._mcp = McpFaces(self._pool, self._settings, self._environ)
         app = make_app(
             self,
             self._pool,
             self._settings,
+            self._mcp,
             environ=self._environ,
             token=self._token,
             port=port,
         )
         self._idle = IdleWatch(self._is_busy)
         self._http = HttpServer(app, listeners, self._idle.touch)
-        self._mcp = McpParts(self._pool, self._settings, self._environ)
         unsubscribe = self._pool.subscribe(lambda _: self._idle.touch())
         try:
             await self._http.start()
-            await self._mcp.relays.start(self._folder / runtime.MCP_SOCKET)
+            await self._mcp.start(self._folder / runtime.MCP_SOCKET)
             self._address = self._make_address(port, stamp)
             runtime.write_address(self._folder, self._address)
             self._has_address = True
@@ -244,7 +246,7 @@ class Daemon:
             self._remove_files()
             self._http.stop_listening()
             # In the background: it returns when no call of a client runs.
-            self._relays_end = _task(self._mcp.relays.drain())
+            self._relays_end = _task(self._mcp.drain())
 
     def _remove_files(self) -> None:
         for name in (runtime.ADDRESS_FILE, runtime.HTTP_SOCKET, runtime.MCP_SOCKET):
@@ -254,7 +256,7 @@ class Daemon:
     # Figures
 
     async def _is_busy(self) -> bool:
-        if self._http.connections or self._mcp.relays.client_count:
+        if self._http.connections or self._mcp.client_count:
             return True
         return bool(await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=1)))
 
@@ -272,7 +274,7 @@ class Daemon:
             "http_socket": self._address.http_socket,
             "url": self._address.url,
             "log": str(log_file(self._environ)),
-            "connections": self._http.connections + self._mcp.relays.client_count,
+            "connections": self._http.connections + self._mcp.client_count,
             "workers": dict(Counter(one.state for one in workers)),
             "tasks": dict(Counter(one.state for one in tasks)),
             "memory": {
