@@ -16,6 +16,17 @@ from support.process_checks import zombies
 from support.project import TempProject
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_process() -> Iterator[None]:
+    """Keep everything in one process; the tests of the daemon give their processes another value.
+
+    For the whole session: fixtures of modules start processes too.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AGENT_POOL_DAEMON", "off")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def plain_logging() -> None:
     """Reset the level of the package's logger: commands that ran in this process have set it."""

@@ -22,7 +22,10 @@ def real_cli() -> Path:
 
 
 def cli_environment(home: Path, url: str, **more: str) -> dict[str, str]:
-    """Build an environment in which the real CLI calls the API at `url` and no other server."""
+    """Build an environment in which the real CLI calls the API at `url` and no other server.
+
+    No process uses a daemon, unless `more` says otherwise.
+    """
     return {
         "HOME": str(home),
         "CLAUDE_CONFIG_DIR": str(home / ".claude"),
@@ -34,5 +37,6 @@ def cli_environment(home: Path, url: str, **more: str) -> dict[str, str]:
         "DISABLE_AUTOUPDATER": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CLI": str(real_cli()),
+        "AGENT_POOL_DAEMON": "off",
         **more,
     }

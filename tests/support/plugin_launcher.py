@@ -113,6 +113,7 @@ class PluginMachine:
         self.environ = {
             "PATH": f"{self.uv.parent}:/usr/bin:/bin",
             "HOME": str(root),
+            "AGENT_POOL_DAEMON": "off",
             "CLAUDE_PLUGIN_DATA": str(self.data),
             "UV_LOG": str(self.uv_log),
             "GATE": str(self.gate),

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "demo": "Compare a pool with `claude -p`, offline and at no cost.",
     "install": "Register the MCP server and the hook with Claude Code.",
     "uninstall": "Undo `agent-pool install`.",
+    "daemon": "Control the pool that all sessions share.",
     "serve": "Run the MCP server on stdin and stdout.",
     "completion": "Print a script that completes names in your shell.",
 }

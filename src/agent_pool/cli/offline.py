@@ -71,5 +71,6 @@ def _environment(root: Path, cli: Path, api: LoopbackAPI) -> dict[str, str]:
         # The CLI refuses to bypass permissions for root without it. Here the model is scripted, so
         # it cannot do harm.
         "IS_SANDBOX": "1",
+        "AGENT_POOL_DAEMON": "off",  # it must leave no process, and its home folder is temporary
         **api.env,
     }

@@ -12,6 +12,8 @@ from agent_pool.text import did_you_mean
 
 MAX_TASKS: Final = 32
 """Tasks of one `invoke_many`."""
+MAX_WAIT: Final = 600
+"""Seconds of one `result`."""
 MAX_NAME: Final = 100
 """Characters of a conversation's name."""
 
@@ -105,6 +107,8 @@ def _expected(kind: str) -> str:
         "model_type": "an object",
         "int_type": "a whole number",
         "greater_than_equal": "0 or more",
+        "less_than_equal": f"at most {MAX_WAIT}",
+        "bool_type": "true or false",
     }
     return kinds.get(kind, "a string")
 
@@ -166,6 +170,14 @@ class InvokeArguments(ToolArguments):
         )
 
 
+class BackgroundArguments(InvokeArguments):
+    background: bool = Field(
+        False,
+        description="true: return an id at once instead of the answer; read the answer later with "
+        "the tool result.",
+    )
+
+
 class InvokeManyArguments(ToolArguments):
     tasks: list[InvokeArguments] = Field(
         min_length=1,
@@ -185,6 +197,13 @@ class AgentsArguments(ToolArguments):
 class ReadAnswerArguments(ToolArguments):
     answer: NonBlank = Field(description="The name in the first line of the answer.")
     start: int = Field(0, ge=0, description="The character at which the part begins.")
+
+
+class ResultArguments(ToolArguments):
+    id: NonBlank = Field(description="The id of the task.")
+    wait_seconds: int = Field(
+        20, ge=0, le=MAX_WAIT, description="How long to wait for the end of the task, 0 to 600."
+    )
 
 
 class AgentArguments(ToolArguments):
