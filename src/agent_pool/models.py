@@ -113,6 +113,11 @@ class Usage(JsonValue):
         return self.input_tokens + self.cache_write_tokens + self.cache_read_tokens
 
     @property
+    def budget_tokens(self) -> int:
+        """Return the tokens that a budget counts: all but those read from the cache."""
+        return self.input_tokens + self.output_tokens + self.cache_write_tokens
+
+    @property
     def cache_hit_rate(self) -> float:
         """Return the share of the prompts' tokens that was read from the cache, 0 to 1."""
         return self.cache_read_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
@@ -161,9 +166,10 @@ class TaskRequest(JsonValue):
             `isolation` of a definition; None for what the definition says.
         attachments: pictures and files that the agent gets with the task.
         max_budget_usd: the task is interrupted when it has cost this many US dollars, by the list
-            prices; None for the definition's `maxBudgetUsd` or the setting `max_budget_usd`.
+            prices; the definition's `maxBudgetUsd` and the setting `max_budget_usd` apply too, and
+            the smallest counts. None for these two alone.
         max_tokens: the task is interrupted when it has used this many tokens, those read from the
-            cache not counted; None for the setting `max_tokens`.
+            cache not counted; the setting `max_tokens` applies too, and the smaller one counts.
         priority: of the tasks that a store holds, the one with the highest number begins first.
         not_before: seconds since 1970 before which it does not begin; None for at once. Only a
             pool with a store can wait for it.

@@ -227,7 +227,10 @@ class AgentPool:
             self._end_conversation(task.request)
         if running.cancelled():
             # Here and not in the task's own code: one that is cancelled at once never runs.
-            task.end(error=handle.cancel_error)
+            error = handle.cancel_error
+            if error.result is None and task.unfinished is not None:
+                error.result = replace(task.unfinished, text=error.message, code=error.code)
+            task.end(error=error)
         else:
             # Read it once, or asyncio logs the error of a task whose caller has left as unseen.
             running.exception()

@@ -10,6 +10,8 @@ from agent_pool.pool.answer_schema import schema_text
 
 MAX_SECONDS: Final = 1e9
 """About thirty years: a larger number of seconds is a mistake."""
+MAX_BUDGET_USD: Final = 1e9
+"""A larger budget is a mistake; infinity too, which JSON cannot carry."""
 
 
 def check_request(request: TaskRequest) -> str:
@@ -23,6 +25,7 @@ def check_request(request: TaskRequest) -> str:
     _check_task(request.task)
     _check_timeout(request.timeout)
     _check_conversation(request.conversation)
+    _check_budgets(request)
     return schema_text(request.schema)
 
 
@@ -59,6 +62,16 @@ def _check_timeout(timeout: float | None) -> None:
     # Written so that NaN is refused: every comparison with it is false.
     if not is_number or not 0 < timeout <= MAX_SECONDS:
         raise ConfigError(f"timeout: expected seconds above 0, found {timeout!r}")
+
+
+def _check_budgets(request: TaskRequest) -> None:
+    usd, tokens = request.max_budget_usd, request.max_tokens
+    # As in `_check_timeout`: true is an integer, and NaN fails every comparison.
+    is_number = isinstance(usd, int | float) and not isinstance(usd, bool)
+    if usd is not None and not (is_number and 0 < usd <= MAX_BUDGET_USD):
+        raise ConfigError(f"max_budget_usd: expected US dollars above 0, found {usd!r:.80}")
+    if tokens is not None and not (type(tokens) is int and tokens > 0):
+        raise ConfigError(f"max_tokens: expected a whole number above 0, found {tokens!r:.80}")
 
 
 def _check_conversation(name: str | None) -> None:
