@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -584,6 +585,43 @@ def test_stats_show_the_daemon_and_open_questions(tasks: Tasks, asking: Callable
     shown = json.loads(invoke("stats", "--json").stdout)
     assert shown["daemon"] == {"pid": os.getpid(), "input_required": 1}
     invoke("answer", task_id, "--deny")
+
+
+# Text of others
+
+EVIL = "\x1b]0;owned\x07\x9b31m\u202eb\x08\u2066"
+SHOWN = r"\x1b]0;owned\x07\x9b31m\u202eb\x08\u2066"
+RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def test_no_command_prints_text_of_others_as_it_is(tasks: Tasks) -> None:
+    fields = {"model": EVIL, "project": f"/srv/{EVIL}"}
+    ids = [tasks.ended("reviewer", f"{kind}{EVIL}", **fields) for kind in ("do", "fail", "late")]
+    runs = [invoke("tasks"), invoke("wait", "-q", *ids[1:]), invoke("wait", "--json", *ids)]
+    for task_id in ids:
+        runs += [
+            invoke("task", task_id),
+            invoke("logs", task_id),
+            invoke("task", task_id, "--json"),
+        ]
+    runs += [invoke("cancel", EVIL), invoke("submit", "reviewer", "x", "--not-before", EVIL)]
+    for done in runs:
+        assert RAW.search(done.output) is None
+    for done in runs[:1] + runs[3:5]:
+        assert SHOWN in done.output
+    # The answer itself is exact in a pipe, as that of `run` is.
+    assert invoke("wait", ids[0], "-q").stdout == f"did do{EVIL}\n"
+    assert json.loads(runs[2].stdout)[0]["text"] == f"did do{EVIL}"
+
+
+def test_a_question_of_an_agent_is_shown_with_escapes(
+    tasks: Tasks, asking: Callable[..., str]
+) -> None:
+    task_id = asking(f"Bash{EVIL}")
+    shown = [invoke("answer", task_id), invoke("tasks"), invoke("task", task_id), invoke("stats")]
+    shown.append(invoke("answer", task_id, "--allow"))
+    assert [RAW.search(done.output) for done in shown] == [None] * 5
+    assert all(SHOWN in done.output for done in (*shown[:3], shown[4]))
 
 
 # completion
