@@ -26,7 +26,7 @@ MAX_FUNCTION_LINES = 50
 GROUND = {"errors", "settings", "text"}
 VALUES = {"models", "events", "api"}
 FACES = {"mcp", "cli", "hook", "otel"}
-FACES_CAN_IMPORT = {"", "loopback", "errors", "runtime", "settings", "text"}
+FACES_CAN_IMPORT = {"", "client", "loopback", "errors", "runtime", "settings", "text"}
 """Modules that a face can import, besides its own and the package's public names."""
 
 ROOMS: dict[str, set[str]] = {
@@ -42,14 +42,16 @@ ROOMS: dict[str, set[str]] = {
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
     "tasks": GROUND | VALUES | {"pool"},
-    "client": GROUND | VALUES | {"runtime"},
+    "client": GROUND | VALUES | {"runtime", "pool"},
     "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
+    "sync": GROUND | VALUES | {"pool", "client"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""
 
 LATE = {
     ("claude", "loopback"): "the reset probe runs a binary against the offline model",
     ("cli", "mcp"): "`agent-pool serve` starts the other face",
+    ("cli", "daemon"): "`agent-pool daemon run` is the daemon",
     ("mcp", "hook"): "the early list of tools finds the agents' files as the hook does",
 }
 """Imports that are allowed inside a function only, and why."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from agent_pool.claude.binary import find_cli as find_cli
     from agent_pool.claude.cli_options import unknown_options as unknown_options
     from agent_pool.claude.watchdog import describe_process_search as describe_process_search
+    from agent_pool.client.connect import connect as connect
+    from agent_pool.client.remote_pool import RemotePool as RemotePool
     from agent_pool.errors import AgentNotFound as AgentNotFound
     from agent_pool.errors import AgentPoolError as AgentPoolError
     from agent_pool.errors import AnswerUnfinished as AnswerUnfinished
@@ -128,6 +130,8 @@ _MODULES = {
     "agent_pool.claude.binary": "cli_version find_cli",
     "agent_pool.claude.cli_options": "unknown_options",
     "agent_pool.claude.watchdog": "describe_process_search",
+    "agent_pool.client.connect": "connect",
+    "agent_pool.client.remote_pool": "RemotePool",
     "agent_pool.errors": (
         "AgentNotFound AgentPoolError AnswerUnfinished ApiFailed ApiOverloaded BudgetReached "
         "ConfigError ContextLimitReached ContextLost DaemonUnavailable DeadlinePassed "

@@ -15,9 +15,8 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent_pool.errors import ConfigError
 
@@ -48,8 +47,7 @@ MAX_ADDRESS: Final = 16 * 1024
 """Bytes of `ADDRESS_FILE`; a larger file is not one of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonAddress:
+class DaemonAddress(NamedTuple):  # a dataclass imports `inspect`, 1.4 MB of every relay
     """How the daemon is reached.
 
     Attributes:
@@ -70,9 +68,12 @@ class DaemonAddress:
     http_socket: str
     mcp_socket: str
     url: str
-    token: str = field(repr=False)
+    token: str
     scope: str = ""
     stamp: str = ""
+
+    def __repr__(self) -> str:
+        return f"DaemonAddress(pid={self.pid}, version={self.version!r}, url={self.url!r})"
 
 
 def is_daemon_wanted(environ: Mapping[str, str]) -> bool:
@@ -147,13 +148,17 @@ def make_private(folder: Path) -> Path:
     """Make a folder that only this user can enter, and return it.
 
     Raises:
-        ConfigError: it cannot be made, is a link, or belongs to another user.
+        ConfigError: it cannot be made, is a link, or belongs to another user, or the folder that
+            holds it does.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
+        found, holder = folder.lstat(), folder.parent.stat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise ConfigError(f"{folder}: expected a folder of this user, not a link; remove it")
+        # Its owner could put another folder in its place.
+        if holder.st_uid not in (os.getuid(), 0):
+            raise ConfigError(f"{folder.parent}: belongs to another user (uid {holder.st_uid})")
         if stat.S_IMODE(found.st_mode) != 0o700:
             folder.chmod(0o700)
     except OSError as error:
@@ -170,7 +175,7 @@ def write_address(folder: Path, address: DaemonAddress) -> None:
     temporary = folder / f"{ADDRESS_FILE}.{address.pid}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(asdict(address), file)
+        json.dump(address._asdict(), file)
     temporary.replace(folder / ADDRESS_FILE)
 
 
@@ -191,7 +196,7 @@ def read_address(folder: Path) -> DaemonAddress | None:
         content = file.read(MAX_ADDRESS)
     try:
         data = json.loads(content)
-        address = DaemonAddress(**{one.name: data[one.name] for one in fields(DaemonAddress)})
+        address = DaemonAddress(**{name: data[name] for name in DaemonAddress._fields})
     except (ValueError, KeyError, TypeError):
         return None
     return address if type(address.pid) is int and address.pid > 1 else None
@@ -204,7 +209,8 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: two clients that ask at the same moment must not take each other for a daemon.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

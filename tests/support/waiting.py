@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -23,6 +24,15 @@ async def bounded(main: Coroutine[Any, Any, T], bound: float) -> T:
     """Await a coroutine; raise TimeoutError after `bound` seconds."""
     async with asyncio.timeout(bound):
         return await main
+
+
+def blocking_wait(condition: Callable[[], object], within: float = WAIT_TIMEOUT) -> None:
+    """Wait as `wait_until`, without an event loop."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not true within {within:g} s")
+        time.sleep(0.005)
 
 
 async def wait_until(condition: Callable[[], object], within: float = WAIT_TIMEOUT) -> None:

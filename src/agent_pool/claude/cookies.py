@@ -105,7 +105,7 @@ def with_cookie(cookie: str) -> list[psutil.Process]:
     found = []
     for pid in psutil.pids():
         # Compared with the slash: the cookie of worker-1 is no part of the cookie of worker-10.
-        if f"{_cookie_of(pid)}/".startswith(f"{cookie}/"):
+        if f"{cookie_of(pid)}/".startswith(f"{cookie}/"):
             try:
                 found.append(psutil.Process(pid))
             except psutil.Error:
@@ -127,7 +127,7 @@ def processes_by_worker(roots: Mapping[str, TreeRoot]) -> dict[str, list[psutil.
     owner = {root.pid: name for name, root in roots.items()}
     cookies = {root.cookie: name for name, root in roots.items()}
     for pid in processes:
-        if (name := cookies.get(_cookie_of(pid))) is not None:
+        if (name := cookies.get(cookie_of(pid))) is not None:
             owner[pid] = name
     # Parentage finds those that cleared their environment: they belong to the owner of their
     # nearest ancestor that has one.
@@ -173,7 +173,8 @@ def is_server(process: psutil.Process, marks: Collection[str] | None) -> bool:
     return bool(mark) and (marks is None or mark in marks)
 
 
-def _cookie_of(pid: int) -> str:
+def cookie_of(pid: int) -> str:
+    """Return the cookie with which a process was started; empty without one."""
     return _variable(pid, COOKIE)
 
 

@@ -40,6 +40,7 @@ GROUPS: Final = {
     },
     "The pool": {
         "stats": "Show every running pool: workers, tasks, tokens, cost.",
+        "daemon": "Control the pool that all sessions share.",
         "doctor": "Check the installation and report what is wrong.",
         "demo": "Compare a pool with `claude -p`, offline and at no cost.",
     },

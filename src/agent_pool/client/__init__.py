@@ -1,0 +1,1 @@
+"""Clients of the daemon: how it is started and reached."""

@@ -1,0 +1,126 @@
+"""The daemon's application: the routes of all parts, behind the guard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from agent_pool.api import TaskAPI
+from agent_pool.daemon.guard import Guard
+from agent_pool.pool.pool import AgentPool
+from agent_pool.settings import Settings
+from agent_pool.tasks.service import DurablePool
+from agent_pool.tasks.store import Store
+
+STORE: Final = "tasks.db"
+
+
+class DrainablePool(TaskAPI, Protocol):
+    """A pool that can finish what runs and leave the rest in its store."""
+
+    async def drain(self) -> None:
+        """Begin no task any more, and wait until those that run have ended."""
+        ...
+
+
+class RelayPart(Protocol):
+    """The server of the MCP relays, as far as the daemon's life needs it."""
+
+    @property
+    def client_count(self) -> int:
+        """Return how many relays are connected."""
+        ...
+
+    async def start(self, path: Path) -> None:
+        """Listen on a Unix socket."""
+        ...
+
+    async def drain(self) -> None:
+        """Accept no client any more, and return when no call of one runs."""
+        ...
+
+    async def close(self) -> None:
+        """End all connections."""
+        ...
+
+
+class DaemonControl(Protocol):
+    """What the routes of the daemon itself need of it."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Return whether it finishes its tasks and takes no new ones."""
+        ...
+
+    def begin_drain(self) -> None:
+        """Give the address up, finish the running tasks, then end."""
+        ...
+
+    async def status(self) -> dict[str, Any]:
+        """Return its figures as JSON values, without the token."""
+        ...
+
+
+def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> DrainablePool:
+    """Return the pool of the daemon, not open yet."""
+    return DurablePool(AgentPool(settings, environ=environ), Store(state / STORE), settings)
+
+
+class NoRelays:
+    """Stands for the server of the relays where there is none."""
+
+    client_count = 0
+
+    async def start(self, path: Path) -> None:
+        """Do nothing."""
+
+    async def drain(self) -> None:
+        """Do nothing."""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+def make_relay_server(pool: TaskAPI, settings: Settings) -> RelayPart:
+    """Return the server of the MCP relays, not started yet."""
+    return NoRelays()
+
+
+def make_app(
+    control: DaemonControl, pool: TaskAPI, settings: Settings, *, token: str, port: int
+) -> ASGIApp:
+    """Return the whole application."""
+    routes: list[BaseRoute] = [*_daemon_routes(control)]
+    return Guard(
+        Starlette(routes=routes),
+        pool=pool,
+        settings=settings,
+        token=token,
+        port=port,
+    )
+
+
+def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:
+    async def status(request: Request) -> JSONResponse:
+        return JSONResponse(await control.status())
+
+    async def drain(request: Request) -> JSONResponse:
+        # Before the answer: its reader starts the next daemon.
+        control.begin_drain()
+        return JSONResponse(await control.status(), status_code=202)
+
+    async def health(request: Request) -> JSONResponse:
+        return JSONResponse({"status": "draining" if control.is_draining else "ok"})
+
+    return [
+        Route("/v1/health", health),
+        Route("/v1/daemon", status),
+        Route("/v1/daemon/drain", drain, methods=["POST"]),
+    ]
