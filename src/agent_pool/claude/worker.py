@@ -68,7 +68,7 @@ from agent_pool.claude.watchdog import Watchdog
 from agent_pool.claude.watchdog_script import SESSIONS_ENDING, remove_outputs_of
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, SpawnError, WorkerDied
 from agent_pool.events import Retry, Spent, Text, ToolOutput, ToolUse, Withdrawn
-from agent_pool.models import Denied, RateLimits, ResetVerdict
+from agent_pool.models import Attachment, Denied, RateLimits, ResetVerdict
 from agent_pool.settings import Settings, claude_home
 from agent_pool.text import mebibytes
 
@@ -446,7 +446,11 @@ class Worker:
             self._session.taint(f"it did not become its agent within {seconds:g} s")
 
     async def turn(
-        self, text: str, listener: TurnListener | None = None, decider: Decider | None = None
+        self,
+        text: str,
+        listener: TurnListener | None = None,
+        decider: Decider | None = None,
+        attachments: Sequence[Attachment] = (),
     ) -> TurnResult:
         """Give it a task and wait for the result, for as long as the caller waits.
 
@@ -456,6 +460,7 @@ class Worker:
             text: the task.
             listener: called with each event of the turn.
             decider: decides permission requests; without one every request is denied.
+            attachments: pictures and files of the task.
 
         Raises:
             WorkerDied: the process ended before the result came.
@@ -473,7 +478,10 @@ class Worker:
         self.last_output = time.monotonic()
         self._listener = listener
         self._permissions.decider = decider
-        self._send(self._session.prompt(_new_id(), text, verbatim=self._verdict.verbatim))
+        verbatim = self._verdict.verbatim
+        self._send(
+            self._session.prompt(_new_id(), text, verbatim=verbatim, attachments=attachments)
+        )
         self.turns += 1
         try:
             await self._turn_over.wait()

@@ -120,7 +120,9 @@ def run(
     permission_ceiling) asks you, if stdin is a terminal. Otherwise the request is denied.
 
     --model, --effort, --permission-mode and --env apply to this task only, and --cwd runs it in
-    another folder, with the agents that are defined there.
+    another folder, with the agents that are defined there. At its --budget or --max-tokens the
+    task is interrupted, and what the agent has said is shown. --attach gives the agent a file: a
+    picture (PNG, JPEG, GIF, WebP), a PDF or a text in UTF-8, at most 20 of them and 20 MiB.
 
     \b
     Example:
@@ -128,6 +130,7 @@ def run(
       agent-pool run judge 'Rate this.' --schema score.schema.json | jq .score
       git diff | agent-pool run code-reviewer - --timeout 10m
       agent-pool run code-reviewer 'Review src.' --model haiku --effort low
+      agent-pool run designer 'What is wrong here?' --attach screen.png --budget 0.50
     """
     # A single task needs no process in reserve, and no proof that a worker forgets after it.
     settings = load_command_settings(ctx, project, spares=0, prewarm=(), reset="clear")

@@ -316,7 +316,12 @@ class TaskRunner:
             async with asyncio.timeout(seconds) as bound:
                 clock = PausableTimeout(bound)
                 try:
-                    turn = await worker.turn(task.request.task, listen, self._decider(task, clock))
+                    turn = await worker.turn(
+                        task.request.task,
+                        listen,
+                        self._decider(task, clock),
+                        task.request.attachments,
+                    )
                 finally:
                     # `Timeout.reschedule` raises after the end of its block.
                     clock.end()

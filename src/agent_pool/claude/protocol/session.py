@@ -16,9 +16,10 @@ Three rules keep tasks apart:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from agent_pool.claude.protocol.content import prompt_content
 from agent_pool.claude.protocol.frames import (
     Frame,
     blocks_of,
@@ -69,6 +70,7 @@ from agent_pool.claude.protocol.turn_record import TurnRecord
 from agent_pool.claude.protocol.words import is_written_by_cli
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
 from agent_pool.events import Spent, Text, ToolOutput, ToolUse, Withdrawn
+from agent_pool.models import Attachment
 
 _KEPT_OUTPUT: Final = re.compile(r"/.+/projects/[\w-]+/[0-9a-f-]{36}/tool-results/[^/\n]+")
 _REPORTS_USAGE: Final = "get_usage_detached_v1"
@@ -257,24 +259,31 @@ class Session:
         # (2.1.332). The system prompt is that of the new role at once.
         return _have_other_tools(self._first_role, self.role)
 
-    def prompt(self, stamp: str, text: str, *, verbatim: bool = False) -> bytes:
+    def prompt(
+        self,
+        stamp: str,
+        text: str,
+        *,
+        verbatim: bool = False,
+        attachments: Sequence[Attachment] = (),
+    ) -> bytes:
         """Make the frame of one task, whose text the CLI cannot take for a command.
 
         Args:
             stamp: a uuid that the result must carry.
             text: the task.
             verbatim: this CLI is known to take a `client_composed` prompt as it is written.
+            attachments: pictures and files of the task.
 
         Raises:
             LocalProtocolError: the state does not allow a prompt.
         """
         # The CLI looks for a command at the first character only (2.0.77 to 2.1.330), so a line
-        # feed before the text makes "/clear" or "!ls" plain words.
-        line = (
-            self._user_frame(stamp, text, client_composed=True)
-            if verbatim
-            else self._user_frame(stamp, "\n" + text)
-        )
+        # feed before the text makes "/clear" or "!ls" plain words. Behind a picture the text is
+        # taken for a command too (2.1.332).
+        content = prompt_content(text if verbatim else "\n" + text, attachments)
+        composed = {"client_composed": True} if verbatim else {}
+        line = self._user_frame(stamp, content, **composed)
         # After the encoding: a text that cannot be sent must leave the state as it is.
         self._step(Step.PROMPT)
         self._stamp = stamp
@@ -472,14 +481,14 @@ class Session:
             raise LocalProtocolError(f"nothing can be sent in state {self.state}")
 
     @staticmethod
-    def _user_frame(stamp: str, text: str, **flags: bool) -> bytes:
+    def _user_frame(stamp: str, content: str | list[dict[str, Any]], **flags: bool) -> bytes:
         return encode(
             {
                 "type": "user",
                 "uuid": stamp,
                 "session_id": "",
                 "parent_tool_use_id": None,
-                "message": {"role": "user", "content": text},
+                "message": {"role": "user", "content": content},
                 **flags,
             }
         )

@@ -60,14 +60,15 @@ def batch(
     """Give agents many tasks, side by side within the pool's limits.
 
     FILE holds one JSON object per line: {"agent": …, "task": …}, and optionally "id", "timeout",
-    "schema", "conversation", "cwd", "model", "effort", "permission_mode", "env" and
-    "isolation"; - is stdin.
+    "schema", "conversation", "cwd", "model", "effort", "permission_mode", "env", "isolation",
+    "max_budget_usd", "max_tokens" and "attach" (a list of files); - is stdin.
     Each task that ends gives one line of JSON, on stdout or appended to the file of --output:
     {"line": …, "id": …, "agent": …, "call": …} with the "result", as run --json prints it, or the
     "error". Lines that cannot be run are reported before any task is run.
 
-    --cwd, --model, --effort, --permission-mode, --worktree and --env are for each line that has no
-    such field of its own. Values of "env" are never written into a result.
+    --cwd, --model, --effort, --permission-mode, --worktree, --budget, --max-tokens, --attach and
+    --env are for each line that has no such field of its own. Values of "env" are never written
+    into a result.
 
     Where the daemon runs, it runs the tasks, unless a line has a conversation.
 
