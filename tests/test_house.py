@@ -64,6 +64,7 @@ POOL_MAKERS = {"cli.connect", "mcp.stdio"}
 """The modules of the faces that choose a pool; all others know only `PoolAPI`."""
 
 SANS_IO = [
+    "claude.protocol.content",
     "claude.protocol.endings",
     "claude.protocol.frames",
     "claude.protocol.framing",

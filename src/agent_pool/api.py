@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from agent_pool.errors import TaskError
 from agent_pool.events import Event, TaskEvent
 from agent_pool.models import (
     AgentList,
+    Attachment,
     Denied,
     LaunchSpec,
     Outcome,
@@ -129,6 +130,9 @@ class PoolAPI(Protocol):
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -163,6 +167,9 @@ class PoolAPI(Protocol):
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         """Yield the events of a task as they come; the last one is `Ended` with the result.
