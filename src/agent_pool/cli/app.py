@@ -39,6 +39,8 @@ GROUPS: Final = {
         "reset": "Stop the workers of an agent; it gets new processes.",
     },
     "The pool": {
+        "top": "Show what the agents do now, refreshed as they change.",
+        "open": "Open the dashboard in the browser.",
         "stats": "Show every running pool: workers, tasks, tokens, cost.",
         "daemon": "Control the pool that all sessions share.",
         "doctor": "Check the installation and report what is wrong.",

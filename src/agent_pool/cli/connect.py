@@ -22,7 +22,7 @@ from agent_pool.runtime import (
 )
 
 if TYPE_CHECKING:
-    from agent_pool import PoolAPI, Settings, TaskAPI
+    from agent_pool import PoolAPI, RemotePool, Settings, TaskAPI
 
 
 def make_pool(settings: Settings, environ: Mapping[str, str] | None = None) -> PoolAPI:
@@ -58,7 +58,7 @@ def find_tasks(project: Path | None = None) -> TaskAPI | None:
     return _connect(project, start=False) if usable_daemon() is not None else None
 
 
-def connect_tasks(project: Path | None = None) -> TaskAPI:
+def connect_tasks(project: Path | None = None) -> RemotePool:
     """Return the pool of the daemon, not open yet; start the daemon if it does not run.
 
     Args:
@@ -91,7 +91,7 @@ def usable_daemon() -> DaemonAddress | None:
     return address if address.stamp == config_stamp(os.environ) else None
 
 
-def _connect(project: Path | None, *, start: bool) -> TaskAPI:
+def _connect(project: Path | None, *, start: bool) -> RemotePool:
     from agent_pool import connect  # its HTTP client takes a while to import
 
     return connect(project=project, environ=os.environ, start=start)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from agent_pool.cli.command import Command, load_command_settings, project_option, run_async
-from agent_pool.cli.connect import connect_to_daemon
+from agent_pool.cli.connect import connect_tasks
 from agent_pool.cli.output import echo
 from agent_pool.settings import Settings
 
@@ -30,5 +30,5 @@ def open(ctx: click.Context, /, read_only: bool, print_link: bool, project: Path
 
 
 async def _make_link(settings: Settings, read_only: bool) -> str:
-    async with connect_to_daemon(settings) as pool:
+    async with connect_tasks(settings.project_dir) as pool:
         return await pool.dashboard_link(is_read_only=read_only)

@@ -15,7 +15,7 @@ from agent_pool.cli.command import (
     project_option,
     run_async,
 )
-from agent_pool.cli.connect import connect_to_daemon
+from agent_pool.cli.connect import connect_tasks
 from agent_pool.cli.listing import Column, Listing
 from agent_pool.cli.output import console, print_json
 from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskRecord
@@ -60,7 +60,7 @@ def top(ctx: click.Context, /, once: bool, as_json: bool, project: Path | None) 
 
 
 async def _look_once(settings: Settings) -> tuple[list[TaskRecord], list[WorkerInfo]]:
-    async with connect_to_daemon(settings) as pool:
+    async with connect_tasks(settings.project_dir) as pool:
         return await look(pool), await pool.workers()
 
 

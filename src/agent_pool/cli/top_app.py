@@ -15,7 +15,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Footer, Header, Input, Static
 
 from agent_pool import AgentPoolError, Event, TaskAPI, WorkerInfo
-from agent_pool.cli.connect import connect_to_daemon
+from agent_pool.cli.connect import connect_tasks
 from agent_pool.cli.top import cells, look
 from agent_pool.models import TaskRecord
 from agent_pool.settings import Settings
@@ -41,7 +41,7 @@ _STYLES: Final = {
 
 async def run_top(settings: Settings) -> None:
     """Show the screens until the person ends them."""
-    async with connect_to_daemon(settings) as pool:
+    async with connect_tasks(settings.project_dir) as pool:
         await TopApp(pool).run_async()
 
 

@@ -441,6 +441,17 @@ class RemotePool:
     async def answer(self, task_id: str, key: str, answer: bool | Denied) -> bool:
         return await answer_question(self._open_connection(), task_id, key, answer)
 
+    async def dashboard_link(self, *, is_read_only: bool = False) -> str:
+        """Return a link that opens the dashboard in a browser; it works once and for a minute.
+
+        Args:
+            is_read_only: the browser may look, and change nothing.
+        """
+        found = await self._ask(
+            "POST", "dashboard", query={"read_only": "1" if is_read_only else "0"}
+        )
+        return str(found["url"])
+
     # Agents
 
     async def agents(self, *, project: str | None = None) -> AgentList:

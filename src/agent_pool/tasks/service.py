@@ -23,6 +23,7 @@ from agent_pool.errors import (
 from agent_pool.events import BaseTaskEvent, Ended, Event, RateLimitsChanged, Snapshot, TaskEvent
 from agent_pool.models import (
     AgentList,
+    DayTotal,
     Denied,
     LaunchSpec,
     Outcome,
@@ -127,6 +128,14 @@ class DurablePool:
         New tasks are still accepted. They stay in the store for the next daemon.
         """
         await self._engine.drain()
+
+    async def totals(self, wanted: TaskFilter) -> list[DayTotal]:
+        """Return the sums of the ended tasks that a filter means, by day, project and agent.
+
+        Raises:
+            StoreFailed: the store cannot be read.
+        """
+        return await self._store.totals(wanted)
 
     def _check_open(self) -> None:
         if self._is_closed or not self._is_open:

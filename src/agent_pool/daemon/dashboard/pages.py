@@ -362,18 +362,18 @@ class Dashboard:
         return self._html("actions.html", "Actions", visitor, actions=self._actions.newest())
 
 
-def link_route(dashboard: Dashboard, port: Callable[[], int]) -> Route:
+def link_route(dashboard: Dashboard, port: int) -> Route:
     """Return ``POST /v1/dashboard``, which makes a link; it stands behind the daemon's own checks.
 
     Args:
         dashboard: the dashboard.
-        port: returns the TCP port of the daemon.
+        port: the TCP port of the daemon.
     """
 
     async def make(request: Request) -> Response:
         is_read_only = request.query_params.get("read_only") == "1"
         code = dashboard.visitors.make_code(is_read_only=is_read_only)
-        return JSONResponse({"url": f"http://127.0.0.1:{port()}/ui/enter?code={quote(code)}"}, 201)
+        return JSONResponse({"url": f"http://127.0.0.1:{port}/ui/enter?code={quote(code)}"}, 201)
 
     return Route("/v1/dashboard", make, methods=["POST"])
 
