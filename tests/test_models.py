@@ -19,6 +19,7 @@ from agent_pool import (
     AgentStats,
     Attachment,
     ConfigError,
+    DayTotal,
     Denied,
     DeniedTool,
     LaunchSpec,
@@ -65,7 +66,7 @@ VALUES: tuple[type[JsonValue], ...] = (
         TaskRequest,
         TaskResult,
     ),
-    *(Attachment, Usage, WorkerInfo),
+    *(Attachment, DayTotal, Usage, WorkerInfo),
 )
 
 

@@ -93,10 +93,13 @@ if TYPE_CHECKING:
     from agent_pool.events import WorkerRetired as WorkerRetired
     from agent_pool.events import WorkerStateChanged as WorkerStateChanged
     from agent_pool.events import event_from_json as event_from_json
+    from agent_pool.models import ENDED_STATES as ENDED_STATES
+    from agent_pool.models import OPEN_STATES as OPEN_STATES
     from agent_pool.models import AgentInfo as AgentInfo
     from agent_pool.models import AgentList as AgentList
     from agent_pool.models import AgentStats as AgentStats
     from agent_pool.models import Attachment as Attachment
+    from agent_pool.models import DayTotal as DayTotal
     from agent_pool.models import Denied as Denied
     from agent_pool.models import DeniedTool as DeniedTool
     from agent_pool.models import LaunchSpec as LaunchSpec
@@ -149,10 +152,10 @@ _MODULES = {
         "WorkerRetired WorkerStateChanged event_from_json"
     ),
     "agent_pool.models": (
-        "AgentInfo AgentList AgentStats Attachment Denied DeniedTool LaunchSpec ModelFallback "
-        "Outcome PermissionRequest PoolStats PoolStatus PromptSize RateLimits RateWindow "
-        "ResetVerdict ReuseStats TaskFilter TaskQuestion TaskRecord TaskRequest TaskResult "
-        "TaskState Usage WorkerInfo error_from_json"
+        "ENDED_STATES OPEN_STATES AgentInfo AgentList AgentStats Attachment DayTotal Denied "
+        "DeniedTool LaunchSpec ModelFallback Outcome PermissionRequest PoolStats PoolStatus "
+        "PromptSize RateLimits RateWindow ResetVerdict ReuseStats TaskFilter TaskQuestion "
+        "TaskRecord TaskRequest TaskResult TaskState Usage WorkerInfo error_from_json"
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.status_server": "SilentPool running_pools",

@@ -12,8 +12,8 @@ from textual.widgets import DataTable, Static
 
 from agent_pool import TaskAPI, TaskRequest, TaskResult
 from agent_pool.api import OnEvent
-from agent_pool.cli.top import tasks_listing, workers_listing
 from agent_pool.cli.top_app import TaskScreen, TopApp
+from agent_pool.cli.top_rows import tasks_listing, workers_listing
 from agent_pool.events import Started, Text, ToolUse
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool

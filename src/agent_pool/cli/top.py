@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
 
-from agent_pool import TaskAPI, TaskFilter, WorkerInfo
+from agent_pool import (
+    Settings,
+    TaskRecord,
+    WorkerInfo,
+)
 from agent_pool.cli.command import (
     Command,
     json_option,
@@ -16,16 +19,8 @@ from agent_pool.cli.command import (
     run_async,
 )
 from agent_pool.cli.connect import connect_tasks
-from agent_pool.cli.listing import Column, Listing
 from agent_pool.cli.output import console, print_json
-from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskRecord
-from agent_pool.settings import Settings
-from agent_pool.text import clock_text, mebibytes
-from agent_pool.views.rows import TaskRow, ordered, task_row
-
-SHOWN_OPEN = 500
-SHOWN_ENDED = 20
-"""The most open and ended tasks that are shown."""
+from agent_pool.cli.top_rows import look, tasks_listing, workers_listing
 
 
 @click.command(cls=Command)
@@ -64,56 +59,7 @@ async def _look_once(settings: Settings) -> tuple[list[TaskRecord], list[WorkerI
         return await look(pool), await pool.workers()
 
 
-async def look(pool: TaskAPI, text: str = "") -> list[TaskRecord]:
-    """Return the open tasks and the last ended ones; with a text only those that have it."""
-    wanted = TaskFilter(states=OPEN_STATES, limit=SHOWN_OPEN, text=text)
-    ended = TaskFilter(states=ENDED_STATES, limit=SHOWN_ENDED, text=text)
-    return [*await pool.tasks(wanted), *await pool.tasks(ended)]
-
-
-def cells(row: TaskRow, now: float) -> tuple[str, ...]:
-    """Return a task's cells: state, agent, project, time, tokens, cost, step."""
-    seconds = row.seconds if row.ended is not None else now - row.began
-    return (
-        row.state,
-        row.agent,
-        row.project,
-        clock_text(max(0.0, seconds)),
-        f"{row.tokens:,}",
-        f"${row.cost:.4f}",
-        row.step or row.text,
-    )
-
-
 def _print_once(records: list[TaskRecord], workers: list[WorkerInfo]) -> None:
     console().print(tasks_listing(records))
     console().print()
     console().print(workers_listing(workers))
-
-
-def tasks_listing(records: list[TaskRecord]) -> Listing:
-    """Return the tasks as rows, first what a person must do something about."""
-    number = {"right": True}
-    listing = Listing(
-        *(Column("task"), Column("state"), Column("agent"), Column("project")),
-        *(Column("time", **number), Column("tokens", **number), Column("cost", **number)),
-        Column("step", is_prose=True),
-    )
-    now = time.time()
-    for row in ordered(map(task_row, records)):
-        listing.add(row.id, *cells(row, now))
-    return listing
-
-
-def workers_listing(workers: list[WorkerInfo]) -> Listing:
-    """Return the workers as rows."""
-    number = {"right": True}
-    listing = Listing(
-        *(Column("worker"), Column("state"), Column("agent")),
-        *(Column("memory", **number), Column("tasks", **number), Column("age", **number)),
-    )
-    for one in workers:
-        age = clock_text(one.uptime)
-        agent = one.agent or "spare"
-        listing.add(one.worker, one.state, agent, mebibytes(one.rss), str(one.tasks), age)
-    return listing

@@ -14,14 +14,12 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Footer, Header, Input, Static
 
-from agent_pool import AgentPoolError, Event, TaskAPI, WorkerInfo
+from agent_pool import AgentPoolError, Event, Settings, TaskAPI, TaskRecord, WorkerInfo
 from agent_pool.cli.connect import connect_tasks
-from agent_pool.cli.top import cells, look
-from agent_pool.models import TaskRecord
-from agent_pool.settings import Settings
+from agent_pool.cli.top_rows import cells, look
 from agent_pool.text import clock_text, mebibytes, one_line, printable
 from agent_pool.views.rows import ordered, task_row
-from agent_pool.views.steps import Step, step_of
+from agent_pool.views.steps import TaskStep, step_of
 
 GAP_SECONDS: Final = 0.5
 BEAT_SECONDS: Final = 1.0
@@ -281,7 +279,7 @@ class TaskScreen(Screen[None]):
             await place.mount(Static(Text(one_line(str(error)), style="red")))
 
 
-def _step_text(step: Step) -> Text:
+def _step_text(step: TaskStep) -> Text:
     style = {"error": "red", "tool": "cyan", "output": "dim", "note": "dim"}.get(step.kind, "")
     if step.kind == "text" and step.body is not None:
         return Text(printable(step.body))

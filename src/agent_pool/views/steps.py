@@ -30,7 +30,7 @@ _MAIN_INPUTS: Final = ("command", "file_path", "path", "pattern", "url", "query"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TaskStep:
     """One step.
 
     Attributes:
@@ -50,14 +50,14 @@ class Step:
     is_folded: bool = False
 
 
-def step_of(event: TaskEvent) -> Step | None:
+def step_of(event: TaskEvent) -> TaskStep | None:
     """Return the step of an event; None for an event that is no step."""
     made = _tool_step(event) or _step(event)
     if made is None:
         return None
     kind, title, body, is_folded = made
     shown = None if body is None else whole_characters(body)[:MAX_BODY]
-    return Step(event.number, event.time, kind, one_line(title, TITLE_WIDTH), shown, is_folded)
+    return TaskStep(event.number, event.time, kind, one_line(title, TITLE_WIDTH), shown, is_folded)
 
 
 _Parts = tuple[str, str, str | None, bool]

@@ -57,7 +57,7 @@ from agent_pool.events import Ended, PermissionAnswered, PermissionAsked, Spent,
 from agent_pool.models import Denied, TaskFilter, TaskRecord, TaskRequest, TaskState
 from agent_pool.settings import Settings
 from agent_pool.views.rows import submit_command, task_row
-from agent_pool.views.steps import Step, step_of
+from agent_pool.views.steps import TaskStep, step_of
 
 STATIC: Final = Path(__file__).parent / "static"
 HISTORY_PAGE: Final = 50
@@ -210,9 +210,9 @@ class Dashboard:
             diff=await worktree_diff(result.worktree) if result and result.worktree else "",
         )
 
-    async def _steps(self, record: TaskRecord) -> list[Step]:
+    async def _steps(self, record: TaskRecord) -> list[TaskStep]:
         """Return the steps so far; of a task that runs, those that are kept now."""
-        found: list[Step] = []
+        found: list[TaskStep] = []
         events = self._pool.task_events(record.id)
         try:
             while True:
