@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "claude": GROUND | VALUES | {"agents"},
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
-    "tasks": GROUND | VALUES,
+    "tasks": GROUND | VALUES | {"pool"},
     "client": GROUND | VALUES | {"runtime", "pool"},
     "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
     "sync": GROUND | VALUES | {"pool", "client"},
@@ -75,6 +75,8 @@ SANS_IO = [
     "models",
     "pool.scheduler.model",
     "pool.scheduler.scheduler",
+    "tasks.dispatch",
+    "tasks.transcript",
 ]
 SANS_IO_CAN_IMPORT = {*SANS_IO, "errors", "text", "pool.scheduler", "claude.protocol"}
 DOES_IO = {
