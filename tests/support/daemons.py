@@ -57,13 +57,14 @@ class DaemonProject(TempProject):
 
     def daemon_environment(self, url: str = UNREACHABLE_URL, **more: str) -> dict[str, str]:
         """Build the environment of a client and its daemon."""
-        own = {
+        given = {
             "AGENT_POOL_DAEMON": "on",
             runtime.RUNTIME_DIR: str(self.runtime),
             runtime.STATE_DIR: str(self.state),
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            **more,
         }
-        return self.environment(url, **own, **more)
+        return self.environment(url, **given)
 
     def command(
         self, *arguments: str, environ: Mapping[str, str] | None = None
