@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "tasks": GROUND | VALUES | {"pool"},
     "client": GROUND | VALUES | {"runtime", "pool"},
     "relay": {"client", "errors", "runtime"},
-    "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp", "views"},
+    "daemon": GROUND | VALUES | {"claude", "client", "mcp", "pool", "runtime", "tasks", "views"},
     "sync": GROUND | VALUES | {"pool", "client"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""

@@ -42,6 +42,7 @@ from agent_pool.daemon.openapi import OPERATIONS, Operation, openapi_document
 from agent_pool.daemon.sse import SEND_TIMEOUT, EventStream, PoolEvents, task_stream
 from agent_pool.errors import AgentPoolError
 from agent_pool.models import OPEN_STATES, Denied, TaskFilter, TaskRecord, TaskRequest
+from agent_pool.tasks.engine import new_id
 
 log = logging.getLogger("agent_pool")
 
@@ -148,9 +149,11 @@ class _Interface:
     async def submit(self, request: Request, query: Query) -> Response:
         wait = query.number("wait", MAX_WAIT)
         body = await read_body(request, TaskBody)
-        handle = await self._pool.submit(self._with_caller(body, request), task_id=body.task_id)
+        # With an id of its own it is seen whether the task is new, or that of an earlier request.
+        new = body.task_id or new_id(body.request.agent)
+        handle = await self._pool.submit(self._with_caller(body, request), task_id=new)
         record = await self._record(request, handle.id, wait)
-        return JsonAnswer(record.as_json(), 201)
+        return JsonAnswer(record.as_json(), 201 if handle.id == new else 200)
 
     def _with_caller(self, body: TaskBody, request: Request) -> TaskRequest:
         """Return the request with its client's variables, and the task that the client is in."""
