@@ -66,6 +66,9 @@ class ToolArguments(BaseModel):
                 return f"the argument {name!r} is longer than {MAX_NAME} characters"
             case "too_short" | "too_long":
                 return f"the argument {name!r} holds {len(value)} tasks, not 1 to {MAX_TASKS}"
+            case "greater_than_equal":
+                bound = error["ctx"]["ge"]
+                return f"the argument {name!r} must be {bound} or more, not {_json_type(value)}"
         return f"the argument {name!r} must be {_expected(error['type'])}, not {_json_type(value)}"
 
     @classmethod
@@ -107,7 +110,6 @@ def _expected(kind: str) -> str:
         "int_from_float": "a whole number",
         "float_type": "a number",
         "greater_than": "above 0",
-        "greater_than_equal": "0 or more",
     }
     return kinds.get(kind, "a string")
 
