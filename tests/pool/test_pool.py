@@ -13,6 +13,7 @@ from agent_pool import (
     ConfigError,
     Ended,
     PoolClosed,
+    Spent,
     Started,
     Submitted,
     TaskRequest,
