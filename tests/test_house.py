@@ -75,6 +75,7 @@ SANS_IO = [
     "claude.protocol.signals",
     "claude.protocol.states",
     "claude.protocol.turn_record",
+    "claude.protocol.usage_watch",
     "claude.protocol.words",
     "events",
     "models",

@@ -22,7 +22,7 @@
     │  │  ├─ OutputLimitReached        the answer was longer than the model can write
     │  │  ├─ ContextLimitReached       the conversation filled the model's context window
     │  │  ├─ TurnLimitReached          `maxTurns` of the definition
-    │  │  ├─ BudgetReached             the budget in US dollars
+    │  │  ├─ BudgetReached             the budget of the task, in US dollars or tokens
     │  │  ├─ ModelRefused              a safety check stopped the answer
     │  │  ├─ PromptBlocked             a hook stopped the task before the model saw it
     │  │  ├─ StoppedByHook             a hook ended the turn before the answer was complete
@@ -271,7 +271,7 @@ class TurnLimitReached(TaskFailed):
 
 
 class BudgetReached(TaskFailed):
-    """The agent used its whole budget in US dollars."""
+    """The task used its whole budget of US dollars or tokens."""
 
     code = "budget_limit"
     advice = "Give it a smaller task, or raise its budget."

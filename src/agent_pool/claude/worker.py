@@ -289,7 +289,7 @@ class Worker:
     @property
     def spent(self) -> Spend:
         """Return what its last turn has used so far, as the CLI last reported it."""
-        return self._session.spent
+        return self._session.usage.spent
 
     @property
     def session(self) -> Session:

@@ -68,6 +68,9 @@ class ToolArguments(BaseModel):
                 return f"the argument {name!r} is longer than {MAX_NAME} characters"
             case "too_short" | "too_long":
                 return f"the argument {name!r} holds {len(value)} tasks, not 1 to {MAX_TASKS}"
+            case "greater_than_equal":
+                bound = error["ctx"]["ge"]
+                return f"the argument {name!r} must be {bound} or more, not {_json_type(value)}"
         return f"the argument {name!r} must be {_expected(error['type'])}, not {_json_type(value)}"
 
     @classmethod

@@ -288,7 +288,7 @@ class TaskRunner:
             self._settings,
             has_subscription=session.has_subscription,
         )
-        if not session.reports_usage:
+        if not session.usage.is_possible:
             budget.refuse_unwatched(worker.launch.version)
         return budget
 

@@ -67,15 +67,13 @@ from agent_pool.claude.protocol.states import (
     Step,
 )
 from agent_pool.claude.protocol.turn_record import TurnRecord
+from agent_pool.claude.protocol.usage_watch import CAPABILITY, UsageWatch
 from agent_pool.claude.protocol.words import is_written_by_cli
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
 from agent_pool.events import Spent, Text, ToolOutput, ToolUse, Withdrawn
 from agent_pool.models import Attachment
 
 _KEPT_OUTPUT: Final = re.compile(r"/.+/projects/[\w-]+/[0-9a-f-]{36}/tool-results/[^/\n]+")
-_REPORTS_USAGE: Final = "get_usage_detached_v1"
-"""The capability of versions that report the usage of a turn while it runs, without holding up the
-requests behind that (2.1.330 and 2.1.332; not 2.1.300)."""
 _SELF_STARTED: Final = "a turn started by itself"
 
 Emit = Callable[[Signal], None]
@@ -110,9 +108,8 @@ class Session:
         server_errors: why some of these could not be started, by name.
         refused_claim: why the last claim was refused; empty if it was not. The process waits for
             another claim then.
-        reports_usage: the CLI can tell what a turn has used while it runs.
+        usage: what the turn has used so far, and whether the CLI reports that.
         has_subscription: it is signed in with a subscription, whose tokens cost no money.
-        spent: what the turn has used so far, as last reported.
     """
 
     def __init__(
@@ -141,11 +138,7 @@ class Session:
         self.servers: dict[str, Any] = {}
         self.server_errors: dict[str, str] = {}
         self.refused_claim = ""
-        self.reports_usage = self.has_subscription = False
-        self.spent = Spend()
-        self._usage_id = ""  # of the request for the usage that is not answered yet
-        self._usage_is_wanted = False  # it is to be asked for
-        self._usage_is_old = False  # the API has answered since that request
+        self.usage, self.has_subscription = UsageWatch(), False
         self._former_servers: set[str] = set()  # and the present ones
         self._lines = LineBuffer(max_line)
         self._initialize_id = ""
@@ -293,8 +286,7 @@ class Session:
         self._last_role = self.role
         self._is_foreign_turn = False
         self._record = TurnRecord()
-        self._forget_usage()
-        self.spent = Spend()
+        self.usage.begin_turn()
         return line
 
     def ask_usage(self, request_id: str) -> bytes:
@@ -303,7 +295,7 @@ class Session:
         Raises:
             LocalProtocolError: the session has ended.
         """
-        self._usage_id, self._usage_is_wanted = request_id, False
+        self.usage.ask(request_id)
         # Without the two flags the CLI reads transcripts of a week, and holds up an interrupt.
         options = {"skip_behaviors": True, "detached": True}
         return self._control(request_id, {"subtype": "get_usage", **options})
@@ -543,30 +535,20 @@ class Session:
 
     def _note_usage_grew(self, emit: Emit) -> None:
         """Have the usage asked for, once the request before is answered."""
-        if not self.reports_usage or self.state is not SessionState.IN_TURN:
-            return
-        if self._usage_id:
-            self._usage_is_old = True
-        elif not self._usage_is_wanted:
-            self._usage_is_wanted = True
+        if self.state is SessionState.IN_TURN and self.usage.note_growth():
             emit(UsageGrew())
 
     def _on_usage_answer(self, body: Frame, emit: Emit) -> None:
-        was_old = self._usage_is_old
-        self._forget_usage()
+        is_old = self.usage.close()
         if body.get("subtype") == "error":
-            self.reports_usage = False
+            self.usage.is_possible = False
             return
         spent = usage_totals(mapping_of(body, "response")).since(self._totals)
-        if self._is_in_our_turn and spent != self.spent:
-            self.spent = spent
+        if self._is_in_our_turn and spent != self.usage.spent:
+            self.usage.spent = spent
             emit(Spent(spent.usage, spent.cost_usd))
-        if was_old:
+        if is_old:
             self._note_usage_grew(emit)
-
-    def _forget_usage(self) -> None:
-        self._usage_id = ""
-        self._usage_is_wanted = self._usage_is_old = False
 
     def _on_session_state(self, frame: Frame, emit: Emit) -> None:
         # Sent if CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS is set; 2.1.332 sends `idle` about 2 ms
@@ -709,7 +691,7 @@ class Session:
             self._on_reset_result(frame, emit)
         else:
             self._stamp = ""
-            self._forget_usage()
+            self.usage.end_turn()
             self.session_id = text_of(frame, "session_id") or self.session_id
             self._step(Step.RESULT)
             emit(TurnFinished(read_result(frame, self._spend_of_turn(frame), self._record)))
@@ -772,7 +754,7 @@ class Session:
             self._on_rewind_answer(body, emit)
         elif self._configure_id and request_id == self._configure_id:
             self._on_configure_answer(body, emit)
-        elif self._usage_id and request_id == self._usage_id:
+        elif self.usage.is_open(request_id):
             self._on_usage_answer(body, emit)
         # Any other answer is that to an interrupt or a stop: what counts is the result that
         # follows.
@@ -819,7 +801,7 @@ class Session:
         else:
             response = mapping_of(body, "response")
             self.version = text_of(response, "claude_code_version") or self.version
-            self.reports_usage = _REPORTS_USAGE in texts_of(response, "capabilities")
+            self.usage.is_possible = CAPABILITY in texts_of(response, "capabilities")
             self.has_subscription = pays_by_subscription(mapping_of(response, "account"))
             self._step(Step.INITIALIZED)
             emit(Initialized())
