@@ -35,7 +35,7 @@ def test_every_event_has_a_tag_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # the first example builds the converters
 @given(data=st.data())
 def test_an_event_survives_the_way_through_json(kind: Any, data: st.DataObject) -> None:
     event = data.draw(values_of(kind))

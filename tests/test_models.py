@@ -80,7 +80,7 @@ def test_every_class_of_values_is_among_those_tested() -> None:
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # the first example builds the converters
 @given(data=st.data())
 def test_a_value_survives_the_way_through_json(kind: type[JsonValue], data: st.DataObject) -> None:
     value = data.draw(values_of(kind))
