@@ -124,6 +124,30 @@ def test_three_delegated_tasks_run_together_and_one_can_be_stopped(
     run(main(), BOUND)
 
 
+def test_one_search_brings_the_tools_of_a_server_that_is_still_starting(tmp_path: Path) -> None:
+    async def main() -> None:
+        searched: list[bool] = []
+        has_tool = asyncio.Event()
+
+        def script(request: ModelRequest) -> Any:
+            if request.is_side:
+                return "a title"
+            if TOOL in request.tools:
+                has_tool.set()
+                return "done"
+            # The client sends its first request before it has asked a server for its tools.
+            assert "agent-pool" in json.dumps(request.body)
+            searched.append("ToolSearch" in called(request))
+            return ToolUseBlock("ToolSearch", {"query": f"select:{TOOL}", "max_results": 5})
+
+        async with LoopbackAPI(script) as api:
+            async with interactive(ServerProject(tmp_path, api), "delegate it"):
+                await has_tool.wait()
+            assert searched in ([], [False])
+
+    run(main(), BOUND)
+
+
 def test_unknown_task_ends_within_seconds_after_continue(tmp_path: Path) -> None:
     async def main() -> None:
         began, failed = asyncio.Event(), asyncio.Event()
@@ -153,7 +177,7 @@ def test_unknown_task_ends_within_seconds_after_continue(tmp_path: Path) -> None
                 asked = asyncio.get_running_loop().time()
                 await failed.wait()
                 seconds = asyncio.get_running_loop().time() - asked
-        # An error of the protocol is asked for again for 300 s; the terminal starts in some of these.
+        # With the start of the terminal. An error of the protocol is asked for again for 300 s.
         assert seconds < 60
 
     run(main(), BOUND)

@@ -6,7 +6,6 @@ import json
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
@@ -80,11 +79,6 @@ def errors() -> st.SearchStrategy[AgentPoolError]:
     )
 
 
-@cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def assert_other_ways_give_json(value: Any, key: Callable[[Any], Any] = lambda made: made) -> None:
     """Send a value through JSON as programs do that know only dataclasses, and as FastAPI does.
 
@@ -92,7 +86,7 @@ def assert_other_ways_give_json(value: Any, key: Callable[[Any], Any] = lambda m
         value: the value.
         key: what must be equal afterwards; the whole value if it is not given.
     """
-    adapter = _adapter(type(value))
+    adapter: TypeAdapter[Any] = TypeAdapter(type(value))
     made = adapter.validate_python(json.loads(json.dumps(asdict(value))))
     assert key(made) == key(value)
     # FastAPI checks what `asdict` gives, and sends what the checked value gives.
