@@ -86,6 +86,23 @@ def test_a_hook_longer_than_start_timeout_is_named_at_once(pool_project: PoolPro
     run(main())
 
 
+def test_a_slow_hook_is_named_as_soon_as_it_begins_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    stub = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("agent_pool.claude.start_hooks.time", stub)
+    hooks = StartHooks()
+    hooks.begin("1", "SessionStart:startup")
+    clock[0] = 0.3
+    assert hooks.note == ""
+    clock[0] = 3.0
+    hooks.end("1", has_words=False)
+    hooks.begin("2", "SessionStart:clear")
+    clock[0] = 3.3
+    assert hooks.note == ("the hook SessionStart:clear has run for 300 ms; the last run took 3.0 s")
+
+
 def test_only_quick_hooks_with_words_run_again_before_a_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

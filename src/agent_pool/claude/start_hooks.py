@@ -50,10 +50,14 @@ class StartHooks:
     @property
     def note(self) -> str:
         """Return what people must know about the hooks; empty if they are quick."""
-        if self.seconds < NOTICED_SECONDS:
+        # A run that has just begun will take as long as the last one.
+        if max(self.seconds, self._seconds) < NOTICED_SECONDS:
             return ""
         taken = f"SessionStart hooks take {seconds_text(self._seconds)} at each start and reset"
-        return self.running_text or taken
+        if not self._running:
+            return taken
+        last = seconds_text(self._seconds)
+        return self.running_text + (f"; the last run took {last}" if self._seconds else "")
 
     @property
     def running_text(self) -> str:
