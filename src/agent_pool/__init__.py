@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from agent_pool.errors import RateLimited as RateLimited
     from agent_pool.errors import RemoteProtocolError as RemoteProtocolError
     from agent_pool.errors import RequestTooLarge as RequestTooLarge
+    from agent_pool.errors import SchemaMismatch as SchemaMismatch
     from agent_pool.errors import SignInRefused as SignInRefused
     from agent_pool.errors import SpawnError as SpawnError
     from agent_pool.errors import StoppedByHook as StoppedByHook
@@ -140,10 +141,10 @@ _MODULES = {
         "ConfigError ContextLimitReached ContextLost DaemonUnavailable DeadlinePassed "
         "InternalError LocalProtocolError ModelRefused ModelUnavailable NestingRefused NoCredit "
         "OutputLimitReached PoolClosed PoolError PoolTimeout PromptBlocked PromptTooLong "
-        "ProtocolError RateLimited RemoteProtocolError RequestTooLarge SignInRefused SpawnError "
-        "StoppedByHook StoreFailed StructureMissing TaskCancelled TaskError TaskFailed "
-        "TaskInterrupted TaskNotEnded TaskNotFound TaskTimeout TooManyRequests TurnLimitReached "
-        "UsageLimitReached WorkerDied WorkerError"
+        "ProtocolError RateLimited RemoteProtocolError RequestTooLarge SchemaMismatch "
+        "SignInRefused SpawnError StoppedByHook StoreFailed StructureMissing TaskCancelled "
+        "TaskError TaskFailed TaskInterrupted TaskNotEnded TaskNotFound TaskTimeout "
+        "TooManyRequests TurnLimitReached UsageLimitReached WorkerDied WorkerError"
     ),
     "agent_pool.events": (
         "Ended Event Paused PermissionAnswered PermissionAsked PoolEvent Queued "

@@ -147,7 +147,7 @@ class PoolAPI(Protocol):
             SpawnError, WorkerDied: a process could not be started, or ended during the task.
             TaskTimeout: the task took too long, or its process wrote nothing for too long.
             SignInRefused: the API refuses the sign-in.
-            TaskFailed: the answer does not fit the schema.
+            StructureMissing, SchemaMismatch: the answer has no structure, or not the schema's.
             TaskCancelled: `cancel` was called for it.
             InternalError: an unexpected exception, a bug of this package.
         """

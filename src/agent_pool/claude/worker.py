@@ -603,6 +603,9 @@ class Worker:
                 await self._clear()
             else:
                 self._session.taint("CLAUDE.md, a rule or a skill was edited")
+        elif self.hooks.have_old_words and self._verdict.forgets and self.is_clean:
+            # `claude -p` runs SessionStart hooks for each task; they say the branch, the time, ….
+            await self._clear()
         return self.is_clean
 
     async def _clear(self) -> None:
@@ -813,8 +816,8 @@ class Worker:
                 self._on.rate_limits(limits)
             case StartHookBegan(hook_id, name):
                 self.hooks.begin(hook_id, name)
-            case StartHookEnded(hook_id):
-                self.hooks.end(hook_id)
+            case StartHookEnded(hook_id, has_words):
+                self.hooks.end(hook_id, has_words=has_words)
             case StrayFinished():
                 self._on.stray()
 

@@ -25,6 +25,7 @@ from agent_pool.errors import (
     SignInRefused,
     TaskError,
     TaskTimeout,
+    UsageLimitReached,
     WorkerDied,
 )
 from agent_pool.events import Ended, Retry, Spent, Started, Submitted, TaskEvent
@@ -105,6 +106,11 @@ class RunningTask:
         self._started = time.monotonic()
         self._worker, self._reused = worker.name, worker.turns > 0
         self.emit(Started(worker.name, worker.pid or 0, self.waited, self._reused))
+
+    def requeued(self) -> None:
+        """Note that it waits for a worker again."""
+        self._started = None
+        self._worker, self._reused = "", False
 
     def end(self, *, result: TaskResult | None = None, error: AgentPoolError | None = None) -> None:
         """Publish the end of the task."""
@@ -194,23 +200,32 @@ class TaskRunner:
         return await self._run_alone(task, spec)
 
     async def _run_alone(self, task: RunningTask, spec: AgentSpec) -> TaskResult:
-        """Run a task that belongs to no conversation, on another worker if the first one is dead.
+        """Run a task that belongs to no conversation, again if the first worker did nothing.
 
-        A process can end after it was granted. Before it has written anything, the task has done
-        and cost nothing, so it is given to another worker, once.
+        A process can end after it was granted, and the account's limit can be met at the first
+        request. The task has done and cost nothing then: it gets another worker, once, or waits for
+        the reset, once for each. It keeps its place in the queue.
         """
-        for is_last in (False, True):
-            worker = await self._supervisor.acquire(spec, task.emit)
+        place = self._supervisor.new_place()
+        holds: set[float | None] = set()
+        has_lost_worker = False
+        while True:
+            worker = await self._supervisor.acquire(spec, task.emit, place)
             try:
-                return await self.run_on(task, worker)
+                result = await self.run_on(task, worker)
+                hold = self._supervisor.hold
+                if not _met_limit_at_once(result) or hold is None or hold.resets_at in holds:
+                    return result
+                holds.add(hold.resets_at)
             except WorkerDied as error:
-                if is_last or not worker.ended_before_turn or self._supervisor.is_closed:
+                if has_lost_worker or not worker.ended_before_turn or self._supervisor.is_closed:
                     raise
+                has_lost_worker = True
                 log.warning("%s; its task is given to another worker", error)
             finally:
                 # A plain call: a cancelled caller can neither lose a worker nor hand a used one on.
                 self._supervisor.release(worker)
-        raise AssertionError("the second try returns or raises")
+            task.requeued()
 
     async def _run_in_conversation(
         self, task: RunningTask, spec: AgentSpec, name: str
@@ -410,6 +425,12 @@ class PausableTimeout:
     @property
     def _can_move(self) -> bool:
         return not self._has_ended and not self._bound.expired()
+
+
+def _met_limit_at_once(result: TaskResult) -> bool:
+    """Check whether a turn met the account's limit at its first request, so it did nothing."""
+    is_unanswered = not (result.requests or result.partial or result.denied)
+    return result.code == UsageLimitReached.code and is_unanswered
 
 
 def _partial_result(

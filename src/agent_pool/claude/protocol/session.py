@@ -523,7 +523,7 @@ class Session:
         if subtype == "hook_started":
             emit(StartHookBegan(hook_id, text_of(frame, "hook_name")))
         else:
-            emit(StartHookEnded(hook_id))
+            emit(StartHookEnded(hook_id, bool(text_of(frame, "stdout").strip())))
 
     def _note_in_turn(self, frame: Frame, subtype: str, emit: Emit) -> None:
         _withdraw(self._record.note_system(frame), emit)

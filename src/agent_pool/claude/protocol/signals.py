@@ -124,9 +124,10 @@ class StartHookBegan:
 
 @dataclass(frozen=True, slots=True)
 class StartHookEnded:
-    """A SessionStart hook has ended."""
+    """A SessionStart hook has ended; `has_words` if it said something to the agent."""
 
     hook_id: str
+    has_words: bool
 
 
 @dataclass(frozen=True, slots=True)
