@@ -158,7 +158,7 @@ def test_each_error_has_a_fitting_status_and_comes_back(error: Exception, status
     assert answer.status == status
     found = error_from_json(answer.body["error"])
     assert type(found) is type(error)
-    assert found.as_json() == error.as_json()  # type: ignore[attr-defined]
+    assert found.as_json() == error.as_json()
 
 
 def test_an_unexpected_error_is_logged_and_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
