@@ -58,7 +58,7 @@ async def test_every_response_has_the_strict_policy(tmp_path: Path) -> None:
             headers = (await client.get(path)).headers
             assert "default-src 'none'" in headers["content-security-policy"]
             assert headers["x-content-type-options"] == "nosniff"
-            assert headers["referrer-policy"] == "no-referrer"
+            assert headers["referrer-policy"] == "same-origin"
 
 
 async def test_a_form_without_the_pages_key_is_refused(tmp_path: Path) -> None:

@@ -69,10 +69,11 @@ def make_app(
     """Return the whole application."""
     routes: list[BaseRoute] = [
         *_daemon_routes(control),
-        *rest_routes(pool, environ=environ, env_block=settings.env_block),
-        *mcp.routes(),
         *dashboard.routes(),
         link_route(dashboard, port),
+        *mcp.routes(),
+        # The last: they answer every other path below /v1.
+        *rest_routes(pool, environ=environ, env_block=settings.env_block),
     ]
     return Guard(
         Starlette(routes=routes),
