@@ -108,6 +108,7 @@ async def _picture(page: Page, name: str) -> None:
     if PICTURES is not None:
         # The folder of a test would tell a reader nothing.
         await page.evaluate(
-            "for (const one of document.querySelectorAll('dd bdi')) one.textContent = '/home/ann/shop'"
+            "for (const one of document.querySelectorAll('dd bdi'))"
+            " one.textContent = '/home/ann/shop'"
         )
         await page.screenshot(path=Path(PICTURES) / f"{name}.png")
