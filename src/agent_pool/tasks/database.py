@@ -43,10 +43,8 @@ _OWN_FAULTS: Final = (
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
     sqlite3.DataError,
-    OverflowError,
-    ValueError,
 )
-"""Errors of one operation alone; all others are errors of the disk or the file."""
+"""Errors of SQLite for one operation alone; all others are about the disk or the file."""
 
 
 @dataclass(eq=False, slots=True)
@@ -110,6 +108,7 @@ class Database:
     def _take_lock(self) -> int:
         # Not on the file itself: closing any descriptor of it would drop SQLite's own locks.
         try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self.failure("opened", error) from None
@@ -139,9 +138,11 @@ class Database:
         self._writes.put(None)
         await asyncio.to_thread(thread.join, CLOSE_TIMEOUT)
         if self._readers is not None:
-            await asyncio.to_thread(self._readers.shutdown, True, cancel_futures=True)
-        for connection in self._connections:
-            connection.close()
+            ended = asyncio.to_thread(self._readers.shutdown, True, cancel_futures=True)
+            with suppress(TimeoutError):  # a query that waits for a disk for ever
+                await asyncio.wait_for(ended, CLOSE_TIMEOUT)
+                for connection in self._connections:
+                    connection.close()
         self._connections.clear()
         self._release_lock()
 
@@ -215,7 +216,7 @@ class Database:
             return []
         try:
             self._transact(connection, batch)
-        except sqlite3.Error as error:
+        except Exception as error:
             # A full disk ends the transaction in the middle of a statement.
             with suppress(sqlite3.Error):
                 connection.rollback()
@@ -240,7 +241,9 @@ class Database:
             connection.execute("SAVEPOINT one")
             try:
                 one.result, one.error = one.operation(connection), None
-            except _OWN_FAULTS as error:
+            except Exception as error:
+                if isinstance(error, sqlite3.Error) and not isinstance(error, _OWN_FAULTS):
+                    raise
                 connection.execute("ROLLBACK TO one")
                 one.error = error
                 if one.future is None:

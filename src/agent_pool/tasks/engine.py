@@ -61,6 +61,8 @@ log = logging.getLogger("agent_pool")
 
 RESTART_GAP: Final = 1000
 """Numbers that are left free after a restart: events that were not written yet had some of them."""
+STORE_TIMEOUT: Final = 60.0
+"""A task that is not on the disk after these seconds is not accepted."""
 STORE_PAUSE: Final = 1.0
 """Seconds until a task is tried again whose beginning could not be written."""
 ANNOUNCE_SECONDS: Final = 2.0
@@ -203,7 +205,7 @@ class TaskEngine:
         return live.record() if live is not None else self._ending.get(task_id)
 
     def by_key(self, key: str) -> LiveTask | None:
-        """Return the open task with an idempotency key."""
+        """Return the task with an idempotency key that is open, or whose end is not written."""
         return self._keys.get(key)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -233,10 +235,13 @@ class TaskEngine:
         assert live.accepted is not None
         try:
             # `wait` does not cancel the write, which others can wait for too.
-            await asyncio.wait([live.accepted])
+            await asyncio.wait([live.accepted], timeout=STORE_TIMEOUT)
         except asyncio.CancelledError:
             self.cancel(live.id)
             raise
+        if not live.accepted.done():
+            self._store.post_remove(live.number)
+            raise self._reject(live, _store_too_slow(self._store.path))
         if (error := live.accepted.exception()) is not None:
             raise self._reject(live, error)
         return live
@@ -262,8 +267,6 @@ class TaskEngine:
             # either not accepted or known to have begun.
             live.begin()
         live.accepted = self._store.begin_add(live.record(), request)
-        if request.idempotency_key is not None:
-            self._keys[request.idempotency_key] = live
         self.emit(live, Submitted(live.shown))
         self._start_all(begun)
         if live.state == "queued":
@@ -279,6 +282,7 @@ class TaskEngine:
         if waits and self._dispatcher.queued > self._settings.max_queued:
             self._dispatcher.remove(live.id, now)
             self._forget(live)
+            self._forget_key(live)
             self._start_all(begun)
             raise TooManyRequests(
                 f"agent {live.request.agent!r}: {self._dispatcher.queued:,} tasks wait already, "
@@ -347,8 +351,12 @@ class TaskEngine:
             await self._store.requeue(live.record(), self._transcript_limit)
         except BaseException:
             self._forget(live)
+            self._forget_key(live)
             raise
         self.emit(live, Submitted(live.shown))
+        if live.cancel_error is not None:  # while it was written
+            self._finish(live, error=live.cancel_error)
+            return live
         self._dispatcher.add(live.ticket(), time.time())
         self._pump()
         return live
@@ -530,6 +538,8 @@ class TaskEngine:
         self.emit(live, _ended(live), is_kept=live.rejected is None)
         if live.rejected is None:
             self._write_end(live, record)
+        else:
+            self._forget_key(live)
         live.ended.set()
         if live.state == "cancelled":
             self._cancel_children(live.id)
@@ -562,6 +572,7 @@ class TaskEngine:
         self._ending[live.id] = record
 
         def written() -> None:
+            self._forget_key(live)
             if self._ending.get(live.id) is record:
                 del self._ending[live.id]
 
@@ -569,13 +580,17 @@ class TaskEngine:
 
     def _forget(self, live: LiveTask) -> None:
         self._live.pop(live.id, None)
-        request = live.request
-        if request.idempotency_key and self._keys.get(request.idempotency_key) is live:
-            del self._keys[request.idempotency_key]
-        if request.parent is not None and (siblings := self._children.get(request.parent)):
+        parent = live.request.parent
+        if parent is not None and (siblings := self._children.get(parent)):
             siblings.discard(live.id)
             if not siblings:
-                del self._children[request.parent]
+                del self._children[parent]
+
+    def _forget_key(self, live: LiveTask) -> None:
+        """Let the store alone find a task by its key: only when its end is written."""
+        key = live.request.idempotency_key
+        if key is not None and self._keys.get(key) is live:
+            del self._keys[key]
 
     # Cancelling
 
@@ -737,7 +752,7 @@ class TaskEngine:
     def _stop_used_up(self, now: datetime) -> None:
         for task_id in self._dispatcher.running_ids():
             live = self._live.get(task_id)
-            if live is None or live.handle is None or live.cancel_error is not None:
+            if live is None or live.has_ended or live.handle is None or live.cancel_error:
                 continue
             if problem := self._budgets.problem(now, live.project):
                 self.cancel(task_id, _budget_reached(live.request, "was interrupted", problem))
@@ -825,6 +840,13 @@ def _budget_reached(
     request: TaskRequest, what: str, problem: str, result: TaskResult | None = None
 ) -> BudgetReached:
     return BudgetReached(f"the task of agent {request.agent!r} {what}: {problem}", result=result)
+
+
+def _store_too_slow(path: Path) -> StoreFailed:
+    return StoreFailed(
+        f"{path}: the task was not written within {STORE_TIMEOUT:g} s, so it is not accepted; "
+        "check the disk, then try again"
+    )
 
 
 def _bug(request: TaskRequest, error: Exception) -> InternalError:

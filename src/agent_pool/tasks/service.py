@@ -215,7 +215,6 @@ class DurablePool:
             ConfigError: the other one is of another agent, or another task.
         """
         if (live := self._engine.by_key(key)) is None:
-            await self._flush()
             if (record := await self._store.load_key(key)) is not None:
                 _check_same(record.request, request)
                 return self._ended_handle(record, on_event)
@@ -225,6 +224,8 @@ class DurablePool:
             live = await self._engine.accept(request, on_event, on_permission, task_id)
             return DurableHandle(self._engine, live)
         _check_same(live.request, request)
+        if live.has_ended:
+            return self._ended_handle(live.record(), on_event)
         live.listeners += [on_event] if on_event else []
         if live.accepted is not None:
             await asyncio.wait([live.accepted])
