@@ -66,6 +66,7 @@ def test_a_full_disk_refuses_tasks_and_loses_none(durable: OpenPool) -> None:
         async with pool:
             running = await pool.submit(TaskRequest("reviewer", "running"))
             await wait_until(lambda: gate.begun)
+            await pool._store.flush()
             limit_pages(pool._store, 0)
             with pytest.raises(StoreFailed, match=r"tasks\.db: .*full.*free some space"):
                 await pool.submit(TaskRequest("reviewer", "x" * 1_000_000))
@@ -85,12 +86,10 @@ def test_a_full_disk_refuses_tasks_and_loses_none(durable: OpenPool) -> None:
 
 def limit_pages(store: Store, more: int) -> None:
     """Let the file grow by so many pages at most, as a disk does that is full then."""
-
-    def limit(connection: sqlite3.Connection) -> None:
-        pages = connection.execute("PRAGMA page_count").fetchone()[0]
-        connection.execute(f"PRAGMA max_page_count = {min(pages + more, 2**31)}")
-
-    store._database.post(limit)
+    writer = store._database._writer
+    assert writer is not None
+    pages = writer.execute("PRAGMA page_count").fetchone()[0]
+    writer.execute(f"PRAGMA max_page_count = {pages + more}")
 
 
 def test_an_update_is_kept_until_it_can_be_written(tmp_path: Path) -> None:
@@ -98,7 +97,6 @@ def test_an_update_is_kept_until_it_can_be_written(tmp_path: Path) -> None:
         store = Store(tmp_path / "tasks.db")
         await store.open()
         limit_pages(store, 0)
-        await store.flush()
         written = asyncio.Event()
 
         def fill(connection: sqlite3.Connection) -> None:

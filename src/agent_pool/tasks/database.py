@@ -43,10 +43,8 @@ _OWN_FAULTS: Final = (
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
     sqlite3.DataError,
-    OverflowError,
-    ValueError,
 )
-"""Errors of one operation alone; all others are errors of the disk or the file."""
+"""Errors of SQLite for one operation alone; all others are about the disk or the file."""
 
 
 @dataclass(eq=False, slots=True)
@@ -83,6 +81,8 @@ class Database:
         self._connections: list[sqlite3.Connection] = []
         self._local = threading.local()
         self._lock: int | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._is_failing = False
 
     async def open(self) -> None:
         """Make or open the file, and bring its tables to the newest version.
@@ -108,6 +108,7 @@ class Database:
     def _take_lock(self) -> int:
         # Not on the file itself: closing any descriptor of it would drop SQLite's own locks.
         try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self.failure("opened", error) from None
@@ -137,9 +138,11 @@ class Database:
         self._writes.put(None)
         await asyncio.to_thread(thread.join, CLOSE_TIMEOUT)
         if self._readers is not None:
-            await asyncio.to_thread(self._readers.shutdown, True, cancel_futures=True)
-        for connection in self._connections:
-            connection.close()
+            ended = asyncio.to_thread(self._readers.shutdown, True, cancel_futures=True)
+            with suppress(TimeoutError):  # a query that waits for a disk for ever
+                await asyncio.wait_for(ended, CLOSE_TIMEOUT)
+                for connection in self._connections:
+                    connection.close()
         self._connections.clear()
         self._release_lock()
 
@@ -179,7 +182,7 @@ class Database:
 
     def _run(self, opened: asyncio.Future[None]) -> None:
         try:
-            connection = self._open_writer()
+            connection = self._writer = self._open_writer()
         except (sqlite3.Error, OSError, StoreFailed) as error:
             failed = error if isinstance(error, StoreFailed) else self.failure("opened", error)
             self._call(_set_error, opened, failed)
@@ -213,17 +216,22 @@ class Database:
             return []
         try:
             self._transact(connection, batch)
-        except sqlite3.Error as error:
+        except Exception as error:
             # A full disk ends the transaction in the middle of a statement.
             with suppress(sqlite3.Error):
                 connection.rollback()
-            log.error("%s: the store of tasks cannot be written: %s", self.path, error)
             failed = self.failure("written", error)
+            if not self._is_failing:  # once, and not with each try
+                log.error("%s", failed)
+            self._is_failing = True
             waiting = [one for one in batch if one.future is not None]
             for one in waiting:
                 one.error = failed
             self._call(_report, waiting)
             return [one for one in batch if one.future is None]
+        if self._is_failing:
+            log.warning("%s: the store of tasks can be written again", self.path)
+        self._is_failing = False
         self._call(_report, batch)
         return []
 
@@ -233,7 +241,9 @@ class Database:
             connection.execute("SAVEPOINT one")
             try:
                 one.result, one.error = one.operation(connection), None
-            except _OWN_FAULTS as error:
+            except Exception as error:
+                if isinstance(error, sqlite3.Error) and not isinstance(error, _OWN_FAULTS):
+                    raise
                 connection.execute("ROLLBACK TO one")
                 one.error = error
                 if one.future is None:

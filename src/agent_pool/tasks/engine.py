@@ -61,12 +61,17 @@ log = logging.getLogger("agent_pool")
 
 RESTART_GAP: Final = 1000
 """Numbers that are left free after a restart: events that were not written yet had some of them."""
+STORE_TIMEOUT: Final = 60.0
+"""A task that is not on the disk after these seconds is not accepted."""
 STORE_PAUSE: Final = 1.0
 """Seconds until a task is tried again whose beginning could not be written."""
 ANNOUNCE_SECONDS: Final = 2.0
 """The pause between two looks at the queue for tasks that somebody follows."""
 REPEAT_SECONDS: Final = 10.0
 """A task that keeps its place in the queue says so again after this time."""
+MAX_ATTEMPTS: Final = 5
+"""A task that ran when the daemon ended is not queued again by itself after so many attempts: it
+can be the cause."""
 LONGEST_SLEEP: Final = 3600.0
 """Timers are set anew after this time: the clock can be changed."""
 END_TIMEOUT: Final = 5.0
@@ -152,8 +157,8 @@ class TaskEngine:
     async def drain(self) -> None:
         """Give no more tasks to the pool, and wait until those that it has have ended."""
         self.is_draining = True
-        while running := [one for one in self._live.values() if one.state != "queued"]:
-            await asyncio.wait([asyncio.ensure_future(one.ended.wait()) for one in running])
+        for live in [one for one in self._live.values() if one.state != "queued"]:
+            await live.ended.wait()
 
     def refuse_more(self) -> None:
         """Give no more tasks to the pool, and end the wait of callers whose task is queued.
@@ -176,6 +181,12 @@ class TaskEngine:
             task.cancel()
         if self._background:
             await asyncio.wait(set(self._background), timeout=END_TIMEOUT)
+        for live in list(self._live.values()):
+            if live.state == "queued":
+                self._leave_queued(live)
+            else:  # the pool did not end it, so nobody knows how far it was
+                live.has_begun = True
+                self._end_with_pool(live)
 
     # Look-ups
 
@@ -194,7 +205,7 @@ class TaskEngine:
         return live.record() if live is not None else self._ending.get(task_id)
 
     def by_key(self, key: str) -> LiveTask | None:
-        """Return the open task with an idempotency key."""
+        """Return the task with an idempotency key that is open, or whose end is not written."""
         return self._keys.get(key)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -224,10 +235,13 @@ class TaskEngine:
         assert live.accepted is not None
         try:
             # `wait` does not cancel the write, which others can wait for too.
-            await asyncio.wait([live.accepted])
+            await asyncio.wait([live.accepted], timeout=STORE_TIMEOUT)
         except asyncio.CancelledError:
             self.cancel(live.id)
             raise
+        if not live.accepted.done():
+            self._store.post_remove(live.number)
+            raise self._reject(live, _store_too_slow(self._store.path))
         if (error := live.accepted.exception()) is not None:
             raise self._reject(live, error)
         return live
@@ -253,8 +267,6 @@ class TaskEngine:
             # either not accepted or known to have begun.
             live.begin()
         live.accepted = self._store.begin_add(live.record(), request)
-        if request.idempotency_key is not None:
-            self._keys[request.idempotency_key] = live
         self.emit(live, Submitted(live.shown))
         self._start_all(begun)
         if live.state == "queued":
@@ -270,6 +282,7 @@ class TaskEngine:
         if waits and self._dispatcher.queued > self._settings.max_queued:
             self._dispatcher.remove(live.id, now)
             self._forget(live)
+            self._forget_key(live)
             self._start_all(begun)
             raise TooManyRequests(
                 f"agent {live.request.agent!r}: {self._dispatcher.queued:,} tasks wait already, "
@@ -338,8 +351,12 @@ class TaskEngine:
             await self._store.requeue(live.record(), self._transcript_limit)
         except BaseException:
             self._forget(live)
+            self._forget_key(live)
             raise
         self.emit(live, Submitted(live.shown))
+        if live.cancel_error is not None:  # while it was written
+            self._finish(live, error=live.cancel_error)
+            return live
         self._dispatcher.add(live.ticket(), time.time())
         self._pump()
         return live
@@ -475,6 +492,9 @@ class TaskEngine:
         if live.cancel_error is not None and isinstance(error, TaskCancelled):
             live.cancel_error.result = live.cancel_error.result or error.result
             error = live.cancel_error
+        elif isinstance(error, BudgetReached) and (problem := self._used_up(live)):
+            # The pool knows only what was left of the day as the budget of this task.
+            error = _budget_reached(live.request, "was interrupted", problem, error.result)
         self._finish(live, error=error)
 
     def _end_with_pool(self, live: LiveTask) -> None:
@@ -518,6 +538,8 @@ class TaskEngine:
         self.emit(live, _ended(live), is_kept=live.rejected is None)
         if live.rejected is None:
             self._write_end(live, record)
+        else:
+            self._forget_key(live)
         live.ended.set()
         if live.state == "cancelled":
             self._cancel_children(live.id)
@@ -550,6 +572,7 @@ class TaskEngine:
         self._ending[live.id] = record
 
         def written() -> None:
+            self._forget_key(live)
             if self._ending.get(live.id) is record:
                 del self._ending[live.id]
 
@@ -557,13 +580,17 @@ class TaskEngine:
 
     def _forget(self, live: LiveTask) -> None:
         self._live.pop(live.id, None)
-        request = live.request
-        if request.idempotency_key and self._keys.get(request.idempotency_key) is live:
-            del self._keys[request.idempotency_key]
-        if request.parent is not None and (siblings := self._children.get(request.parent)):
+        parent = live.request.parent
+        if parent is not None and (siblings := self._children.get(parent)):
             siblings.discard(live.id)
             if not siblings:
-                del self._children[request.parent]
+                del self._children[parent]
+
+    def _forget_key(self, live: LiveTask) -> None:
+        """Let the store alone find a task by its key: only when its end is written."""
+        key = live.request.idempotency_key
+        if key is not None and self._keys.get(key) is live:
+            del self._keys[key]
 
     # Cancelling
 
@@ -694,7 +721,7 @@ class TaskEngine:
         request = live.request
         usd, tokens = self._budgets.left(day_of(datetime.now()), live.project)
         return replace(
-            request,
+            pool_request(request),
             max_budget_usd=_smaller(request.max_budget_usd, usd),
             max_tokens=_smaller(request.max_tokens, tokens),
         )
@@ -723,10 +750,12 @@ class TaskEngine:
         self._spend(live, *before)
 
     def _stop_used_up(self, now: datetime) -> None:
-        for live in [one for one in self._live.values() if one.handle is not None]:
-            problem = self._budgets.problem(now, live.project)
-            if problem and live.cancel_error is None and not live.has_ended:
-                self.cancel(live.id, _budget_reached(live.request, "was interrupted", problem))
+        for task_id in self._dispatcher.running_ids():
+            live = self._live.get(task_id)
+            if live is None or live.has_ended or live.handle is None or live.cancel_error:
+                continue
+            if problem := self._budgets.problem(now, live.project):
+                self.cancel(task_id, _budget_reached(live.request, "was interrupted", problem))
 
 
 async def _ask_caller(ask: OnPermission, request: PermissionRequest) -> bool | Denied:
@@ -753,12 +782,18 @@ def _smaller(own: Any, left: Any) -> Any:
 
 def _is_broken(stored: StoredTask) -> bool:
     """Return whether a task ran when the last owner of the store ended, and cannot run again."""
-    return stored.record.state != "queued" and not stored.request.idempotent
+    can_run_again = stored.request.idempotent and stored.record.attempts < MAX_ATTEMPTS
+    return stored.record.state != "queued" and not can_run_again
 
 
 def _conversation(stored: StoredTask) -> object:
     record = stored.record
     return (record.project, stored.request.agent, stored.request.conversation)
+
+
+def pool_request(request: TaskRequest) -> TaskRequest:
+    """Return a request without the fields that only a store can fulfil."""
+    return replace(request, not_before=None, deadline=None, idempotency_key=None, parent=None)
 
 
 def _final_state(live: LiveTask) -> TaskState:
@@ -801,8 +836,17 @@ def _deadline_passed(live: LiveTask) -> DeadlinePassed:
     )
 
 
-def _budget_reached(request: TaskRequest, what: str, problem: str) -> BudgetReached:
-    return BudgetReached(f"the task of agent {request.agent!r} {what}: {problem}")
+def _budget_reached(
+    request: TaskRequest, what: str, problem: str, result: TaskResult | None = None
+) -> BudgetReached:
+    return BudgetReached(f"the task of agent {request.agent!r} {what}: {problem}", result=result)
+
+
+def _store_too_slow(path: Path) -> StoreFailed:
+    return StoreFailed(
+        f"{path}: the task was not written within {STORE_TIMEOUT:g} s, so it is not accepted; "
+        "check the disk, then try again"
+    )
 
 
 def _bug(request: TaskRequest, error: Exception) -> InternalError:

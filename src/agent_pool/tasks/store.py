@@ -185,6 +185,10 @@ class Store:
         self._write_buffer()
         self._database.post(lambda c: _requeue(c, record, transcript_limit))
 
+    def post_remove(self, number: int) -> None:
+        """Remove a task whose caller was told that it could not be stored."""
+        self._database.post(lambda c: c.execute("DELETE FROM tasks WHERE number = ?", (number,)))
+
     def post_state(self, number: int, state: TaskState) -> None:
         """Note a new state of a task that runs."""
         query = "UPDATE tasks SET state = ? WHERE number = ?"
