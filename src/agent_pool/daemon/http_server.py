@@ -123,7 +123,8 @@ class HttpServer:
         for listener in self._listeners:  # those that were never started
             listener.socket.close()
         for protocol in self._protocols():
-            protocol.shutdown()
+            if not protocol.transport.is_closing():
+                protocol.shutdown()
 
     async def finish(self, timeout: float) -> None:
         """Wait until every connection has ended, and abort those that are left after `timeout`."""

@@ -98,6 +98,7 @@ class Daemon:
             log.exception("the daemon fails by a bug of its own")
             raise
         finally:
+            self._remove_files()  # while the lock makes them this daemon's
             lock.release()
 
     async def _run(self) -> None:
@@ -115,7 +116,6 @@ class Daemon:
         except BaseException:
             for listener in listeners:
                 listener.socket.close()
-            self._remove_files()
             raise
         try:
             await self._serve(listeners, stamp)
@@ -238,7 +238,7 @@ class Daemon:
             self._pool.kill()
 
     def _release_address(self) -> None:
-        """Take no new connection; the files are removed while the lock makes them this daemon's."""
+        """Take no new connection, so that clients look for the next daemon."""
         if self._has_address:
             self._has_address = False
             if self.is_draining:
