@@ -19,7 +19,7 @@ from typing import Any, Final
 import psutil
 
 from agent_pool import runtime
-from agent_pool.client.start import DRAINING, log_file, package_version
+from agent_pool.client.start import ENDING, log_file, package_version
 from agent_pool.daemon.app import make_app, make_pool
 from agent_pool.daemon.http_server import HttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
@@ -241,8 +241,7 @@ class Daemon:
         """Take no new connection, so that clients look for the next daemon."""
         if self._has_address:
             self._has_address = False
-            if self.is_draining:
-                self._lock.note(DRAINING)
+            self._lock.note(ENDING)
             self._remove_files()
             self._http.stop_listening()
             # In the background: it returns when no call of a client runs.
