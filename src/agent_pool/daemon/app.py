@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
 from agent_pool.daemon.guard import Guard
+from agent_pool.daemon.rest import rest_routes
 from agent_pool.pool.pool import AgentPool
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
@@ -94,10 +95,23 @@ def make_relay_server(pool: TaskAPI, settings: Settings) -> RelayPart:
 
 
 def make_app(
-    control: DaemonControl, pool: TaskAPI, settings: Settings, *, token: str, port: int
+    control: DaemonControl,
+    pool: TaskAPI,
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    token: str,
+    port: int,
 ) -> ASGIApp:
     """Return the whole application."""
-    routes: list[BaseRoute] = [*_daemon_routes(control)]
+    rest = rest_routes(
+        pool,
+        environ=environ,
+        env_block=settings.env_block,
+        is_draining=lambda: control.is_draining,
+    )
+    # Those of the daemon first: the others are all that is left below `/v1`.
+    routes: list[BaseRoute] = [*_daemon_routes(control), *rest]
     return Guard(
         Starlette(routes=routes),
         pool=pool,
@@ -116,11 +130,7 @@ def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:
         control.begin_drain()
         return JSONResponse(await control.status(), status_code=202)
 
-    async def health(request: Request) -> JSONResponse:
-        return JSONResponse({"status": "draining" if control.is_draining else "ok"})
-
     return [
-        Route("/v1/health", health),
         Route("/v1/daemon", status),
         Route("/v1/daemon/drain", drain, methods=["POST"]),
     ]

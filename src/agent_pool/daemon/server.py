@@ -121,7 +121,9 @@ class Daemon:
 
     async def _serve(self, listeners: tuple[Listener, ...], stamp: str) -> None:
         port = listeners[-1].socket.getsockname()[1]
-        app = make_app(self, self._pool, self._settings, token=self._token, port=port)
+        app = make_app(
+            self, self._pool, self._settings, self._environ, token=self._token, port=port
+        )
         self._idle = IdleWatch(self._is_busy)
         self._http = HttpServer(app, listeners, self._idle.touch)
         self._relay: RelayPart = make_relay_server(self._pool, self._settings)
