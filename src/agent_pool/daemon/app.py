@@ -35,6 +35,11 @@ class DrainablePool(TaskAPI, Protocol):
 class DaemonControl(Protocol):
     """What the routes of the daemon itself need of it."""
 
+    @property
+    def is_draining(self) -> bool:
+        """Return whether it finishes its tasks and takes no new ones."""
+        ...
+
     def begin_drain(self) -> None:
         """Give the address up, finish the running tasks, then end."""
         ...
@@ -60,11 +65,14 @@ def make_app(
     port: int,
 ) -> ASGIApp:
     """Return the whole application."""
-    routes: list[BaseRoute] = [
-        *_daemon_routes(control),
-        *rest_routes(pool, environ=environ, env_block=settings.env_block),
-        *mcp.routes(),
-    ]
+    rest = rest_routes(
+        pool,
+        environ=environ,
+        env_block=settings.env_block,
+        is_draining=lambda: control.is_draining,
+    )
+    # Those of the daemon first: the others are all that is left below `/v1`.
+    routes: list[BaseRoute] = [*_daemon_routes(control), *mcp.routes(), *rest]
     return Guard(
         Starlette(routes=routes),
         pool=pool,
