@@ -8,21 +8,25 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent_pool import DaemonUnavailable, TaskRequest, connect
 from agent_pool.client import start as client
 from agent_pool.loopback import LoopbackAPI, ModelRequest
 from agent_pool.runtime import ADDRESS_FILE, DaemonAddress
-from support.daemons import DaemonProject
+from support import fake_cli
+from support.daemons import DaemonProject, exchange
 from support.model_scripts import Gate, bash, echo_task, shell_first
-from support.process_checks import is_alive, read_pid
+from support.process_checks import MIB, is_alive, read_pid
 from support.waiting import run, wait_until
 
 GONE_SECONDS = 5.0
+CLIENTS, TASKS_EACH = 100, 10
 
 
 async def address_of(project: DaemonProject) -> DaemonAddress:
@@ -208,4 +212,53 @@ def test_a_task_of_a_worker_belongs_to_the_workers_task(daemon_project: DaemonPr
             await stop(daemon_project)
 
     daemon_project.configure(allow_nested=True)
+    run(main(), 100)
+
+
+# Many clients
+
+
+def test_a_hundred_clients_queue_a_thousand_tasks_in_bounded_memory(
+    daemon_project: DaemonProject, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        fake = fake_cli.install(tmp_path / "fake", {"at": "prompt", "do": "hang"})
+        environ = daemon_project.daemon_environment(CLAUDE_CLI=str(fake))
+        address = await asyncio.to_thread(client.ensure_daemon, environ)
+        path = address.http_socket
+        # This one never reads: all events of the pool wait for it.
+        _, stuck = await asyncio.open_unix_connection(path)
+        stuck.transport.pause_reading()  # type: ignore[attr-defined]
+        stuck.write(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        before = psutil.Process(address.pid).memory_info().rss
+        answers = await asyncio.gather(*(submit_some(path, number) for number in range(CLIENTS)))
+        grown = psutil.Process(address.pid).memory_info().rss - before
+        assert set().union(*answers) == {201}
+        assert grown < 64 * MIB
+        status, _, body = await asyncio.wait_for(ask(path, "/v1/tasks?limit=1000"), 10)
+        assert (status, len(json.loads(body)["tasks"])) == (200, CLIENTS * TASKS_EACH)
+        stuck.transport.abort()
+        with suppress(OSError):
+            await stuck.wait_closed()
+        stopped = await asyncio.to_thread(daemon_project.command, "stop", "--now", environ=environ)
+        assert stopped.returncode == 0
+
+    async def submit_some(path: str, number: int) -> set[int]:
+        found = set()
+        for index in range(TASKS_EACH):
+            request = {
+                "agent": "tester",
+                "task": f"task {number} {index}",
+                "project": str(daemon_project.root),
+            }
+            body = json.dumps({"request": request}).encode()
+            head = {"Content-Type": "application/json"}
+            status, _, _ = await ask(path, "/v1/tasks", method="POST", headers=head, body=body)
+            found.add(status)
+        return found
+
+    async def ask(path: str, target: str, **options: Any) -> tuple[int, dict[str, str], bytes]:
+        return await exchange(await asyncio.open_unix_connection(path), target, **options)
+
+    daemon_project.configure(max_workers=1)
     run(main(), 100)

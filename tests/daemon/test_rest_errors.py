@@ -8,6 +8,7 @@ import pytest
 
 from agent_pool import (
     AgentNotFound,
+    AgentPoolError,
     ConfigError,
     InternalError,
     NestingRefused,
@@ -149,7 +150,7 @@ def test_a_path_that_does_not_exist_is_answered_in_json() -> None:
         (InternalError("x"), 500),
     ],
 )
-def test_each_error_has_a_fitting_status_and_comes_back(error: Exception, status: int) -> None:
+def test_each_error_has_a_fitting_status_and_comes_back(error: AgentPoolError, status: int) -> None:
     pool = FakePool()
     pool.error = error
 
@@ -185,8 +186,6 @@ def test_values_that_utf_8_or_json_lack_are_still_valid_json() -> None:
 
 
 def test_an_error_that_is_not_known_is_a_server_error() -> None:
-    from agent_pool import AgentPoolError
-
     assert status_of(AgentPoolError("x")) == 500
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 from collections.abc import (
@@ -571,6 +572,9 @@ def _request_json(request: TaskRequest) -> dict[str, Any]:
         raise ConfigError(f"the request is wrong: {error}") from None
     except ValueError:  # a schema with more levels than pydantic takes
         return request.as_json()
+    for name, value in made.items():
+        if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
+            raise ConfigError(f"{name}: expected a number, found {value}")
     return made
 
 

@@ -41,6 +41,11 @@ class DrainablePool(TaskAPI, Protocol):
 class DaemonControl(Protocol):
     """What the routes of the daemon itself need of it."""
 
+    @property
+    def is_draining(self) -> bool:
+        """Return whether it finishes its tasks and takes no new ones."""
+        ...
+
     def begin_drain(self) -> None:
         """Give the address up, finish the running tasks, then end."""
         ...
@@ -67,14 +72,15 @@ def make_app(
     port: int,
 ) -> ASGIApp:
     """Return the whole application."""
-    routes: list[BaseRoute] = [
-        *_daemon_routes(control),
-        *dashboard.routes(),
-        link_route(dashboard, port),
-        *mcp.routes(),
-        # The last: they answer every other path below /v1.
-        *rest_routes(pool, environ=environ, env_block=settings.env_block),
-    ]
+    rest = rest_routes(
+        pool,
+        environ=environ,
+        env_block=settings.env_block,
+        is_draining=lambda: control.is_draining,
+    )
+    pages = [*dashboard.routes(), link_route(dashboard, port)]
+    # Those of the daemon first: the others are all that is left below `/v1`.
+    routes: list[BaseRoute] = [*_daemon_routes(control), *pages, *mcp.routes(), *rest]
     return Guard(
         Starlette(routes=routes),
         pool=pool,
@@ -91,7 +97,8 @@ def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:
     async def drain(request: Request) -> JSONResponse:
         # Before the answer: its reader starts the next daemon.
         control.begin_drain()
-        return JSONResponse(await control.status(), status_code=202)
+        # Without figures: the pool can be closed by now.
+        return JSONResponse({"draining": True}, status_code=202)
 
     return [
         Route("/v1/daemon", status),

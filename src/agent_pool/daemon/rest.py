@@ -61,6 +61,7 @@ def rest_routes(
     environ: Mapping[str, str],
     env_block: tuple[str, ...] = (),
     send_timeout: float = SEND_TIMEOUT,
+    is_draining: Callable[[], bool] = lambda: False,
 ) -> list[BaseRoute]:
     """Return the routes below ``/v1``.
 
@@ -69,8 +70,9 @@ def rest_routes(
         environ: the daemon's environment; a task gets the variables that its client has otherwise.
         env_block: patterns of variables that workers never get, the setting of this name.
         send_timeout: seconds after which a client is dropped that does not read its events.
+        is_draining: says whether the daemon finishes its tasks and takes no new ones.
     """
-    interface = _Interface(pool, environ, env_block, send_timeout)
+    interface = _Interface(pool, environ, env_block, send_timeout, is_draining)
     by_path: dict[str, dict[str, Endpoint]] = {}
     for one in OPERATIONS:
         endpoint = _endpoint(one, getattr(interface, one.name))
@@ -135,8 +137,10 @@ class _Interface:
         environ: Mapping[str, str],
         env_block: tuple[str, ...],
         send_timeout: float,
+        is_draining: Callable[[], bool],
     ) -> None:
         self._pool = pool
+        self._is_draining = is_draining
         self._environ = environ
         self._env_block = env_block
         self._send_timeout = send_timeout
@@ -295,7 +299,8 @@ class _Interface:
         found = await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=COUNTED_TASKS))
         uptime = time.monotonic() - self._started
         figures = {"version": self._version, "uptime": uptime, "open_tasks": len(found)}
-        return JsonAnswer({"status": "ok", **figures})
+        status = "draining" if self._is_draining() else "ok"
+        return JsonAnswer({"status": status, **figures})
 
     async def metrics(self, request: Request, query: Query) -> Response:
         return Response(await metrics_text(self._pool), media_type=CONTENT_TYPE)

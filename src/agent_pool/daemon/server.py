@@ -19,7 +19,7 @@ from typing import Any, Final
 import psutil
 
 from agent_pool import runtime
-from agent_pool.client.start import DRAINING, log_file, package_version
+from agent_pool.client.start import ENDING, log_file, package_version
 from agent_pool.daemon.app import make_app, make_pool
 from agent_pool.daemon.dashboard.pages import Dashboard
 from agent_pool.daemon.http_server import HttpServer, Listener
@@ -99,6 +99,7 @@ class Daemon:
             log.exception("the daemon fails by a bug of its own")
             raise
         finally:
+            self._remove_files()  # while the lock makes them this daemon's
             lock.release()
 
     async def _run(self) -> None:
@@ -116,7 +117,6 @@ class Daemon:
         except BaseException:
             for listener in listeners:
                 listener.socket.close()
-            self._remove_files()
             raise
         try:
             await self._serve(listeners, stamp)
@@ -243,11 +243,10 @@ class Daemon:
             self._pool.kill()
 
     def _release_address(self) -> None:
-        """Take no new connection; the files are removed while the lock makes them this daemon's."""
+        """Take no new connection, so that clients look for the next daemon."""
         if self._has_address:
             self._has_address = False
-            if self.is_draining:
-                self._lock.note(DRAINING)
+            self._lock.note(ENDING)
             self._remove_files()
             self._http.stop_listening()
             # In the background: it returns when no call of a client runs.
