@@ -30,6 +30,7 @@ def test_an_agent_is_listed_with_its_parts_and_its_path(here: TempProject) -> No
             "tools": ["Read"],
             "warnings": {},
             "error": None,
+            "max_budget_usd": None,
         }
     ]
     done = invoke("agents")

@@ -13,6 +13,7 @@ from agent_pool import (
     BudgetReached,
     ConfigError,
     Ended,
+    PermissionRequest,
     Spent,
     TaskCancelled,
     TaskEvent,
@@ -149,6 +150,26 @@ def test_a_sub_agent_uses_up_the_budget_of_its_task(harness: PoolHarness, agent:
     async def main() -> None:
         result, _ = await run(harness, agent, tool("Agent", **given), "no", max_tokens=90_000)
         assert (result.code, result.usage.output_tokens >= 100_000) == ("budget_limit", True)
+
+    harness.run(main())
+
+
+def test_a_budget_ends_a_task_that_waits_for_a_permission(harness: PoolHarness) -> None:
+    agent = harness.word("asker")
+    harness.project.agent(agent, description="Tests.", permissionMode="default")
+
+    async def never(asked: PermissionRequest) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async def main() -> None:
+        task = harness.plan(costly("may I", "touch made-by-the-agent"), "no")
+        result = await harness.pool.invoke(agent, task, max_tokens=90_000, on_permission=never)
+        assert (result.code, result.partial) == ("budget_limit", "may I")
+        await harness.wait_until_idle()
+        assert not (harness.project.root / "made-by-the-agent").exists()
+        after, _ = await run(harness, agent, "done")
+        assert (after.text, after.pid) == ("done", result.pid)
 
     harness.run(main())
 
