@@ -380,12 +380,6 @@ class PausableTimeout:
         return not self._has_ended and not self._bound.expired()
 
 
-def _met_limit_at_once(result: TaskResult) -> bool:
-    """Check whether a turn met the account's limit at its first request, so it did nothing."""
-    is_unanswered = not (result.requests or result.partial or result.denied)
-    return result.code == UsageLimitReached.code and is_unanswered
-
-
 def _partial_result(task: RunningTask, worker: Worker, error: TaskTimeout) -> TaskResult | None:
     """Return what the agent had said when its time was over; None if it had said nothing."""
     if not worker.words:
@@ -407,6 +401,12 @@ def _partial_result(task: RunningTask, worker: Worker, error: TaskTimeout) -> Ta
         code=error.code,
         partial=worker.words,
     )
+
+
+def _met_limit_at_once(result: TaskResult) -> bool:
+    """Check whether a turn met the account's limit at its first request, so it did nothing."""
+    is_unanswered = not (result.requests or result.partial or result.denied)
+    return result.code == UsageLimitReached.code and is_unanswered
 
 
 def _text_of(turn: TurnResult, task: str) -> str:
