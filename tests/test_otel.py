@@ -9,6 +9,7 @@ import importlib
 import re
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ from agent_pool import (
     InternalError,
     PoolStats,
     Queued,
+    RateLimits,
+    RateWindow,
     TaskEvent,
     TaskFailed,
     TaskResult,
@@ -414,6 +417,18 @@ def test_a_pause_is_reported_even_if_it_began_before(otel_project: PoolProject) 
     pool._supervisor.pause(1000)
     for telemetry in (early, Telemetry(pool)):
         assert 900 < telemetry.metrics()["agent_pool.paused"][()] <= 1000
+
+
+def test_the_early_end_of_a_pause_is_reported(otel_project: PoolProject) -> None:
+    pool = otel_project.pool("http://127.0.0.1:9")
+    telemetry = Telemetry(pool)
+    in_an_hour, later = time.time() + 3600, time.time() + 7200
+    window = RateWindow(1.0, in_an_hour)
+    report = pool._supervisor.report_rate_limits
+    report(RateLimits("rejected", "five_hour", 1.0, in_an_hour, window))
+    assert telemetry.metrics()["agent_pool.paused"][()] > 3000
+    report(RateLimits("allowed", "five_hour", 0.0, later, RateWindow(0.0, later)))
+    assert telemetry.metrics()["agent_pool.paused"] == {(): 0}
 
 
 class RecordingMeterProvider(NoOpMeterProvider):

@@ -219,7 +219,9 @@ class _Figures:
             case TurnEnded():
                 self._record_usage(event.agent, event.usage, event.cost_usd)
             case Paused():
-                self.paused_until = max(self.paused_until, time.monotonic() + event.seconds)
+                until = time.monotonic() + event.seconds
+                # A pause of 0 seconds is the early end of another one.
+                self.paused_until = max(self.paused_until, until) if event.seconds else until
             case _:
                 self._record_worker(event)
 

@@ -462,6 +462,12 @@ def _partial_result(
     )
 
 
+def _met_limit_at_once(result: TaskResult) -> bool:
+    """Check whether a turn met the account's limit at its first request, so it did nothing."""
+    is_unanswered = not (result.requests or result.partial or result.denied)
+    return result.code == UsageLimitReached.code and is_unanswered
+
+
 def _text_of(turn: TurnResult, task: str) -> str:
     """Return the text of a turn, with what only the pool knows about its failure."""
     if turn.code == SignInRefused.code:
