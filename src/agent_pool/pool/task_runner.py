@@ -427,12 +427,6 @@ class PausableTimeout:
         return not self._has_ended and not self._bound.expired()
 
 
-def _met_limit_at_once(result: TaskResult) -> bool:
-    """Check whether a turn met the account's limit at its first request, so it did nothing."""
-    is_unanswered = not (result.requests or result.partial or result.denied)
-    return result.code == UsageLimitReached.code and is_unanswered
-
-
 def _partial_result(
     task: RunningTask, worker: Worker, error: TaskError | None = None
 ) -> TaskResult | None:
