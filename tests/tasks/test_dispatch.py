@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent_pool.tasks.dispatch import Dispatcher, Ticket
+from agent_pool.tasks.dispatch import Dispatcher, QueuedTask
 
 MAX_RUNNING = 3
 MAX_PER_LANE = 2
@@ -20,9 +20,9 @@ class DispatchMachine(RuleBasedStateMachine):
         self.dispatcher = Dispatcher(MAX_RUNNING, MAX_PER_LANE)
         self.now = 0.0
         self.count = 0
-        self.queued: dict[str, Ticket] = {}
-        self.running: dict[str, Ticket] = {}
-        self.ended: dict[str, Ticket] = {}
+        self.queued: dict[str, QueuedTask] = {}
+        self.running: dict[str, QueuedTask] = {}
+        self.ended: dict[str, QueuedTask] = {}
 
     @rule(
         lane=st.integers(0, 2),
@@ -40,7 +40,7 @@ class DispatchMachine(RuleBasedStateMachine):
         conversation: str | None,
     ) -> None:
         self.count += 1
-        ticket = Ticket(
+        ticket = QueuedTask(
             f"t{self.count}",
             self.count,
             lane,
@@ -51,7 +51,7 @@ class DispatchMachine(RuleBasedStateMachine):
         )
         self._add(ticket)
 
-    def _add(self, ticket: Ticket) -> None:
+    def _add(self, ticket: QueuedTask) -> None:
         self.queued[ticket.id] = ticket
         self.dispatcher.add(ticket, self.now)
 
@@ -95,11 +95,11 @@ class DispatchMachine(RuleBasedStateMachine):
             self.running[ticket.id] = self.queued.pop(ticket.id)
         assert [one.id for one in self.dispatcher.take(self.now)] == expected
 
-    def _model_next(self) -> Ticket | None:
+    def _model_next(self) -> QueuedTask | None:
         can_begin = [one for one in self.queued.values() if self._can_begin(one)]
         return min(can_begin, key=lambda one: one.rank, default=None)
 
-    def _can_begin(self, ticket: Ticket) -> bool:
+    def _can_begin(self, ticket: QueuedTask) -> bool:
         of_lane = [one for one in self.running.values() if one.lane == ticket.lane]
         if len(self.running) >= MAX_RUNNING or len(of_lane) >= MAX_PER_LANE:
             return False
@@ -135,7 +135,7 @@ class DispatchMachine(RuleBasedStateMachine):
             assert soonest <= min(times)
 
 
-def _is_late(ticket: Ticket, now: float) -> bool:
+def _is_late(ticket: QueuedTask, now: float) -> bool:
     return ticket.deadline is not None and ticket.deadline <= now
 
 
@@ -148,7 +148,7 @@ TestEveryTaskBeginsInItsTurn = DispatchMachine.TestCase
 def test_a_full_agent_does_not_hold_up_the_others() -> None:
     dispatcher = Dispatcher(max_running=10, max_per_lane=1)
     for number, lane in enumerate(["a", "a", "a", "b"]):
-        dispatcher.add(Ticket(f"{lane}{number}", number, lane), 0.0)
+        dispatcher.add(QueuedTask(f"{lane}{number}", number, lane), 0.0)
     assert [one.id for one in dispatcher.take(0.0)] == ["a0", "b3"]
     dispatcher.ended("a0", 1.0)
     assert [one.id for one in dispatcher.take(1.0)] == ["a1"]
@@ -157,7 +157,7 @@ def test_a_full_agent_does_not_hold_up_the_others() -> None:
 def test_tasks_of_one_conversation_begin_one_at_a_time() -> None:
     dispatcher = Dispatcher(max_running=10, max_per_lane=10)
     for number, priority in enumerate([0, 9]):
-        dispatcher.add(Ticket(f"t{number}", number, "a", priority, conversation="c"), 0.0)
+        dispatcher.add(QueuedTask(f"t{number}", number, "a", priority, conversation="c"), 0.0)
     assert [one.id for one in dispatcher.take(0.0)] == ["t0"]
     dispatcher.ended("t0", 0.0)
     assert [one.id for one in dispatcher.take(0.0)] == ["t1"]

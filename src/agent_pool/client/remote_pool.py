@@ -16,6 +16,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -359,6 +360,14 @@ class RemotePool:
             max_budget_usd=max_budget_usd,
             max_tokens=max_tokens,
         )
+        # Closed here: a reader that leaves early closes only this generator.
+        async with aclosing(self._stream(request, on_permission)) as events:
+            async for event in events:
+                yield event
+
+    async def _stream(
+        self, request: TaskRequest, on_permission: OnPermission | None
+    ) -> AsyncGenerator[TaskEvent, None]:
         events: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
         handle = await self.submit(request, on_event=events.put_nowait, on_permission=on_permission)
         # The end without an event too: the daemon was lost, or this pool is closed.

@@ -68,7 +68,7 @@ class RelayServer:
         self._scope = scope
         self._shared = shared
         self._environ = os.environ if environ is None else environ
-        self._clients: dict[asyncio.Task[None], _Connection] = {}
+        self._clients: dict[asyncio.Task[None], _RelayConnection] = {}
         self._server: asyncio.Server | None = None
         self._is_draining = False
 
@@ -110,7 +110,7 @@ class RelayServer:
             await asyncio.wait(self._clients)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(reader, writer)
+        connection = _RelayConnection(reader, writer)
         task = asyncio.create_task(self._serve(connection))
         self._clients[task] = connection
         task.add_done_callback(self._ended)
@@ -121,7 +121,7 @@ class RelayServer:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("bug: a relay's connection failed", exc_info=error)
 
-    async def _serve(self, connection: _Connection) -> None:
+    async def _serve(self, connection: _RelayConnection) -> None:
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 hello = RelayHello.read(await connection.first_line())
@@ -176,7 +176,7 @@ def _listening_socket(path: Path) -> socket.socket:
     return bound
 
 
-class _Connection:
+class _RelayConnection:
     """The lines from and to one relay, both bounded."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -16,7 +16,7 @@ NEVER: Final = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class QueuedTask:
     """A task that waits.
 
     Attributes:
@@ -60,8 +60,8 @@ class Dispatcher:
     def __init__(self, max_running: int, max_per_lane: int) -> None:
         self._max_running = max_running
         self._max_per_lane = max_per_lane
-        self._queued: dict[str, Ticket] = {}
-        self._running: dict[str, Ticket] = {}
+        self._queued: dict[str, QueuedTask] = {}
+        self._running: dict[str, QueuedTask] = {}
         self._lanes: dict[Hashable, _Lane] = {}
         # Heaps can hold tasks that were removed; `_queued` and `_is_ready` say what is true.
         self._delayed: list[tuple[float, str]] = []
@@ -84,7 +84,7 @@ class Dispatcher:
         """Return the tasks that run."""
         return list(self._running)
 
-    def add(self, ticket: Ticket, now: float) -> None:
+    def add(self, ticket: QueuedTask, now: float) -> None:
         """Queue a task; `take` returns it when it can begin."""
         self._queued[ticket.id] = ticket
         if ticket.deadline is not None:
@@ -107,10 +107,10 @@ class Dispatcher:
         self._drop_lane(ticket.lane)
         return True
 
-    def take(self, now: float) -> list[Ticket]:
+    def take(self, now: float) -> list[QueuedTask]:
         """Return the tasks that begin now, in their order; from now on they run."""
         self._release_delayed(now)
-        taken: list[Ticket] = []
+        taken: list[QueuedTask] = []
         while len(self._running) < self._max_running:
             ticket = self._next(now)
             if ticket is None:
@@ -119,7 +119,7 @@ class Dispatcher:
             taken.append(ticket)
         return taken
 
-    def _begin(self, ticket: Ticket) -> None:
+    def _begin(self, ticket: QueuedTask) -> None:
         del self._queued[ticket.id]
         self._is_ready.discard(ticket.id)
         self._running[ticket.id] = ticket
@@ -175,14 +175,14 @@ class Dispatcher:
 
     # Which tasks can begin
 
-    def _next(self, now: float) -> Ticket | None:
+    def _next(self, now: float) -> QueuedTask | None:
         """Return the first of all lanes that have room; it is the head of its lane."""
         heads = (self._head(lane, now) for lane in self._lanes.values())
         return min(
             (one for one in heads if one is not None), key=lambda one: one.rank, default=None
         )
 
-    def _head(self, lane: _Lane, now: float) -> Ticket | None:
+    def _head(self, lane: _Lane, now: float) -> QueuedTask | None:
         if lane.running >= self._max_per_lane:
             return None
         while lane.ready:
@@ -197,14 +197,14 @@ class Dispatcher:
                 return ticket
         return None
 
-    def _must_wait(self, ticket: Ticket, now: float) -> bool:
+    def _must_wait(self, ticket: QueuedTask, now: float) -> bool:
         # A retry can make two tasks of a conversation ready: `ended` offers the other one again.
         if ticket.conversation is not None and ticket.conversation in self._busy:
             return True
         # `expired` reports it; it must not begin after its deadline.
         return ticket.deadline is not None and ticket.deadline <= now
 
-    def _offer(self, ticket: Ticket, now: float) -> None:
+    def _offer(self, ticket: QueuedTask, now: float) -> None:
         """Let a task begin, now or at its time."""
         if ticket.id in self._is_ready:
             return

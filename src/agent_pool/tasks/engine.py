@@ -51,8 +51,8 @@ from agent_pool.models import (
 from agent_pool.pool.event_bus import EventBus, call_listener
 from agent_pool.settings import Settings
 from agent_pool.tasks.budgets import DayBudgets, budget_tokens, day_of
-from agent_pool.tasks.dispatch import Dispatcher, Ticket
-from agent_pool.tasks.live import LiveTask, OpenQuestion
+from agent_pool.tasks.dispatch import Dispatcher, QueuedTask
+from agent_pool.tasks.live import LiveTask, WaitingQuestion
 from agent_pool.tasks.rows import to_json
 from agent_pool.tasks.store import Store, StoredTask, TaskEnd, event_text
 from agent_pool.tasks.transcript import shorten_texts
@@ -274,7 +274,7 @@ class TaskEngine:
             self._schedule()
         return live
 
-    def _place(self, live: LiveTask, now: float) -> list[Ticket]:
+    def _place(self, live: LiveTask, now: float) -> list[QueuedTask]:
         """Queue a new task; return the tasks that begin now, which can have it among them."""
         self._dispatcher.add(live.ticket(), now)
         begun = [] if self.is_draining else self._dispatcher.take(now)
@@ -379,7 +379,7 @@ class TaskEngine:
             self._start_all(self._dispatcher.take(now))
         self._schedule()
 
-    def _start_all(self, tickets: list[Ticket]) -> None:
+    def _start_all(self, tickets: list[QueuedTask]) -> None:
         for ticket in tickets:
             self.spawn(self._run(self._live[ticket.id]), ticket.id)
 
@@ -677,7 +677,7 @@ class TaskEngine:
         if live.state != before:
             self._store.post_state(live.number, live.state)
 
-    async def _first_answer(self, live: LiveTask, question: OpenQuestion) -> bool | Denied:
+    async def _first_answer(self, live: LiveTask, question: WaitingQuestion) -> bool | Denied:
         if live.on_permission is None:
             return await question.answer
         work = _ask_caller(live.on_permission, question.shown.request)

@@ -31,7 +31,7 @@ from agent_pool.models import (
     Usage,
 )
 from agent_pool.tasks.activity import WAITING, activity_line
-from agent_pool.tasks.dispatch import Ticket
+from agent_pool.tasks.dispatch import QueuedTask
 from agent_pool.tasks.rows import shown_request
 from agent_pool.tasks.transcript import TranscriptBound
 
@@ -40,7 +40,7 @@ FOLLOWER_EVENTS: Final = 1000
 
 
 @dataclass(eq=False, slots=True)
-class OpenQuestion:
+class WaitingQuestion:
     """A request for permission that waits for an answer."""
 
     shown: TaskQuestion
@@ -123,7 +123,7 @@ class LiveTask:
         self.cost_usd = 0.0
         self.result: TaskResult | None = None
         self.error: AgentPoolError | None = None
-        self.questions: dict[str, OpenQuestion] = {}
+        self.questions: dict[str, WaitingQuestion] = {}
         self.listeners: list[OnEvent] = []
         self.followers: list[Follower] = []
         self.on_permission: OnPermission | None = None
@@ -156,10 +156,10 @@ class LiveTask:
         until = time.monotonic() if self._given_at is None else self._given_at
         return until - self._queued_at
 
-    def ticket(self) -> Ticket:
+    def ticket(self) -> QueuedTask:
         """Return the task as the dispatcher knows it."""
         name = self.request.conversation
-        return Ticket(
+        return QueuedTask(
             self.id,
             self.number,
             self.lane,
@@ -209,11 +209,11 @@ class LiveTask:
         if line is not None:
             self.line = line
 
-    def ask(self, request: PermissionRequest) -> OpenQuestion:
+    def ask(self, request: PermissionRequest) -> WaitingQuestion:
         """Open a question."""
         key = f"q{self.last_event + 1}"
         answer: asyncio.Future[bool | Denied] = asyncio.get_running_loop().create_future()
-        question = OpenQuestion(TaskQuestion(key, request, time.time()), answer)
+        question = WaitingQuestion(TaskQuestion(key, request, time.time()), answer)
         self.questions[key] = question
         return question
 
