@@ -18,6 +18,7 @@ from agent_pool.cli.output import console, print_json
 from benchmarks.agents import agents
 from benchmarks.builds import builds
 from benchmarks.comparison import METHOD_LABELS, PAIR, QUICK_PLAN, BenchmarkPlan, compare_methods
+from benchmarks.dashboard import dashboard
 from benchmarks.machine import describe_machine
 from benchmarks.memory import memory
 from benchmarks.processes import processes
@@ -50,7 +51,7 @@ def _check_plot(ctx: click.Context, parameter: click.Parameter, value: Path | No
 @click.group(
     cls=BenchmarkGroup,
     invoke_without_command=True,
-    subcommand_metavar="[agents | builds OTHER | memory | processes | tasks] [OPTIONS]",
+    subcommand_metavar="[agents | builds OTHER | dashboard | memory | processes | tasks] [OPTIONS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 @click.option(
@@ -142,6 +143,7 @@ def benchmarks(
 
 benchmarks.add_command(agents)
 benchmarks.add_command(builds)
+benchmarks.add_command(dashboard)
 benchmarks.add_command(memory)
 benchmarks.add_command(processes)
 benchmarks.add_command(tasks)
