@@ -13,9 +13,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
+from agent_pool.daemon.dashboard.pages import Dashboard, link_route
 from agent_pool.daemon.guard import Guard
 from agent_pool.daemon.mcp_faces import McpFaces
 from agent_pool.daemon.rest import rest_routes
+from agent_pool.models import DayTotal, TaskFilter
 from agent_pool.pool.pool import AgentPool
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
@@ -29,6 +31,10 @@ class DrainablePool(TaskAPI, Protocol):
 
     async def drain(self) -> None:
         """Begin no task any more, and wait until those that run have ended."""
+        ...
+
+    async def totals(self, wanted: TaskFilter) -> list[DayTotal]:
+        """Return the sums of the ended tasks that a filter means."""
         ...
 
 
@@ -59,6 +65,7 @@ def make_app(
     pool: TaskAPI,
     settings: Settings,
     mcp: McpFaces,
+    dashboard: Dashboard,
     *,
     environ: Mapping[str, str],
     token: str,
@@ -72,7 +79,13 @@ def make_app(
         is_draining=lambda: control.is_draining,
     )
     # Those of the daemon first: the others are all that is left below `/v1`.
-    routes: list[BaseRoute] = [*_daemon_routes(control), *mcp.routes(), *rest]
+    routes: list[BaseRoute] = [
+        *_daemon_routes(control),
+        link_route(dashboard, port),
+        *mcp.routes(),
+        *dashboard.routes(),
+        *rest,
+    ]
     return Guard(
         Starlette(routes=routes),
         pool=pool,

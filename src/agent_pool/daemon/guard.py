@@ -34,6 +34,8 @@ BODY_SECONDS: Final = 30.0
 """Seconds in which the whole body must have arrived."""
 SEND_SECONDS: Final = 60.0
 """Seconds in which a client must take some of what it is sent."""
+PAGES: Final = "/ui/"
+"""The beginning of the paths of the dashboard."""
 FREE_PATHS: Final = ("/v1/health",)
 """What a process of a worker can ask although `allow_nested` is off."""
 
@@ -100,7 +102,7 @@ class Guard:
         try:
             headers: dict[bytes, bytes] = dict(scope["headers"])
             if not connection.is_private:
-                self._check_tcp(headers)
+                self._check_tcp(headers, scope["path"])
             peer = await self._identify(connection)
             if scope["path"] not in FREE_PATHS:
                 refuse_nested(peer, self._settings)
@@ -113,7 +115,7 @@ class Guard:
             scope["state"]["peer"] = peer
             await exchange.run(self._app, scope)
 
-    def _check_tcp(self, headers: Mapping[bytes, bytes]) -> None:
+    def _check_tcp(self, headers: Mapping[bytes, bytes], path: str) -> None:
         # Before the token: a page of a browser that guesses must not learn whether it was right.
         if headers.get(b"host", b"").lower() not in self._hosts:
             raise RefusedRequest(
@@ -122,6 +124,8 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and origin.lower() not in self._origins:
             raise RefusedRequest(403, "foreign_origin", "pages of other origins are not served")
+        if path.startswith(PAGES):
+            return  # a browser has no token; the dashboard checks its cookie
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
             raise RefusedRequest(

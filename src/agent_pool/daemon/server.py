@@ -21,6 +21,7 @@ import psutil
 from agent_pool import runtime
 from agent_pool.client.start import ENDING, log_file, package_version
 from agent_pool.daemon.app import make_app, make_pool
+from agent_pool.daemon.dashboard.pages import Dashboard
 from agent_pool.daemon.http_server import DaemonHttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
 from agent_pool.daemon.lock import take_lock
@@ -127,11 +128,14 @@ class Daemon:
     async def _serve(self, listeners: tuple[Listener, ...], stamp: str) -> None:
         port = listeners[-1].socket.getsockname()[1]
         self._mcp = McpFaces(self._pool, self._settings, self._environ)
+        state = runtime.state_folder(self._environ)
+        self._dashboard = Dashboard(self._pool, self._settings, state, self._pool.totals)
         app = make_app(
             self,
             self._pool,
             self._settings,
             self._mcp,
+            self._dashboard,
             environ=self._environ,
             token=self._token,
             port=port,
@@ -154,6 +158,7 @@ class Daemon:
             unsubscribe()
             if self._relays_end is not None:
                 self._relays_end.cancel()
+            self._dashboard.close()
             await self._mcp.close()
             await self._http.finish(0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,8 @@ from agent_pool.errors import (
 from agent_pool.events import BaseTaskEvent, Ended, Event, RateLimitsChanged, Snapshot, TaskEvent
 from agent_pool.models import (
     AgentList,
+    Attachment,
+    DayTotal,
     Denied,
     LaunchSpec,
     Outcome,
@@ -134,6 +136,14 @@ class DurablePool:
         New tasks are still accepted. They stay in the store for the next daemon.
         """
         await self._engine.drain()
+
+    async def totals(self, wanted: TaskFilter) -> list[DayTotal]:
+        """Return the sums of the ended tasks that a filter means, by day, project and agent.
+
+        Raises:
+            StoreFailed: the store cannot be read.
+        """
+        return await self._store.totals(wanted)
 
     def _check_open(self) -> None:
         if self._is_closed or not self._is_open:
@@ -261,6 +271,9 @@ class DurablePool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -276,6 +289,9 @@ class DurablePool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         return await self._run(request, on_event, on_permission)
 
@@ -299,6 +315,9 @@ class DurablePool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
@@ -313,6 +332,9 @@ class DurablePool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
         events: asyncio.Queue[TaskEvent] = asyncio.Queue()
