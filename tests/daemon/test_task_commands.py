@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ class CommandLine:
         self.environ: dict[str, str] = {}
         self.started, self.go = folder / "started", folder / "go"
 
-    def script(self, request: ModelRequest) -> object:
+    def script(self, request: ModelRequest) -> Any:
         """Answer as the model: a task with ``hang`` waits in a shell, the others are echoed."""
         text = request.last_user_text
         if request.tool_results or not {"hang", "touch"} & set(text.split()):
