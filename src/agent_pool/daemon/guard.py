@@ -98,7 +98,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         connection: Connection = scope["state"]["connection"]
-        exchange = _Exchange(self, connection, receive, send, _most_bytes(scope["path"]))
+        exchange = _BoundedRequest(self, connection, receive, send, _most_bytes(scope["path"]))
         try:
             headers: dict[bytes, bytes] = dict(scope["headers"])
             if not connection.is_private:
@@ -157,7 +157,7 @@ def _most_bytes(path: str) -> int:
     return MAX_TASK_BODY if path in TASK_PATHS else MAX_BODY
 
 
-class _Exchange:
+class _BoundedRequest:
     """One request and its answer, with their bounds."""
 
     def __init__(

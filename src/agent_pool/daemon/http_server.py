@@ -66,7 +66,7 @@ class Connection:
         self._transport.abort()
 
 
-class HttpServer:
+class DaemonHttpServer:
     """A server of `app`.
 
     Args:
@@ -175,7 +175,11 @@ class _Protocol(H11Protocol):
     """uvicorn's protocol with a bound for the head of a request and for clients that never read."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, server: HttpServer, listener: Listener
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        server: DaemonHttpServer,
+        listener: Listener,
     ) -> None:
         super().__init__(config, state, {})
         self._server, self._listener = server, listener

@@ -22,7 +22,7 @@ from agent_pool import runtime
 from agent_pool.client.start import ENDING, log_file, package_version
 from agent_pool.daemon.app import make_app, make_pool
 from agent_pool.daemon.dashboard.pages import Dashboard
-from agent_pool.daemon.http_server import HttpServer, Listener
+from agent_pool.daemon.http_server import DaemonHttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
 from agent_pool.daemon.lock import take_lock
 from agent_pool.daemon.log_files import open_log
@@ -141,7 +141,7 @@ class Daemon:
             port=port,
         )
         self._idle = IdleWatch(self._is_busy)
-        self._http = HttpServer(app, listeners, self._idle.touch)
+        self._http = DaemonHttpServer(app, listeners, self._idle.touch)
         unsubscribe = self._pool.subscribe(lambda _: self._idle.touch())
         try:
             await self._http.start()
