@@ -39,8 +39,8 @@ from agent_pool import (
     Queued,
     RateLimits,
     RateWindow,
+    StructureMissing,
     TaskEvent,
-    TaskFailed,
     TaskResult,
     TooManyRequests,
     WorkerRetired,
@@ -236,11 +236,11 @@ def test_answer_that_breaks_the_schema_is_reported_with_its_usage(
     async def main() -> None:
         async with otel_project.real(lambda _: SECRET) as (pool, _):
             telemetry = Telemetry(pool)
-            with pytest.raises(TaskFailed) as caught:
+            with pytest.raises(StructureMissing) as caught:
                 await pool.invoke("tester", "task", schema=form)
             assert caught.value.result is not None
             span = attributes(telemetry.spans[0])
-            assert span["error.type"] == TaskFailed.code
+            assert span["error.type"] == StructureMissing.code
             output = caught.value.result.usage.output_tokens
             assert span["gen_ai.usage.output_tokens"] == output > 0
             counted = telemetry.metrics()["gen_ai.client.token.usage"]

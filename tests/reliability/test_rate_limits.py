@@ -193,6 +193,8 @@ def test_a_task_waits_once_for_each_reset(
     async def main(pool: AgentPool, api: LoopbackAPI, model: Limited) -> None:
         last = Watched(pool, "last")
         await last.until_held()
+        # A process reports its limits only when they have changed; a new one reports them again.
+        await pool.reset("tester")
         clock.skip(HOUR + 60)
         result = await last.answer
         assert (result.code, len(api.requests)) == ("usage_limit", 2)
