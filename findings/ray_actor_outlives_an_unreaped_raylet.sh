@@ -18,7 +18,7 @@ cat > "$folder/try.py" <<'PYTHON'
 import os, sys, time
 from pathlib import Path
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_TMPDIR=sys.argv[1])
 import ray
 from ray.cluster_utils import Cluster
 

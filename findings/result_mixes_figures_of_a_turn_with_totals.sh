@@ -115,6 +115,7 @@ def ask(prompt):
 prompts = ("first", "second", "with sub-agent", "/clear", "first")
 results = [ask(prompt) for prompt in prompts]
 cli.kill()
+cli.wait()
 one = results[0][3]
 found = [(*figures, round(cost / one, 3)) for *figures, cost in results]
 print("prompt          requests  usage  modelUsage  total_cost_usd / that of the first turn")
