@@ -26,7 +26,7 @@ MAX_FUNCTION_LINES = 50
 GROUND = {"errors", "settings", "text"}
 VALUES = {"models", "events", "api"}
 FACES = {"mcp", "cli", "hook", "otel"}
-FACES_CAN_IMPORT = {"", "client", "loopback", "errors", "runtime", "settings", "text"}
+FACES_CAN_IMPORT = {"", "client", "loopback", "errors", "runtime", "settings", "text", "views"}
 """Modules that a face can import, besides its own and the package's public names."""
 
 ROOMS: dict[str, set[str]] = {
@@ -41,9 +41,11 @@ ROOMS: dict[str, set[str]] = {
     "claude": GROUND | VALUES | {"agents"},
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
+    "views": {"text", "models", "events"},
     "tasks": GROUND | VALUES | {"pool"},
     "client": GROUND | VALUES | {"runtime", "pool"},
-    "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
+    "relay": {"client", "errors", "runtime"},
+    "daemon": GROUND | VALUES | {"claude", "client", "mcp", "pool", "runtime", "tasks", "views"},
     "sync": GROUND | VALUES | {"pool", "client"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""
@@ -51,6 +53,8 @@ ROOMS: dict[str, set[str]] = {
 LATE = {
     ("claude", "loopback"): "the reset probe runs a binary against the offline model",
     ("cli", "mcp"): "`agent-pool serve` starts the other face",
+    ("cli", "relay"): "`agent-pool serve` is the relay",
+    ("relay", "mcp"): "without a daemon the relay becomes the server",
     ("cli", "daemon"): "`agent-pool daemon run` is the daemon",
     ("mcp", "hook"): "the early list of tools finds the agents' files as the hook does",
 }
@@ -60,6 +64,7 @@ POOL_MAKERS = {"cli.connect", "mcp.stdio"}
 """The modules of the faces that choose a pool; all others know only `PoolAPI`."""
 
 SANS_IO = [
+    "claude.protocol.content",
     "claude.protocol.endings",
     "claude.protocol.frames",
     "claude.protocol.framing",
@@ -70,6 +75,7 @@ SANS_IO = [
     "claude.protocol.signals",
     "claude.protocol.states",
     "claude.protocol.turn_record",
+    "claude.protocol.usage_watch",
     "claude.protocol.words",
     "events",
     "models",

@@ -99,6 +99,7 @@ def test_launcher_lists_tools_while_installing_and_becomes_the_server(
     assert names == [
         "invoke",
         "invoke_many",
+        "result",
         "agents",
         "read_answer",
         "warmup",

@@ -25,6 +25,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
 )
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, aclosing, contextmanager, suppress
@@ -41,6 +42,7 @@ from agent_pool.errors import PoolClosed, PoolError
 from agent_pool.events import Event, TaskEvent
 from agent_pool.models import (
     AgentList,
+    Attachment,
     Denied,
     LaunchSpec,
     Outcome,
@@ -255,6 +257,9 @@ class BlockingPool(Generic[P]):
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: Decide | None = None,
     ) -> TaskResult:
@@ -275,6 +280,9 @@ class BlockingPool(Generic[P]):
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=attachments,
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
             on_event=on_event,
             on_permission=_in_thread(on_permission),
         )
@@ -293,6 +301,9 @@ class BlockingPool(Generic[P]):
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: Decide | None = None,
     ) -> Generator[TaskEvent, None, None]:
         """Yield the events of a task as they come; see `PoolAPI.stream`.
@@ -311,6 +322,9 @@ class BlockingPool(Generic[P]):
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=attachments,
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
             on_permission=_in_thread(on_permission),
         )
         return _iterate(self._loop, events)

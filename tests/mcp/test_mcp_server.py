@@ -21,7 +21,8 @@ from support.fake_pool import (
 from support.mcp_client import ERAS, connected, find_tool, listening, text_of
 from support.waiting import run
 
-TOOLS = ["invoke", "invoke_many", "agents", "read_answer", "warmup", "list", "stats", "reset"]
+TOOLS = ["invoke", "invoke_many", "result", "agents", "read_answer"]
+TOOLS += ["warmup", "list", "stats", "reset"]
 
 pytestmark = pytest.mark.parametrize("era", ERAS)
 
@@ -39,7 +40,7 @@ def test_the_tools_are_declared_without_structured_output(era: str) -> None:
                 }
             hints = {name: tool.annotations for name, tool in tools.items()}
             read_only = [name for name, hint in hints.items() if hint and hint.read_only_hint]
-            assert read_only == ["agents", "read_answer", "list", "stats"]
+            assert read_only == ["result", "agents", "read_answer", "list", "stats"]
 
     run(main())
 

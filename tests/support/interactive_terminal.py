@@ -33,7 +33,9 @@ class InteractiveTerminal:
 
 
 @asynccontextmanager
-async def interactive(project: ServerProject, prompt: str) -> AsyncIterator[InteractiveTerminal]:
+async def interactive(
+    project: ServerProject, prompt: str, *options: str
+) -> AsyncIterator[InteractiveTerminal]:
     """Start Claude Code with the pool's server and a prompt; kill it at the end."""
     answer_first_questions(project)
     program, *arguments = project.command
@@ -43,6 +45,7 @@ async def interactive(project: ServerProject, prompt: str) -> AsyncIterator[Inte
     process = await asyncio.create_subprocess_exec(
         *(str(real_cli()), prompt, "--mcp-config", json.dumps(servers), "--strict-mcp-config"),
         "--dangerously-skip-permissions",
+        *options,
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,

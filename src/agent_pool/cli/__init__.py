@@ -7,7 +7,7 @@ def main() -> None:
     """Run the command line; always ends in SystemExit."""
     # MCP clients start the server like this and wait for it, so it starts without click.
     if sys.argv[1:] == ["serve"]:
-        from agent_pool.mcp import run
+        from agent_pool.relay import run
 
         run()
     from agent_pool.cli.app import main as run_command

@@ -48,9 +48,9 @@ def install(
 ) -> None:
     """Register the MCP server and the delegation hook with Claude Code.
 
-    The server gives Claude Code the tools invoke, invoke_many, agents, read_answer, warmup, list,
-    stats and reset. The hook refuses calls of Claude Code's own delegation tool for the agents of
-    this project, and names the pool's tool instead.
+    The server gives Claude Code the tools invoke, invoke_many, result, agents, read_answer, warmup,
+    list, stats and reset. The hook refuses calls of Claude Code's own delegation tool for the
+    agents of this project, and names the pool's tool instead.
     The server is added by `claude mcp add`. The hook is inserted into the settings file of the
     scope; every other byte of that file stays the same. A second run changes nothing.
 

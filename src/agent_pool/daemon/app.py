@@ -13,8 +13,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
+from agent_pool.daemon.dashboard.pages import Dashboard, link_route
 from agent_pool.daemon.guard import Guard
+from agent_pool.daemon.mcp_faces import McpFaces
 from agent_pool.daemon.rest import rest_routes
+from agent_pool.models import DayTotal, TaskFilter
 from agent_pool.pool.pool import AgentPool
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
@@ -30,25 +33,8 @@ class DrainablePool(TaskAPI, Protocol):
         """Begin no task any more, and wait until those that run have ended."""
         ...
 
-
-class RelayPart(Protocol):
-    """The server of the MCP relays, as far as the daemon's life needs it."""
-
-    @property
-    def client_count(self) -> int:
-        """Return how many relays are connected."""
-        ...
-
-    async def start(self, path: Path) -> None:
-        """Listen on a Unix socket."""
-        ...
-
-    async def drain(self) -> None:
-        """Accept no client any more, and return when no call of one runs."""
-        ...
-
-    async def close(self) -> None:
-        """End all connections."""
+    async def totals(self, wanted: TaskFilter) -> list[DayTotal]:
+        """Return the sums of the ended tasks that a filter means."""
         ...
 
 
@@ -74,32 +60,14 @@ def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> Dr
     return DurablePool(AgentPool(settings, environ=environ), Store(state / STORE), settings)
 
 
-class NoRelays:
-    """Stands for the server of the relays where there is none."""
-
-    client_count = 0
-
-    async def start(self, path: Path) -> None:
-        """Do nothing."""
-
-    async def drain(self) -> None:
-        """Do nothing."""
-
-    async def close(self) -> None:
-        """Do nothing."""
-
-
-def make_relay_server(pool: TaskAPI, settings: Settings) -> RelayPart:
-    """Return the server of the MCP relays, not started yet."""
-    return NoRelays()
-
-
 def make_app(
     control: DaemonControl,
     pool: TaskAPI,
     settings: Settings,
-    environ: Mapping[str, str],
+    mcp: McpFaces,
+    dashboard: Dashboard,
     *,
+    environ: Mapping[str, str],
     token: str,
     port: int,
 ) -> ASGIApp:
@@ -111,7 +79,13 @@ def make_app(
         is_draining=lambda: control.is_draining,
     )
     # Those of the daemon first: the others are all that is left below `/v1`.
-    routes: list[BaseRoute] = [*_daemon_routes(control), *rest]
+    routes: list[BaseRoute] = [
+        *_daemon_routes(control),
+        link_route(dashboard, port),
+        *mcp.routes(),
+        *dashboard.routes(),
+        *rest,
+    ]
     return Guard(
         Starlette(routes=routes),
         pool=pool,
@@ -128,7 +102,8 @@ def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:
     async def drain(request: Request) -> JSONResponse:
         # Before the answer: its reader starts the next daemon.
         control.begin_drain()
-        return JSONResponse(await control.status(), status_code=202)
+        # Without figures: the pool can be closed by now.
+        return JSONResponse({"draining": True}, status_code=202)
 
     return [
         Route("/v1/daemon", status),

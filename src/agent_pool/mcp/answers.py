@@ -40,15 +40,16 @@ class LongAnswers:
         self._texts: dict[str, str] = {}
         self._numbers = itertools.count(1)
 
-    def keep(self, result: CallToolResult, limit: int) -> CallToolResult:
+    def keep(self, result: CallToolResult, limit: int, name: str = "") -> CallToolResult:
         """Keep an answer that is longer than `limit`, and say so in its first line.
 
-        A line of its own: opencode 1.18 shows nothing of an answer that is a single long line.
+        A line of its own: opencode 1.18 shows nothing of an answer that is a single long line. A
+        name is for an answer that can be asked for again; without one it gets a new name.
         """
         text = "".join(block.text for block in result.content if isinstance(block, TextContent))
         if len(text) <= limit:
             return result
-        name = f"answer-{next(self._numbers)}"
+        name = name or f"answer-{next(self._numbers)}"
         self._texts[name] = text
         self._drop_oldest()
         note = (

@@ -17,6 +17,7 @@ from mcp_types import INTERNAL_ERROR, CallToolResult, ErrorData
 
 from agent_pool import AgentPoolError, PermissionRequest
 from agent_pool.mcp.answers import LongAnswers
+from agent_pool.mcp.kept_tasks import KeptTasks
 from agent_pool.mcp.permissions import AskPerson, Decision
 from agent_pool.mcp.progress import SendProgress
 
@@ -46,12 +47,16 @@ class Caller:
         ask: puts a permission request to a person; None if that is impossible.
         accepted: is called when the pool has taken a task: from then on it waits or works.
         answers: the long answers of its connection.
+        tasks: where tasks in the background are kept; None if that is impossible.
+        parent: the id that the tasks of this call get as their parent; None for no parent.
     """
 
     report: SendProgress
     ask: AskPerson | None = None
     accepted: Callable[[], None] = lambda: None
     answers: LongAnswers = field(default_factory=LongAnswers)
+    tasks: KeptTasks | None = None
+    parent: str | None = None
 
 
 def _name_in_id(name: str) -> str:
@@ -98,10 +103,17 @@ class Call:
         can_ask: there is a person to ask.
         name: see above.
         max_questions: every further question is denied.
+        is_parent: its tasks get its id as their parent.
     """
 
     def __init__(
-        self, run: RunCall, *, can_ask: bool, name: str = "", max_questions: int | None = None
+        self,
+        run: RunCall,
+        *,
+        can_ask: bool,
+        name: str = "",
+        max_questions: int | None = None,
+        is_parent: bool = False,
     ) -> None:
         # The name first: Claude Code shows the person only the first eight characters (2.1.332).
         self.id = f"{_name_in_id(name)}-{secrets.token_hex(16)}"
@@ -118,7 +130,12 @@ class Call:
         self._max_questions = max_questions
         self._changed = asyncio.Event()
         self._accepted = asyncio.Event()
-        caller = Caller(self._report, self._ask if can_ask else None, self._accepted.set)
+        caller = Caller(
+            self._report,
+            self._ask if can_ask else None,
+            self._accepted.set,
+            parent=self.id if is_parent else None,
+        )
         self.running = asyncio.create_task(self._run(run, caller))
 
     @property

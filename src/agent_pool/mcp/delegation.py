@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from mcp_types import CallToolResult
 
@@ -39,7 +40,7 @@ _STATES = ("running", "waiting", "done", "failed")
 
 async def invoke(pool: PoolAPI, call: InvokeArguments, caller: Caller) -> CallToolResult:
     """Run one task, and return the agent's answer."""
-    with _progress(caller.report) as update:
+    with reporting(caller.report) as update:
         update(f"{call.agent} is called")
         return results.task_result(await _run(pool, call, caller, update))
 
@@ -66,6 +67,8 @@ async def _run(pool: PoolAPI, call: InvokeArguments, caller: Caller, update: Upd
             effort=call.effort,
             permission_mode=call.permission_mode,
             isolation=call.isolation,
+            max_budget_usd=call.max_budget_usd,
+            max_tokens=call.max_tokens,
             on_event=on_event,
             on_permission=permissions.decide,
         )
@@ -79,7 +82,7 @@ async def _run(pool: PoolAPI, call: InvokeArguments, caller: Caller, update: Upd
 
 async def invoke_many(pool: PoolAPI, call: InvokeManyArguments, caller: Caller) -> CallToolResult:
     """Run many tasks side by side, and return every answer in the tasks' order."""
-    with _progress(caller.report) as update:
+    with reporting(caller.report) as update:
         update(f"{len(call.tasks)} tasks are given out")
         return results.batch_result(await _BatchCall(call.tasks, caller, update).run(pool))
 
@@ -91,6 +94,7 @@ class _BatchCall:
         self._tasks = tasks
         self._update = update
         self._accepted = caller.accepted
+        self._parent = caller.parent
         self._states = ["waiting"] * len(tasks)
         self._permissions = [TaskPermissions(caller.ask) for _ in tasks]
         self._began: dict[int, float] = {}
@@ -98,7 +102,7 @@ class _BatchCall:
 
     async def run(self, pool: PoolAPI) -> list[EndedTask]:
         outcomes = await pool.map(
-            [task.request for task in self._tasks],
+            [replace(task.request, parent=self._parent) for task in self._tasks],
             on_event=self._on_event,
             on_permission=self._on_permission,
             on_end=self._on_end,
@@ -141,7 +145,8 @@ class _BatchCall:
 
 
 @contextmanager
-def _progress(report: SendProgress) -> Iterator[Update]:
+def reporting(report: SendProgress) -> Iterator[Update]:
+    """Send the client a line of progress now and then; yields how the line is changed."""
     progress = Progress(report)
     reporting = asyncio.create_task(progress.run())
     try:

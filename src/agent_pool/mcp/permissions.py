@@ -83,11 +83,19 @@ class TaskPermissions:
         except asyncio.CancelledError:
             self.refused.append((request.tool, Decision.UNANSWERED))
             raise
-        if decision in (Decision.ONCE, Decision.TASK):
+        reply = reply_to(decision)
+        if reply:
             self._permits_all = decision is Decision.TASK
-            return True
-        self.refused.append((request.tool, decision))
-        return Denied(_REASONS.get(decision, ""))
+        else:
+            self.refused.append((request.tool, decision))
+        return reply
+
+
+def reply_to(decision: Decision) -> bool | Denied:
+    """Return the reply to the agent's request."""
+    if decision in (Decision.ONCE, Decision.TASK):
+        return True
+    return Denied(_REASONS.get(decision, ""))
 
 
 def permission_form(request: PermissionRequest) -> ElicitRequestFormParams:

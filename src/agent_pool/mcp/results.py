@@ -56,9 +56,22 @@ class EndedTask:
         return not isinstance(self.outcome, TaskResult) or self.outcome.is_error
 
 
-def text_result(text: str) -> CallToolResult:
+TASK_KEY: Final = "agent-pool/task"
+"""In `_meta` of an `invoke` in the background: the id of the task, as `task_id`."""
+
+
+def text_result(text: str, *, is_error: bool = False) -> CallToolResult:
     """Return a result of text alone."""
-    return _result(text)
+    return _result(text, is_error=is_error)
+
+
+def begun_result(agent: str, task_id: str) -> CallToolResult:
+    """Return how the answer of a task in the background is read."""
+    text = (
+        f"{agent} works on this in the background, as task {task_id}. Go on with other work; the "
+        f'tool result returns the answer: id="{task_id}".'
+    )
+    return _result(text, {TASK_KEY: {"task_id": task_id}})
 
 
 def task_result(ended: EndedTask) -> CallToolResult:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ from mcp_types import (
 from agent_pool import AgentPoolError, PoolAPI
 from agent_pool.mcp.agent_list import description_limit
 from agent_pool.mcp.answers import LongAnswers, answer_limit
+from agent_pool.mcp.background import begin_in_background
+from agent_pool.mcp.call_tasks import CallTasks
 from agent_pool.mcp.calls import Caller, ConnectionCalls, RunCall
 from agent_pool.mcp.capabilities import (
     Context,
@@ -37,8 +39,16 @@ from agent_pool.mcp.capabilities import (
 )
 from agent_pool.mcp.elicitation import ElicitationRounds
 from agent_pool.mcp.greeting import INSTRUCTIONS, NAME, package_version
+from agent_pool.mcp.kept_tasks import KeptTasks
 from agent_pool.mcp.tasks import TasksExtension, for_this_protocol
-from agent_pool.mcp.tools import DELEGATING, Listing, call_tool, declare
+from agent_pool.mcp.tools import (
+    ANSWERING,
+    DELEGATING,
+    Listing,
+    call_tool,
+    declare,
+    is_in_background,
+)
 
 WATCH_INTERVAL: Final = 1.0
 """Seconds between two checks of the agents' files."""
@@ -63,10 +73,23 @@ def build_server(
     watch_interval: float = WATCH_INTERVAL,
     calls: ConnectionCalls | None = None,
     early: EarlyList | None = None,
+    stored: KeptTasks | None = None,
+    is_resumed: bool = False,
 ) -> Server[Any]:
-    """Build the server for one connection; it uses `pool` and never opens or closes it."""
-    tools = _ToolHandlers(pool, early or EarlyList())
+    """Build the server for one connection; it uses `pool` and never opens or closes it.
+
+    Args:
+        pool: the pool.
+        watch_interval: seconds between two checks of the agents' files.
+        calls: the calls that are kept as long as the connection.
+        early: learns of a list of tools that the client got before.
+        stored: where delegated calls are kept instead; they outlive the connection.
+        is_resumed: the client has a list of tools from another server, so it is told to ask again.
+    """
     calls = calls or ConnectionCalls()
+    tools = _ToolHandlers(pool, early or EarlyList(), stored or CallTasks(calls))
+    if is_resumed:
+        tools.expect_another_list()
 
     @asynccontextmanager
     async def watching(_: Server[Any]) -> AsyncIterator[None]:
@@ -89,7 +112,7 @@ def build_server(
     server.add_notification_handler(
         "notifications/initialized", NotificationParams, tools.remember_session
     )
-    _extend(server, TasksExtension(calls, tools.bind), tools)
+    _extend(server, TasksExtension(tools.tasks, tools), tools)
     return server
 
 
@@ -110,9 +133,10 @@ def initialization_options(server: Server[Any]) -> InitializationOptions:
 class _ToolHandlers:
     """The handlers of one connection, and the version of the agents that its client knows."""
 
-    def __init__(self, pool: PoolAPI, early: EarlyList) -> None:
+    def __init__(self, pool: PoolAPI, early: EarlyList, tasks: KeptTasks) -> None:
         self._pool = pool
         self._early = early
+        self.tasks = tasks
         self._answers = LongAnswers()
         self.bus = InMemorySubscriptionBus()
         self.rounds = ElicitationRounds()
@@ -125,17 +149,19 @@ class _ToolHandlers:
         limit = description_limit(*client_of(ctx))
         return ListToolsResult(tools=declare(await self._agents(), limit))
 
-    def bind(self, ctx: Context, params: CallToolRequestParams) -> RunCall:
+    def expect_another_list(self) -> None:
+        """Tell the client at the next check of the agents' files to ask for its tools again."""
+        self._shown = ""
+
+    def bind(self, params: CallToolRequestParams) -> RunCall:
         """Return the call, ready to run for its caller."""
-        run = partial(call_tool, self._pool, params.name, params.arguments)
-        if params.name not in DELEGATING:
-            return run
-        limit = answer_limit(client_of(ctx)[0])
+        if is_in_background(params):
+            return partial(begin_in_background, self._pool, params.arguments)
+        return partial(call_tool, self._pool, params.name, params.arguments)
 
-        async def run_and_keep(caller: Caller) -> CallToolResult:
-            return self._answers.keep(await run(caller), limit)
-
-        return run_and_keep
+    def keep(self, ctx: Context, result: CallToolResult, name: str = "") -> CallToolResult:
+        """Keep an answer that is too long for the client; see `LongAnswers.keep`."""
+        return self._answers.keep(result, answer_limit(client_of(ctx)[0]), name)
 
     async def call_tool(
         self, ctx: Context, params: CallToolRequestParams
@@ -143,12 +169,18 @@ class _ToolHandlers:
         async def report(number: int, line: str) -> None:
             await ctx.session.report_progress(number, message=line)
 
-        run = self.bind(ctx, params)
-        if params.name not in DELEGATING or not can_elicit(ctx):
-            return await run(Caller(report, answers=self._answers))
+        bound = self.bind(params)
+
+        async def run(caller: Caller) -> CallToolResult:
+            result = await bound(caller)
+            return self.keep(ctx, result) if params.name in ANSWERING else result
+
+        caller = Caller(report, answers=self._answers, tasks=self.tasks)
+        if params.name not in DELEGATING or not can_elicit(ctx) or is_in_background(params):
+            return await run(caller)
         if is_modern(ctx):
             return await self.rounds.call(params, run, report)
-        return await run(Caller(report, elicit_permission(ctx)))
+        return await run(replace(caller, ask=elicit_permission(ctx)))
 
     async def remember_session(self, ctx: Context, _: NotificationParams) -> None:
         """Keep the session; only clients of the older protocols send this notification."""

@@ -8,23 +8,31 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, Tool, ToolAnnotations
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    Tool,
+    ToolAnnotations,
+)
 
 from agent_pool import AgentList, AgentPoolError, PoolAPI
 from agent_pool.mcp import results
 from agent_pool.mcp.agent_list import AgentNames
 from agent_pool.mcp.agent_search import find_agents
 from agent_pool.mcp.answers import CLAUDE_LIMIT
+from agent_pool.mcp.background import fetch_result
 from agent_pool.mcp.calls import Caller
 from agent_pool.mcp.delegation import invoke, invoke_many
 from agent_pool.mcp.tool_arguments import (
     AgentArguments,
     AgentsArguments,
-    InvokeArguments,
+    BackgroundArguments,
     InvokeManyArguments,
     NoArguments,
     ReadAnswerArguments,
     ResetArguments,
+    ResultArguments,
     ToolArguments,
 )
 from agent_pool.mcp.tool_list import list_tools
@@ -32,6 +40,8 @@ from agent_pool.text import bytes_text, count, did_you_mean, one_line
 
 DELEGATING: Final = frozenset({"invoke", "invoke_many"})
 """The tools that take as long as an agent's task."""
+ANSWERING: Final = DELEGATING | {"result"}
+"""The tools whose answers are those of agents, and can be long."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +68,11 @@ async def call_tool(
     except Exception as error:
         logger.exception("bug: the tool %s failed", name)
         return results.error_result(error)
+
+
+def is_in_background(params: CallToolRequestParams) -> bool:
+    """Return whether a call is to be answered before its task has ended."""
+    return params.name == "invoke" and (params.arguments or {}).get("background") is True
 
 
 def called_agents(arguments: Mapping[str, Any] | None) -> str:
@@ -170,7 +185,7 @@ _ENTRIES: Final[Mapping[str, _ToolEntry]] = {
     "invoke": _ToolEntry(
         "Invoke an agent",
         _INVOKE,
-        InvokeArguments,
+        BackgroundArguments,
         invoke,
         ToolAnnotations(),
         _LONG_ANSWERS,
@@ -183,6 +198,15 @@ _ENTRIES: Final[Mapping[str, _ToolEntry]] = {
         InvokeManyArguments,
         invoke_many,
         ToolAnnotations(),
+        _LONG_ANSWERS,
+    ),
+    "result": _ToolEntry(
+        "Get the answer of a task",
+        "The answer of a task that runs in the background, by its id. If it has not ended after "
+        "wait_seconds, the answer says what it does now.",
+        ResultArguments,
+        fetch_result,
+        _HARMLESS,
         _LONG_ANSWERS,
     ),
     "agents": _ToolEntry(
