@@ -31,6 +31,7 @@ from agent_pool import (
     TaskEvent,
     TaskFailed,
     TaskInterrupted,
+    TaskNotFound,
     TaskRequest,
     Text,
     Usage,
@@ -183,6 +184,41 @@ def test_dollars_do_not_count_with_a_subscription() -> None:
         budgets.has_subscription = True
         budgets.add(day_of(now), "/a", 0, 2.0)
         assert bool(budgets.problem(now, "/a")) is with_subscription
+
+
+def test_open_tasks_are_never_removed_from_the_history(durable: OpenPool) -> None:
+    async def main() -> None:
+        gate = TaskGate()
+        async with durable(gate, max_workers=1, history_size=1) as pool:
+            running = await pool.submit(TaskRequest("reviewer", "running"))
+            queued = await pool.submit(TaskRequest("reviewer", "queued"))
+            ended = await pool.submit(TaskRequest("reviewer", "ended"))
+            await pool.cancel(ended.id)
+            await pool._store.flush()
+            await pool._prune()
+            assert [one.id for one in await pool.tasks()] == [queued.id, running.id]
+            with pytest.raises(TaskNotFound, match="history_size"):
+                await pool.task(ended.id)
+            gate.open()
+            await queued.result()
+
+    run(main())
+
+
+def test_a_stored_task_runs_in_its_project_after_a_move(tmp_path: Path) -> None:
+    async def main() -> None:
+        here, there = tmp_path / "here", tmp_path / "there"
+        first = DurablePool(FakePool(), Store(tmp_path / "tasks.db"), Settings(project_dir=here))
+        async with first:
+            await first.drain()
+            await first.submit(TaskRequest("reviewer", "look"))
+        fake = FakePool()
+        moved = DurablePool(fake, Store(tmp_path / "tasks.db"), Settings(project_dir=there))
+        async with moved:
+            await (await moved.attach((await moved.tasks())[0].id)).result()
+        assert [one.project for one in fake.requests] == [str(here)]
+
+    run(main())
 
 
 # Conversations and batches

@@ -132,7 +132,7 @@ class TaskEngine:
         live = self._make(
             record.id,
             record.number,
-            stored.request,
+            _in_its_project(stored),
             created=record.created,
             attempts=record.attempts,
             # Numbers of events that were sent but not written must not be used again.
@@ -336,7 +336,7 @@ class TaskEngine:
         Raises:
             StoreFailed: it could not be written.
         """
-        record, request = stored.record, stored.request
+        record, request = stored.record, _in_its_project(stored)
         if request.deadline is not None and request.deadline <= time.time():
             request = replace(request, deadline=None)
         live = self._make(
@@ -784,6 +784,12 @@ def _is_broken(stored: StoredTask) -> bool:
     """Return whether a task ran when the last owner of the store ended, and cannot run again."""
     can_run_again = stored.request.idempotent and stored.record.attempts < MAX_ATTEMPTS
     return stored.record.state != "queued" and not can_run_again
+
+
+def _in_its_project(stored: StoredTask) -> TaskRequest:
+    """Return the request with its folder: the pool's own folder can be another one by now."""
+    request = stored.request
+    return replace(request, project=request.project or stored.record.project)
 
 
 def _conversation(stored: StoredTask) -> object:

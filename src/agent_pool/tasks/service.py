@@ -159,8 +159,12 @@ class DurablePool:
 
     async def _prune(self) -> None:
         wanted = self.settings
+        has_removed = False
         while await self._store.prune(wanted.history_age, wanted.history_size):
-            await self._store.vacuum()
+            has_removed = True
+            await asyncio.sleep(PRUNE_PAUSE)
+        while has_removed:
+            has_removed = await self._store.vacuum() > 0
             await asyncio.sleep(PRUNE_PAUSE)
 
     # Tasks

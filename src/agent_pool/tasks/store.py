@@ -42,7 +42,7 @@ BUFFER_SECONDS: Final = 0.25
 """For so long events wait to be written together: each write waits for the disk."""
 MAX_BUFFERED: Final = 32 * 2**20
 """Bytes of events that wait while the disk is full; later ones are not kept."""
-PRUNE_CHUNK: Final = 100
+PRUNE_CHUNK: Final = 20
 """Tasks that one transaction removes, so that other writes do not wait for long."""
 VACUUM_PAGES: Final = 2000
 DAYS_KEPT: Final = 400
@@ -356,15 +356,19 @@ class Store:
         oldest = None if max_age is None else time.time() - max_age
         return await self._database.write(lambda c: _prune(c, oldest, max_size))
 
-    async def vacuum(self) -> None:
-        """Give free pages back to the file system, some at a time.
+    async def vacuum(self) -> int:
+        """Give some free pages back to the file system; return how many are left.
 
         Raises:
             StoreFailed: it could not be written.
         """
-        query = f"PRAGMA incremental_vacuum({VACUUM_PAGES})"
-        # Each row of this statement frees one page.
-        await self._database.write(lambda c: c.execute(query).fetchall())
+
+        def free(connection: sqlite3.Connection) -> int:
+            # Each row of this statement frees one page.
+            connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+        return await self._database.write(free)
 
 
 def _new_task(record: TaskRecord, request: TaskRequest) -> dict[str, Any]:
