@@ -127,6 +127,10 @@ class Database:
             os.close(self._lock)
             self._lock = None
 
+    def hand_over(self) -> None:
+        """Let another pool own the file; both can write to it from now on."""
+        self._release_lock()
+
     async def close(self) -> None:
         """Write what waits, and close the file; a second call has no effect.
 
