@@ -41,6 +41,7 @@ from agent_pool import (
     Started,
     StrayResult,
     Submitted,
+    TaskAPI,
     TaskEvent,
     TaskFailed,
     TaskHandle,
@@ -65,6 +66,7 @@ from agent_pool import (
     running_pools,
 )
 from agent_pool.mcp.unusable_pool import UnusablePool
+from agent_pool.tasks.service import DurablePool
 
 
 def check_pools_implement_the_interface(pool: AgentPool, unusable: UnusablePool) -> list[PoolAPI]:
@@ -271,6 +273,11 @@ def check_event(event: Event) -> None:
             assert_type(event.stats, PoolStats)
         case _:
             check_task_event(event)
+
+
+def check_durable_pool(pool: DurablePool) -> TaskAPI:
+    """Check that a pool with a store has the whole interface."""
+    return pool
 
 
 async def check_errors(pool: PoolAPI) -> None:
