@@ -785,7 +785,11 @@ class TaskEngine:
 
     def _spend_rest(self, live: LiveTask) -> None:
         """Add what the result reports beyond the last `Spent`."""
-        result = live.result or getattr(live.error, "result", None)
+        result = live.result
+        partial: TaskResult | None = getattr(live.error, "result", None)
+        # What an interrupted agent had said can come without all that it had used.
+        if partial is not None and partial.cost_usd > live.cost_usd:
+            result = partial
         if result is None or not (result.cost_usd or result.usage.prompt_tokens):
             return
         before = live.usage, live.cost_usd
