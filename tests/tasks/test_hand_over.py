@@ -17,7 +17,7 @@ from agent_pool import (
     Text,
 )
 from agent_pool.tasks import engine, service
-from support.durable_pools import Gate, OpenPool, crash
+from support.durable_pools import OpenPool, TaskGate, crash
 from support.waiting import run, wait_until
 
 
@@ -32,7 +32,7 @@ def test_the_next_owner_runs_new_tasks_while_the_former_finishes_its_own(
     durable: OpenPool,
 ) -> None:
     async def main() -> None:
-        old_gate, new_gate = Gate(), Gate()
+        old_gate, new_gate = TaskGate(), TaskGate()
         async with durable(old_gate, max_workers=1) as old:
             running = await old.submit(TaskRequest("reviewer", "one"))
             queued = await old.submit(TaskRequest("reviewer", "two"))
@@ -49,8 +49,7 @@ def test_the_next_owner_runs_new_tasks_while_the_former_finishes_its_own(
                 seen: list[object] = []
 
                 async def follow() -> None:
-                    async for event in new.task_events(running.id):
-                        seen.append(event)
+                    seen.extend([event async for event in new.task_events(running.id)])
 
                 following = asyncio.create_task(follow())
                 new_gate.open()
@@ -77,7 +76,7 @@ def test_the_next_owner_runs_new_tasks_while_the_former_finishes_its_own(
 
 def test_a_kept_task_is_interrupted_when_its_owner_is_killed(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         old = durable(gate)
         await old.open()
         lost = await old.submit(TaskRequest("reviewer", "one"))
@@ -98,7 +97,7 @@ def test_a_kept_task_is_interrupted_when_its_owner_is_killed(durable: OpenPool) 
 
 def test_a_kept_task_is_cancelled_by_a_client_of_the_next_owner(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate) as old:
             running = await old.submit(TaskRequest("reviewer", "one"))
             await wait_until(lambda: gate.has_begun("one"))
@@ -117,7 +116,7 @@ def test_a_kept_task_is_cancelled_by_a_client_of_the_next_owner(durable: OpenPoo
 
 def test_a_key_of_a_kept_task_gives_that_task(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate) as old:
             request = TaskRequest("reviewer", "one", idempotency_key="k")
             running = await old.submit(request)
@@ -136,7 +135,7 @@ def test_a_task_of_a_conversation_that_is_kept_elsewhere_is_not_run_without_it(
     durable: OpenPool,
 ) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate, max_workers=1) as old:
             first = await old.submit(TaskRequest("reviewer", "one", conversation="c"))
             second = await old.submit(TaskRequest("reviewer", "two", conversation="c"))
