@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from agent_pool import TaskRequest, connect
+from agent_pool import TaskInterrupted, TaskRequest, connect
 from agent_pool.client import start as client
 from agent_pool.loopback import LoopbackAPI, ModelRequest
 from agent_pool.runtime import ADDRESS_FILE, DaemonAddress

@@ -664,9 +664,10 @@ class KeptHandle(DurableHandle):
         self._pool = pool
 
     async def result(self) -> TaskResult:
-        while self._pool._is_kept(record := await self._pool.task(self.id)):  # noqa: ASYNC110
+        while self._pool._is_kept(await self._pool.task(self.id)):  # noqa: ASYNC110
             await asyncio.sleep(KEEPER_SECONDS)
-        return await self._pool._ended_handle(record, None).result()
+        # It has ended, or it is this pool's by now.
+        return await (await self._pool.attach(self.id)).result()
 
     def cancel(self) -> bool:
         self._engine.spawn(self._pool.cancel(self.id), f"cancel {self.id}")
