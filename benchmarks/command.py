@@ -23,6 +23,7 @@ from benchmarks.memory import memory
 from benchmarks.processes import processes
 from benchmarks.report import ACCEPTANCE, TARGETS, legend, tables
 from benchmarks.results import BenchmarkResult
+from benchmarks.tasks import tasks
 
 
 class BenchmarkGroup(Command, click.Group):
@@ -49,7 +50,7 @@ def _check_plot(ctx: click.Context, parameter: click.Parameter, value: Path | No
 @click.group(
     cls=BenchmarkGroup,
     invoke_without_command=True,
-    subcommand_metavar="[agents | builds OTHER | memory | processes] [OPTIONS]",
+    subcommand_metavar="[agents | builds OTHER | memory | processes | tasks] [OPTIONS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 @click.option(
@@ -116,6 +117,7 @@ def benchmarks(
       python -m benchmarks memory --tasks 100
       python -m benchmarks agents
       python -m benchmarks processes
+      python -m benchmarks tasks
     """
     if ctx.invoked_subcommand is not None:
         _refuse_options(ctx)
@@ -142,6 +144,7 @@ benchmarks.add_command(agents)
 benchmarks.add_command(builds)
 benchmarks.add_command(memory)
 benchmarks.add_command(processes)
+benchmarks.add_command(tasks)
 
 
 def _refuse_options(ctx: click.Context) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any, get_args
 
 import pytest
@@ -22,7 +23,7 @@ from agent_pool import (
 )
 from agent_pool.pool.event_bus import EventBus
 from support.fake_pool import make_result
-from support.json_values import values_of
+from support.json_values import assert_other_ways_give_json, values_of
 
 EVENTS: tuple[Any, ...] = get_args(Event)
 
@@ -34,7 +35,7 @@ def test_every_event_has_a_tag_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # the first example builds the converters
 @given(data=st.data())
 def test_an_event_survives_the_way_through_json(kind: Any, data: st.DataObject) -> None:
     event = data.draw(values_of(kind))
@@ -42,8 +43,18 @@ def test_an_event_survives_the_way_through_json(kind: Any, data: st.DataObject) 
     assert type(made) is kind
     if kind is Ended and event.error is not None:  # errors are equal by their JSON only
         assert made.as_json() == event.as_json()
+        assert_other_ways_give_json(event, lambda made: made.as_json())
     else:
         assert made == event
+        assert_other_ways_give_json(event)
+
+
+def test_the_error_of_an_ended_task_is_json_for_dataclasses() -> None:
+    error = TaskFailed("it failed", result=make_result("half", is_error=True))
+    made = json.loads(json.dumps(asdict(Ended(error=error))))
+    told = made["error"]
+    assert (told["code"], told["message"], told["retryable"]) == ("task_failed", "it failed", False)
+    assert told["result"]["text"] == "half"
 
 
 @pytest.mark.parametrize("wrong", [None, {}, {"type": "task.unknown"}, {"type": "task.text"}])

@@ -26,7 +26,7 @@ MAX_FUNCTION_LINES = 50
 GROUND = {"errors", "settings", "text"}
 VALUES = {"models", "events", "api"}
 FACES = {"mcp", "cli", "hook", "otel"}
-FACES_CAN_IMPORT = {"", "client", "loopback", "errors", "runtime", "settings", "text"}
+FACES_CAN_IMPORT = {"", "client", "loopback", "errors", "runtime", "settings", "text", "views"}
 """Modules that a face can import, besides its own and the package's public names."""
 
 ROOMS: dict[str, set[str]] = {
@@ -41,10 +41,11 @@ ROOMS: dict[str, set[str]] = {
     "claude": GROUND | VALUES | {"agents"},
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
+    "views": {"text", "models", "events"},
     "tasks": GROUND | VALUES | {"pool"},
     "client": GROUND | VALUES | {"runtime", "pool"},
     "relay": {"client", "errors", "runtime"},
-    "daemon": GROUND | VALUES | {"runtime", "tasks", "pool", "claude", "client", "mcp"},
+    "daemon": GROUND | VALUES | {"claude", "client", "mcp", "pool", "runtime", "tasks", "views"},
     "sync": GROUND | VALUES | {"pool", "client"},
 }
 """The rooms that each room can import besides itself. The faces have rules of their own."""
@@ -63,6 +64,7 @@ POOL_MAKERS = {"cli.connect", "mcp.stdio"}
 """The modules of the faces that choose a pool; all others know only `PoolAPI`."""
 
 SANS_IO = [
+    "claude.protocol.content",
     "claude.protocol.endings",
     "claude.protocol.frames",
     "claude.protocol.framing",
@@ -73,6 +75,7 @@ SANS_IO = [
     "claude.protocol.signals",
     "claude.protocol.states",
     "claude.protocol.turn_record",
+    "claude.protocol.usage_watch",
     "claude.protocol.words",
     "events",
     "models",

@@ -37,7 +37,7 @@ WATCHED = frozenset(
         "EventBus.publish",
         "_Handle.result",
         "task_result",
-        "_print_result",
+        "print_result",
     }
 )
 
@@ -100,7 +100,7 @@ def way_down(chains: CallChains) -> Chain:
 
 def way_up(chains: CallChains) -> Chain:
     """Return the functions that the answer meets for the first time on its way back."""
-    shown = [name for name in ("task_result", "_print_result") if chains.calls(name)]
+    shown = [name for name in ("task_result", "print_result") if chains.calls(name)]
     whole = merged(
         chains.first("read_result"),
         chains.first("Worker._finish_turn"),

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from agent_pool.errors import RateLimited as RateLimited
     from agent_pool.errors import RemoteProtocolError as RemoteProtocolError
     from agent_pool.errors import RequestTooLarge as RequestTooLarge
+    from agent_pool.errors import SchemaMismatch as SchemaMismatch
     from agent_pool.errors import SignInRefused as SignInRefused
     from agent_pool.errors import SpawnError as SpawnError
     from agent_pool.errors import StoppedByHook as StoppedByHook
@@ -93,10 +94,13 @@ if TYPE_CHECKING:
     from agent_pool.events import WorkerRetired as WorkerRetired
     from agent_pool.events import WorkerStateChanged as WorkerStateChanged
     from agent_pool.events import event_from_json as event_from_json
+    from agent_pool.models import ENDED_STATES as ENDED_STATES
+    from agent_pool.models import OPEN_STATES as OPEN_STATES
     from agent_pool.models import AgentInfo as AgentInfo
     from agent_pool.models import AgentList as AgentList
     from agent_pool.models import AgentStats as AgentStats
     from agent_pool.models import Attachment as Attachment
+    from agent_pool.models import DayTotal as DayTotal
     from agent_pool.models import Denied as Denied
     from agent_pool.models import DeniedTool as DeniedTool
     from agent_pool.models import LaunchSpec as LaunchSpec
@@ -137,10 +141,10 @@ _MODULES = {
         "ConfigError ContextLimitReached ContextLost DaemonUnavailable DeadlinePassed "
         "InternalError LocalProtocolError ModelRefused ModelUnavailable NestingRefused NoCredit "
         "OutputLimitReached PoolClosed PoolError PoolTimeout PromptBlocked PromptTooLong "
-        "ProtocolError RateLimited RemoteProtocolError RequestTooLarge SignInRefused SpawnError "
-        "StoppedByHook StoreFailed StructureMissing TaskCancelled TaskError TaskFailed "
-        "TaskInterrupted TaskNotEnded TaskNotFound TaskTimeout TooManyRequests TurnLimitReached "
-        "UsageLimitReached WorkerDied WorkerError"
+        "ProtocolError RateLimited RemoteProtocolError RequestTooLarge SchemaMismatch "
+        "SignInRefused SpawnError StoppedByHook StoreFailed StructureMissing TaskCancelled "
+        "TaskError TaskFailed TaskInterrupted TaskNotEnded TaskNotFound TaskTimeout "
+        "TooManyRequests TurnLimitReached UsageLimitReached WorkerDied WorkerError"
     ),
     "agent_pool.events": (
         "Ended Event Paused PermissionAnswered PermissionAsked PoolEvent Queued "
@@ -149,10 +153,10 @@ _MODULES = {
         "WorkerRetired WorkerStateChanged event_from_json"
     ),
     "agent_pool.models": (
-        "AgentInfo AgentList AgentStats Attachment Denied DeniedTool LaunchSpec ModelFallback "
-        "Outcome PermissionRequest PoolStats PoolStatus PromptSize RateLimits RateWindow "
-        "ResetVerdict ReuseStats TaskFilter TaskQuestion TaskRecord TaskRequest TaskResult "
-        "TaskState Usage WorkerInfo error_from_json"
+        "ENDED_STATES OPEN_STATES AgentInfo AgentList AgentStats Attachment DayTotal Denied "
+        "DeniedTool LaunchSpec ModelFallback Outcome PermissionRequest PoolStats PoolStatus "
+        "PromptSize RateLimits RateWindow ResetVerdict ReuseStats TaskFilter TaskQuestion "
+        "TaskRecord TaskRequest TaskResult TaskState Usage WorkerInfo error_from_json"
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.status_server": "SilentPool running_pools",

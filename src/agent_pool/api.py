@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from agent_pool.errors import TaskError
 from agent_pool.events import Event, TaskEvent
 from agent_pool.models import (
     AgentList,
+    Attachment,
     Denied,
     LaunchSpec,
     Outcome,
@@ -129,6 +130,9 @@ class PoolAPI(Protocol):
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -143,7 +147,7 @@ class PoolAPI(Protocol):
             SpawnError, WorkerDied: a process could not be started, or ended during the task.
             TaskTimeout: the task took too long, or its process wrote nothing for too long.
             SignInRefused: the API refuses the sign-in.
-            TaskFailed: the answer does not fit the schema.
+            StructureMissing, SchemaMismatch: the answer has no structure, or not the schema's.
             TaskCancelled: `cancel` was called for it.
             InternalError: an unexpected exception, a bug of this package.
         """
@@ -163,6 +167,9 @@ class PoolAPI(Protocol):
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         """Yield the events of a task as they come; the last one is `Ended` with the result.

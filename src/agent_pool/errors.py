@@ -22,12 +22,13 @@
     │  │  ├─ OutputLimitReached        the answer was longer than the model can write
     │  │  ├─ ContextLimitReached       the conversation filled the model's context window
     │  │  ├─ TurnLimitReached          `maxTurns` of the definition
-    │  │  ├─ BudgetReached             the budget in US dollars
+    │  │  ├─ BudgetReached             the budget of the task, in US dollars or tokens
     │  │  ├─ ModelRefused              a safety check stopped the answer
     │  │  ├─ PromptBlocked             a hook stopped the task before the model saw it
     │  │  ├─ StoppedByHook             a hook ended the turn before the answer was complete
     │  │  ├─ AnswerUnfinished          the model stopped before its answer was complete
     │  │  ├─ StructureMissing          no answer in the form of the schema
+    │  │  ├─ SchemaMismatch            the answer has this form, but does not fit the schema
     │  │  ├─ NoCredit                  the account has no credit
     │  │  ├─ SignInRefused             not signed in, or the API refused the sign-in
     │  │  ├─ ModelUnavailable          no such model for this account
@@ -47,19 +48,51 @@
 
 Every class has a stable `code` for programs and a `retryable` flag: whether the same call can
 succeed later without any change. `AgentPoolError.as_json` gives an error as JSON values, and
-`models.error_from_json` makes the error again.
+`models.error_from_json` makes the error again. `dataclasses.asdict` gives the same members, also
+for an error that is a field of a value, such as `Ended.error`.
 """
 
 from __future__ import annotations
 
+from dataclasses import Field, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from agent_pool.models import TaskResult
 
 
+# `dataclasses.asdict` makes a dict of everything that has `__dataclass_fields__`, and copies
+# everything else. The copy of an exception is no JSON. So each error class names its members here.
+
+
+@dataclass
+class _Members:
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass
+class _WorkerMembers(_Members):
+    worker: str
+    pid: int | None
+    stderr_tail: str
+
+
+@dataclass
+class _SpawnMembers(_WorkerMembers):
+    is_fatal: bool
+
+
+@dataclass
+class _TaskMembers(_Members):
+    result: TaskResult | None
+
+
 class AgentPoolError(Exception):
     """The root of all errors that this package raises on purpose."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]] = _Members.__dataclass_fields__
 
     code: ClassVar[str] = "agent_pool_error"
     retryable: ClassVar[bool] = False
@@ -153,6 +186,8 @@ class WorkerError(AgentPoolError):
         stderr_tail: the last lines that it wrote to stderr.
     """
 
+    __dataclass_fields__ = _WorkerMembers.__dataclass_fields__
+
     code = "worker_error"
 
     def __init__(
@@ -178,6 +213,8 @@ class SpawnError(WorkerError):
     Attributes:
         is_fatal: the next start would fail in the same way, so the pool does not try again.
     """
+
+    __dataclass_fields__ = _SpawnMembers.__dataclass_fields__
 
     code = "spawn_error"
 
@@ -211,6 +248,8 @@ class TaskError(AgentPoolError):
         result: what the agent did report, None if it reported no result.
         advice: the one next step that can help.
     """
+
+    __dataclass_fields__ = _TaskMembers.__dataclass_fields__
 
     code = "task_error"
     advice: ClassVar[str] = "Run `agent-pool doctor`, which checks the set-up."
@@ -271,7 +310,7 @@ class TurnLimitReached(TaskFailed):
 
 
 class BudgetReached(TaskFailed):
-    """The agent used its whole budget in US dollars."""
+    """The task used its whole budget of US dollars or tokens."""
 
     code = "budget_limit"
     advice = "Give it a smaller task, or raise its budget."
@@ -311,6 +350,16 @@ class StructureMissing(TaskFailed):
 
     code = "structure_missing"
     advice = "Make the schema simpler, or say in the task which fields are wanted."
+
+
+class SchemaMismatch(TaskFailed):
+    """The agent gave its answer as an object, but the object does not fit the schema."""
+
+    code = "schema_mismatch"
+    advice = (
+        "Say in the task which values are wanted, or make the schema simpler; the answer is in "
+        "`result.structured`."
+    )
 
 
 class NoCredit(TaskFailed):

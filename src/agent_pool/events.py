@@ -5,7 +5,8 @@ All become JSON values and come back: `event.as_json()`, `event_from_json(data)`
 
 A task's events, in this order: `Submitted`; `Queued`, again and again while it waits; `Started`;
 then `Text`, `Withdrawn`, `ToolUse`, `ToolOutput`, `Retry`, `Spent`, `PermissionAsked` and
-`PermissionAnswered` as they come; `Ended`, always and once.
+`PermissionAnswered` as they come; `Ended`, always and once. After `Started` it can be `Queued` and
+`Started` again, if it has done nothing yet: its worker ended, or the account's limit was met.
 """
 
 from __future__ import annotations
@@ -359,7 +360,7 @@ class Paused(BaseEvent):
     """No work is given out for some time, because the API refused some.
 
     Attributes:
-        seconds: from now.
+        seconds: from now; 0 if work is given out again before the end of a pause.
         reason: why, in words.
     """
 

@@ -5,10 +5,12 @@ All of them are frozen, and all of them become JSON values and come back: `as_js
 
 from __future__ import annotations
 
+import base64
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Final, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -21,6 +23,9 @@ from agent_pool.errors import (
     WorkerError,
     task_failure,
 )
+
+if TYPE_CHECKING:
+    from os import PathLike
 
 
 class JsonValue:
@@ -113,12 +118,44 @@ class Usage(JsonValue):
         return self.input_tokens + self.cache_write_tokens + self.cache_read_tokens
 
     @property
+    def budget_tokens(self) -> int:
+        """Return the tokens that a budget counts: all but those read from the cache."""
+        return self.input_tokens + self.output_tokens + self.cache_write_tokens
+
+    @property
     def cache_hit_rate(self) -> float:
         """Return the share of the prompts' tokens that was read from the cache, 0 to 1."""
         return self.cache_read_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
 NO_USAGE: Final = Usage()
+
+
+PLAIN_TEXT: Final = "text/plain"
+MEDIA_TYPES: Final = (
+    *("image/png", "image/jpeg", "image/gif", "image/webp"),
+    *("application/pdf", PLAIN_TEXT),
+)
+"""The types of attachments: those that the API takes."""
+MAX_ATTACHMENTS: Final = 20
+"""Attachments of one task."""
+MAX_ATTACHED_BYTES: Final = 20 << 20
+"""Bytes of all attachments of a task: the API takes requests of 32 MB, and base64 makes four
+characters of three bytes."""
+
+
+def media_type_of(content: bytes) -> str:
+    """Return the type of a picture or a PDF by its first 12 bytes; empty for all others."""
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return "image/webp"
+    beginnings = {
+        b"\x89PNG\r\n\x1a\n": "image/png",
+        b"\xff\xd8\xff": "image/jpeg",
+        b"GIF87a": "image/gif",
+        b"GIF89a": "image/gif",
+        b"%PDF-": "application/pdf",
+    }
+    return next((kind for head, kind in beginnings.items() if content.startswith(head)), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +172,60 @@ class Attachment(JsonValue):
     media_type: str
     data: str = field(repr=False)
     name: str = ""
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str]) -> Attachment:
+        """Read a file; its content decides the type, and not its name.
+
+        Raises:
+            ConfigError: it cannot be read, is larger than `MAX_ATTACHED_BYTES`, is empty, or is
+                neither a picture of a known type, nor a PDF, nor text in UTF-8.
+        """
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 - modules of values import no pathlib
+                # One byte more tells a file that is too large from one that fits exactly.
+                content = file.read(MAX_ATTACHED_BYTES + 1)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"attachment {path}: cannot be read: {error}") from None
+        name = re.split(r"[/\\]", str(path))[-1]
+        return cls.from_bytes(content, name)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str = "") -> Attachment:
+        """Make an attachment of a file's content.
+
+        Raises:
+            ConfigError: as `from_file`.
+        """
+        if len(content) > MAX_ATTACHED_BYTES:
+            raise ConfigError(
+                f"attachment {name!r}: it has more than {MAX_ATTACHED_BYTES:,} bytes, which is the "
+                "most for one task; attach a part of it, or name its path in the task"
+            )
+        if not content:
+            raise ConfigError(f"attachment {name!r}: it is empty")
+        if kind := media_type_of(content):
+            return cls(kind, base64.b64encode(content).decode(), name)
+        try:
+            if b"\0" not in content:
+                return cls(PLAIN_TEXT, content.decode("utf-8-sig"), name)
+        except UnicodeDecodeError:
+            pass  # reported below
+        raise ConfigError(
+            f"attachment {name!r}: expected a picture (PNG, JPEG, GIF, WebP), a PDF or text in "
+            f"UTF-8, found other content that begins with {content[:8]!r}"
+        )
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of its content."""
+        if self.media_type == PLAIN_TEXT:
+            return len(self.data.encode("utf-8", "replace"))
+        return len(self.data) * 3 // 4 - self.data[-2:].count("=")
+
+    def without_data(self) -> Attachment:
+        """Return it for events and lists: name and type alone."""
+        return replace(self, data="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +252,10 @@ class TaskRequest(JsonValue):
             `isolation` of a definition; None for what the definition says.
         attachments: pictures and files that the agent gets with the task.
         max_budget_usd: the task is interrupted when it has cost this many US dollars, by the list
-            prices; None for the definition's `maxBudgetUsd` or the setting `max_budget_usd`.
+            prices; the definition's `maxBudgetUsd` and the setting `max_budget_usd` apply too, and
+            the smallest counts. None for these two alone.
         max_tokens: the task is interrupted when it has used this many tokens, those read from the
-            cache not counted; None for the setting `max_tokens`.
+            cache not counted; the setting `max_tokens` applies too, and the smaller one counts.
         priority: of the tasks that a store holds, the one with the highest number begins first.
         not_before: seconds since 1970 before which it does not begin; None for at once. Only a
             pool with a store can wait for it.
@@ -199,12 +291,16 @@ class TaskRequest(JsonValue):
     asks: bool = False
 
     def without_secrets(self) -> TaskRequest:
-        """Return the request for events and lists: each value of `env` is masked."""
-        if not isinstance(self.env, Mapping):  # a wrong one, which its check refuses later
-            return replace(self, env=None)
+        """Return the request for events and lists: values of `env` masked, attachments empty."""
+        # Wrong ones are left out, which the check refuses later.
+        given = self.attachments if isinstance(self.attachments, list | tuple) else ()
+        kept = [one.without_data() for one in given if isinstance(one, Attachment)]
+        bare = replace(self, attachments=tuple(kept))
+        if not isinstance(self.env, Mapping):
+            return replace(bare, env=None)
         # A wrong name can hold a value: {"TOKEN=abc": ""}.
         names = (str(name).partition("=")[0] for name in self.env)
-        return replace(self, env=dict.fromkeys(names, MASKED))
+        return replace(bare, env=dict.fromkeys(names, MASKED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +501,8 @@ class AgentInfo(JsonValue):
         tools: the tools that it can use; None for all of them.
         warnings: for each key of the definition that has no effect in the pool, the reason.
         error: why the definition cannot be used; None if it can.
+        max_budget_usd: the most US dollars that one task can cost, by its `maxBudgetUsd`; None for
+            no such limit.
     """
 
     name: str
@@ -416,6 +514,7 @@ class AgentInfo(JsonValue):
     tools: tuple[str, ...] | None = None
     warnings: Mapping[str, str] = field(default_factory=dict)
     error: str | None = None
+    max_budget_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -661,6 +760,29 @@ class TaskFilter(JsonValue):
     parent: str = ""
     before: int | None = None
     limit: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class DayTotal(JsonValue):
+    """The sums of one agent's ended tasks on one day.
+
+    Attributes:
+        day: the day on which they ended, local time: ``2026-11-27``.
+        project: the folder of the agent's project.
+        agent: the agent's name.
+        tasks: how many ended.
+        failed: how many of them did not succeed, by the code of the failure.
+        usage: tokens.
+        cost_usd: cost by the list prices.
+    """
+
+    day: str
+    project: str
+    agent: str
+    tasks: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    usage: Usage = NO_USAGE
+    cost_usd: float = 0.0
 
 
 # The pool

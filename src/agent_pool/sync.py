@@ -24,6 +24,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
 )
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, aclosing, contextmanager, suppress
@@ -40,6 +41,7 @@ from agent_pool.errors import PoolClosed, PoolError
 from agent_pool.events import Event, TaskEvent
 from agent_pool.models import (
     AgentList,
+    Attachment,
     Denied,
     LaunchSpec,
     Outcome,
@@ -254,6 +256,9 @@ class BlockingPool(Generic[P]):
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: Decide | None = None,
     ) -> TaskResult:
@@ -274,6 +279,9 @@ class BlockingPool(Generic[P]):
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=attachments,
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
             on_event=on_event,
             on_permission=_in_thread(on_permission),
         )
@@ -292,6 +300,9 @@ class BlockingPool(Generic[P]):
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: Decide | None = None,
     ) -> Iterator[TaskEvent]:
         """Yield the events of a task as they come; see `PoolAPI.stream`.
@@ -310,6 +321,9 @@ class BlockingPool(Generic[P]):
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=attachments,
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
             on_permission=_in_thread(on_permission),
         )
         return _iterate(self._loop, events)

@@ -163,6 +163,7 @@ NOT_OF_THE_WORKER: dict[str, Any] = {
     "skills": ("a",),
     "expertise": ("a",),
     "color": "red",
+    "max_budget_usd": 2.0,
     "extra": {"a": 1},
     "ignored": {"a": "why"},
 }

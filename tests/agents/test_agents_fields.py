@@ -32,6 +32,7 @@ def test_every_field_of_the_frontmatter_is_read(tmp_path: Path) -> None:
         effort="high",
         permission_mode="acceptEdits",
         max_turns=12,
+        max_budget_usd=0.5,
         mcp_servers=('"github"', '{"browser":{"args":["-y","playwright"],"command":"npx"}}'),
         hooks=json.dumps(hooks, separators=(",", ":")),
         memory="project",
@@ -147,6 +148,15 @@ def test_an_inherited_or_empty_model_leaves_the_model_unset(model: str, tmp_path
     assert agent(tmp_path, f"model: {model}").model is None
 
 
+@pytest.mark.parametrize(
+    ("written", "dollars"), [("2", 2.0), ("0.50", 0.5), ("'1.25'", 1.25), ("0.001", 0.001)]
+)
+def test_a_budget_is_a_number_with_or_without_quotes(
+    written: str, dollars: float, tmp_path: Path
+) -> None:
+    assert agent(tmp_path, f"maxBudgetUsd: {written}").max_budget_usd == dollars
+
+
 @pytest.mark.parametrize("turns", ["7", "'7'"])
 def test_max_turns_is_a_whole_number_with_or_without_quotes(turns: str, tmp_path: Path) -> None:
     assert agent(tmp_path, f"maxTurns: {turns}").max_turns == 7
@@ -227,6 +237,13 @@ def test_escaped_line_breaks_in_a_description_become_real_line_breaks(tmp_path: 
         "hooks: {PreToolUse: [{matcher: Bash}]}",
         "hooks: {PreToolUse: [{hooks: [{command: x}]}]}",
         "workerMemory: small",
+        "maxBudgetUsd: 0",
+        "maxBudgetUsd: -1",
+        "maxBudgetUsd: $5",
+        "maxBudgetUsd: much",
+        "maxBudgetUsd: true",
+        "maxBudgetUsd: .inf",
+        "maxBudgetUsd: [1]",
     ],
 )
 def test_an_invalid_value_error_names_the_file_line_and_field(line: str, tmp_path: Path) -> None:

@@ -395,12 +395,15 @@ CALLS: dict[str, Callable[[Session], bytes]] = {
     "load_roles": lambda session: session.load_roles("r"),
     "take_role": lambda session: session.take_role("r", ROLE, [ROLE.full_name]),
     "set_servers": lambda session: session.set_servers("r", {}),
+    "ask_usage": lambda session: session.ask_usage("r"),
     "stop_background_task": lambda session: session.stop_background_task("r", "b"),
     "allow_tool": lambda session: session.allow_tool(ASKED),
     "deny_tool": lambda session: session.deny_tool(ASKED, "no"),
     "refuse_request": lambda session: session.refuse_request(UnknownRequest("r", "x")),
 }
-WHILE_ALIVE = {"stop_background_task", "allow_tool", "deny_tool", "refuse_request"}
+WHILE_ALIVE = {
+    *("ask_usage", "stop_background_task", "allow_tool", "deny_tool", "refuse_request"),
+}
 ALLOWED: dict[SessionState, set[str]] = {
     SessionState.STARTING: WHILE_ALIVE,
     SessionState.READY: WHILE_ALIVE | {"prompt", "clear", "load_roles", "take_role", "set_servers"},

@@ -13,6 +13,7 @@ def here(project: TempProject, monkeypatch: pytest.MonkeyPatch) -> TempProject:
     for name in os.environ:
         if name.startswith(("AGENT_POOL_", "CLAUDE", "ANTHROPIC_")) or name.endswith("_DIR"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("AGENT_POOL_DAEMON", "off")
     monkeypatch.setenv("HOME", str(project.home))
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(project.home / ".claude"))
     monkeypatch.chdir(project.root)

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from agent_pool import AgentPoolError, ConfigError, SpawnError, errors
+from agent_pool import (
+    AgentPoolError,
+    ConfigError,
+    DaemonUnavailable,
+    DeadlinePassed,
+    NestingRefused,
+    SpawnError,
+    TaskNotFound,
+    errors,
+)
 from agent_pool.cli import app
 from agent_pool.cli.command import Terminated, exit_code, run_async
 from support.cli_runner import agent_pool, command, invoke
@@ -23,6 +32,7 @@ from support.project import TempProject
 
 HEAVY = ("mcp", "uvicorn", "starlette", "claude_agent_sdk")
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+NOTHING_STARTED = (ConfigError, DaemonUnavailable, NestingRefused, SpawnError, TaskNotFound)
 ERRORS = [
     error
     for _, error in inspect.getmembers(errors, inspect.isclass)
@@ -37,17 +47,21 @@ def test_the_help_of_every_command_shows_an_example(here: TempProject, name: str
     assert "Example:" in done.output
 
 
-def test_the_help_lists_every_command_in_order(here: TempProject) -> None:
+def test_the_help_lists_every_command_under_its_heading(here: TempProject) -> None:
     done = invoke("--help")
-    assert [line.split()[0] for line in _section(done.output, "Commands:")] == list(app.COMMANDS)
+    listed = {
+        heading: [line.split()[0] for line in _section(done.output, f"{heading}:")]
+        for heading in app.GROUPS
+    }
+    assert listed == {heading: list(commands) for heading, commands in app.GROUPS.items()}
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
 def test_every_command_and_its_options_are_in_the_documentation(
     here: TempProject, name: str
 ) -> None:
-    assert f"## agent-pool {name}" in DOCS
-    section = DOCS.split(f"## agent-pool {name}")[1].split("\n## ")[0]
+    assert f"## agent-pool {name}\n" in DOCS
+    section = DOCS.split(f"## agent-pool {name}\n")[1].split("\n## ")[0]
     shown = " ".join(_section(invoke(name, "--help").output, "Options:"))
     for option in set(re.findall(r"--[a-z-]+", shown)) - {"--help", "--project", "--json"}:
         assert option in section
@@ -85,9 +99,9 @@ def test_the_version_option_prints_the_package_version(here: TempProject) -> Non
 @pytest.mark.parametrize("error", ERRORS)
 def test_every_error_class_has_the_exit_code_of_its_kind(error: type[AgentPoolError]) -> None:
     expected = 1
-    if issubclass(error, TimeoutError):
+    if issubclass(error, TimeoutError | DeadlinePassed):
         expected = 124
-    elif issubclass(error, ConfigError | SpawnError):
+    elif issubclass(error, NOTHING_STARTED):
         expected = 3
     assert exit_code(error("no")) == expected
 

@@ -126,6 +126,30 @@ def test_each_task_gives_one_line_and_failures_stop_no_other(project: TempProjec
     assert "$0.0" in summary
 
 
+def test_lines_can_attach_files_and_have_budgets(project: TempProject) -> None:
+    project.agent("one")
+    (project.root / "notes.txt").write_text("words of a file")
+
+    def model(request: ModelRequest) -> Any:
+        if "spend" in request.last_user_text and not request.tool_results:
+            call = ToolUseBlock("Bash", {"command": "sleep 30", "description": "Tests."})
+            return ModelReply(["I begin", call], usage={"output_tokens": 5000})
+        return f"read: {'words of a file' in json.dumps(request.body)}"
+
+    given = lines(
+        {"agent": "one", "task": "read", "attach": ["notes.txt"]},
+        {"agent": "one", "task": "read nothing", "max_budget_usd": 9},
+        {"agent": "one", "task": "spend", "max_tokens": 1000},
+    )
+    with offline(model) as url:
+        done = batch(project, given=given, url=url)
+    assert done.returncode == 1, done.stderr
+    results = {entry["line"]: entry["result"] for entry in entries(done.stdout)}
+    assert [results[line]["text"] for line in (1, 2)] == ["read: True", "read: False"]
+    assert (results[3]["code"], results[3]["partial"]) == ("budget_limit", "I begin")
+    assert "words of a file" not in done.stdout + done.stderr
+
+
 def test_a_blocked_task_of_a_batch_is_run_again(project: TempProject) -> None:
     project.agent("one")
     free = project.root / "free"
@@ -337,6 +361,9 @@ def test_a_reader_that_closes_stdout_ends_the_batch(project: TempProject) -> Non
         (b'{"agent": "one", "task": "x", "schema": "s.json"}', "`type: object`"),
         (b'{"agent": "one", "task": "x", "id": [1]}', "'id': expected text or a whole number"),
         (b'{"agent": "one", "task": "x", "id": "a"}', "the id 'a' is that of line 1"),
+        (b'{"agent": "one", "task": "x", "attach": "a.png"}', "'attach': expected a list of paths"),
+        (b'{"agent": "one", "task": "x", "attach": ["no.png"]}', "attachment no.png: cannot be"),
+        (b'{"agent": "one", "task": "x", "max_tokens": 0}', "max_tokens: expected a whole number"),
     ],
 )
 def test_an_invalid_line_is_reported_and_no_task_is_run(

@@ -49,7 +49,7 @@ def test_bash_completes_commands_and_agents_by_the_script(
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
         "complete -o nosort -F _agent_pool_completion agent-pool",
-        "run;",
+        "run;retry;reset;",
         "'code tester';code-reviewer;",
         "writer;",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,24 @@ def test_a_complete_setup_is_ok_and_gives_exit_code_0(project: TempProject) -> N
     assert messages["Reuse/ok"] == ["after /clear the CLI has forgotten; workers are reused"]
     assert "named by the setting claude_cli" in messages["Claude Code/ok"][0]
     assert messages["Sign-in/ok"] == ["api_key, ANTHROPIC_API_KEY, firstParty"]
+
+
+def test_hooks_are_measured_although_no_pool_runs(project: TempProject) -> None:
+    project.agent("one")
+    settings = project.home / ".claude/settings.json"
+    settings.parent.mkdir(exist_ok=True)
+    hooks = {"SessionStart": [{"hooks": [{"type": "command", "command": "sleep 1.2"}]}]}
+    settings.write_text(json.dumps({"hooks": hooks}))
+    code, messages = findings(project)
+    assert code == 0
+    (message,) = messages["SessionStart hooks/warning"]
+    assert re.fullmatch(
+        r"they take \d+\.\d s at each start and each reset of a worker "
+        r"\(measured with a new worker of one\)",
+        message,
+    )
+    _, quick = findings(project, "--quick")
+    assert "SessionStart hooks/warning" not in quick
 
 
 def test_doctor_says_how_processes_are_found_and_measured(project: TempProject) -> None:

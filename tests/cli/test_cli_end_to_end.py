@@ -147,9 +147,12 @@ def test_show_prints_the_prompt_and_command_but_no_secrets(project: TempProject)
 
 
 def test_show_prints_prompt_and_folder_under_headings(project: TempProject) -> None:
-    project.agent("one", "Be [brief].", effort="low")
+    project.agent("one", "Be [brief].", effort="low", maxBudgetUsd="0.50")
     done = agent_pool(project, "show", "one", "--no-measure")
     assert done.returncode == 0
+    assert "\nBudget of a task\n0.5 US dollars (maxBudgetUsd)\n" in done.stdout
+    listed = json.loads(agent_pool(project, "agents", "--json").stdout)
+    assert listed[0]["max_budget_usd"] == 0.5
     assert "\nEffort, set with the role\nlow\n" in done.stdout
     assert done.stdout.endswith("System prompt (11 characters)\nBe [brief].\n\n")
     assert f"\nFolder\n{project.root}\n" in done.stdout

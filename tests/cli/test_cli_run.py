@@ -13,6 +13,7 @@ from click.testing import Result
 from agent_pool import (
     AgentNotFound,
     AgentPoolError,
+    Attachment,
     Ended,
     NoCredit,
     PoolTimeout,
@@ -72,6 +73,7 @@ class FakeRunPool:
     end: TaskResult | Exception = result()
     settings: Settings
     asked: tuple[str, str, float | None] | None
+    options: dict[str, Any]
     killed: int
 
     def __init__(self, settings: Settings, *, environ: None) -> None:
@@ -94,8 +96,10 @@ class FakeRunPool:
         schema: dict[str, Any] | None = None,
         on_permission: Callable[..., Any] | None = None,
         on_event: Callable[[TaskEvent], None] = lambda _: None,
+        **options: Any,
     ) -> TaskResult:
         FakeRunPool.asked = (agent, task, timeout)
+        FakeRunPool.options = options
         for event in EVENTS:
             on_event(event)
         if isinstance(FakeRunPool.end, Exception):
@@ -226,6 +230,9 @@ def test_the_task_can_be_read_from_standard_input(run: Callable[..., Result]) ->
         (("a",), b"", "Missing argument 'TASK'"),
         (("a", "x", "--timeout", "soon"), b"", "'soon': expected a time above 0"),
         (("a", "x", "--timeout", "0"), b"", "'0': expected a time above 0"),
+        (("a", "x", "--budget", "0"), b"", "Invalid value for '--budget': 0.0 is not"),
+        (("a", "x", "--max-tokens", "0"), b"", "Invalid value for '--max-tokens': 0 is not"),
+        (("a", "x", "--attach", "no.png"), b"", "attachment no.png: cannot be read"),
     ],
 )
 def test_a_wrong_command_line_is_a_usage_error(
@@ -234,6 +241,25 @@ def test_a_wrong_command_line_is_a_usage_error(
     done = run(*args, stdin=stdin)
     assert (done.exit_code, done.stdout) == (2, "")
     assert problem in done.stderr
+
+
+def test_budgets_and_files_of_the_command_reach_the_pool(
+    run: Callable[..., Result], here: TempProject
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        (here.root / name).write_text(f"words of {name}")
+    limits = ("--budget", "0.5", "--max-tokens", "1000")
+    done = run("a", "Look.", *limits, "--attach", "a.txt", "--attach", "b.txt")
+    assert done.exit_code == 0, done.stderr
+    assert FakeRunPool.options == {
+        "max_budget_usd": 0.5,
+        "max_tokens": 1000,
+        "attachments": tuple(
+            Attachment("text/plain", f"words of {name}", name) for name in ("a.txt", "b.txt")
+        ),
+    }
+    assert run("a", "Look.").exit_code == 0
+    assert FakeRunPool.options == {}
 
 
 def test_a_task_can_begin_with_a_dash_after_two_dashes(run: Callable[..., Result]) -> None:

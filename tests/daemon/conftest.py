@@ -26,3 +26,9 @@ def daemon_project(tmp_path: Path, short_folder: Path) -> Iterator[DaemonProject
     left = [" ".join(process.cmdline()) for process in project.processes()]
     project.end()
     assert left == []
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run tests that are coroutines on asyncio."""
+    return "asyncio"

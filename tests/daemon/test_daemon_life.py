@@ -27,7 +27,7 @@ MANY_STARTERS = 5
 def test_a_start_makes_private_files_and_a_second_finds_it(daemon_project: DaemonProject) -> None:
     first = daemon_project.start()
     assert daemon_project.start() == first
-    assert daemon_project.files() == ["daemon.json", "http.sock"]
+    assert daemon_project.files() == ["daemon.json", "http.sock", "mcp.sock"]
     modes = {path.name: path.stat().st_mode for path in daemon_project.runtime.iterdir()}
     assert {name: oct(stat.S_IMODE(mode)) for name, mode in modes.items()} == dict.fromkeys(
         modes, "0o600"
@@ -90,8 +90,9 @@ def test_a_killed_daemon_leaves_files_that_the_next_replaces(
     first = daemon_project.start()
     os.kill(first.pid, signal.SIGKILL)
     wait_gone(first.pid)
-    assert daemon_project.files() == ["daemon.json", "http.sock"]
-    assert daemon_project.address() is None
+    assert daemon_project.files() == ["daemon.json", "http.sock", "mcp.sock"]
+    # Its threads end after its first one, and hold the lock for a moment longer.
+    blocking_wait(lambda: daemon_project.address() is None)
     second = daemon_project.start()
     assert second.pid != first.pid
     assert daemon_project.status()["pid"] == second.pid
@@ -103,7 +104,7 @@ def test_an_address_of_a_dead_daemon_is_not_used_while_another_starts(
 ) -> None:
     dead = daemon_project.start()
     os.kill(dead.pid, signal.SIGKILL)
-    wait_gone(dead.pid)
+    blocking_wait(lambda: daemon_project.address() is None)
     environ = daemon_project.daemon_environment()
     # As another one that has the lock and has not removed the old file yet.
     with (daemon_project.runtime / runtime.LOCK_FILE).open("r+") as lock:
@@ -165,7 +166,7 @@ def test_a_second_daemon_in_the_foreground_says_that_one_runs(
 ) -> None:
     address = daemon_project.start()
     done = daemon_project.command("run")
-    assert done.returncode == 1
+    assert done.returncode != 0
     assert "runs already" in done.stderr
     assert daemon_project.address() == address
     daemon_project.command("stop")

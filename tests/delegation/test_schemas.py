@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_pool import ConfigError, TaskFailed
+from agent_pool import ConfigError, SchemaMismatch, StructureMissing, TaskFailed
 from agent_pool.pool.answer_schema import check_answer, schema_text
 from support.model_scripts import as_text, tool
 from support.pool_harness import PoolHarness, TaskOutcome
@@ -55,7 +55,7 @@ def test_the_model_is_asked_again_after_a_wrong_structure(harness: PoolHarness) 
 def test_an_answer_without_the_structure_is_an_error(
     harness: PoolHarness,
 ) -> None:
-    with pytest.raises(TaskFailed, match="without the structure") as raised:
+    with pytest.raises(StructureMissing, match="without the structure") as raised:
         harness.run(judge(harness, "Seven, I think.", "Seven."))
     assert raised.value.result is not None
     assert raised.value.result.structured is None
@@ -65,8 +65,12 @@ def test_the_error_names_the_place_that_does_not_fit(harness: PoolHarness) -> No
     result = replace(
         harness.run(judge(harness, answer(**GOOD))).result, structured={**GOOD, "score": "7"}
     )
-    with pytest.raises(TaskFailed, match=r"does not fit the schema at \$\.score: '7' is not"):
+    message = r"does not fit the schema at \$\.score: '7' is not"
+    with pytest.raises(SchemaMismatch, match=message) as raised:
         check_answer(SCORE, result)
+    error = raised.value
+    assert (error.code, error.retryable, error.result) == ("schema_mismatch", False, result)
+    assert error.message.endswith(SchemaMismatch.advice)
 
 
 @pytest.mark.parametrize(

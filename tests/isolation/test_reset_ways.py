@@ -181,6 +181,28 @@ def test_words_of_a_session_start_hook_are_not_kept_for_later_tasks(fresh: PoolH
     fresh.run(main())
 
 
+def test_quick_start_hooks_say_their_words_again_before_a_later_task(
+    fresh: PoolHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = fresh.project.root / "branch.txt"
+    branch.write_text("branch-one")
+    hook = {"type": "command", "command": f"cat {branch}"}
+    settings = {"hooks": {"SessionStart": [{"hooks": [hook]}]}}
+    write(fresh.project.root / ".claude/settings.json", json.dumps(settings))
+    monkeypatch.setattr("agent_pool.claude.start_hooks.FRESH_SECONDS", 0.0)
+
+    async def main() -> None:
+        first = await fresh.ask(fresh.plan())
+        await fresh.wait_until_idle()
+        branch.write_text("branch-two")
+        second = await fresh.ask(fresh.plan())
+        assert second.pid == first.pid
+        assert "branch-two" in as_text(second.requests[0])
+        assert "branch-one" not in as_text(second.requests[0])
+
+    fresh.run(main())
+
+
 @pytest.mark.parametrize("is_used", [False, True], ids=["first-task", "later-task"])
 def test_a_task_reads_memory_files_as_they_are_when_it_begins(
     fresh: PoolHarness, is_used: bool

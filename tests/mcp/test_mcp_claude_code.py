@@ -3,7 +3,9 @@
 import asyncio
 import inspect
 import json
+import re
 import signal
+import unicodedata
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,28 @@ def test_claude_code_delegates_a_task_and_sees_the_whole_answer(tmp_path: Path) 
                 assert not result.get("is_error")
                 assert get_result_text(result) == f"look at x.py: {long}"
                 await project.wait_until_gone([], within=10)
+
+    run(main())
+
+
+def test_names_of_two_hundred_agents_reach_the_model_at_once(tmp_path: Path) -> None:
+    names = [f"agent-with-a-long-name-{number:03}" for number in range(200)]
+
+    async def main() -> None:
+        model = DelegationModel(lambda request: "fine")
+        async with LoopbackAPI(model) as api:
+            project = ServerProject(tmp_path, api)
+            for name in names:
+                project.agent(name, "You are it.", description=f"Reviews code… for {name}. " * 9)
+            async with claude_code(project) as caller:
+                stdout, _ = await caller.communicate()
+            assert stdout == b"reported\n"
+            first = next(one for one in api.requests if TOOL in one.tools)
+            (tool,) = [one for one in first.body["tools"] if one["name"] == TOOL]
+        assert 3900 < len(unicodedata.normalize("NFKC", tool["description"])) <= 4096
+        argument = tool["input_schema"]["properties"]["agent"]["description"]
+        declared = re.findall(r"agent-with-a-long-name-\d{3}(?!\d)", tool["description"] + argument)
+        assert sorted(set(declared)) == names
 
     run(main())
 

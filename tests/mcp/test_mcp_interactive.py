@@ -122,3 +122,62 @@ def test_three_delegated_tasks_run_together_and_one_can_be_stopped(
                 await project.wait_until_gone(alive, within=10)
 
     run(main(), BOUND)
+
+
+def test_one_search_brings_the_tools_of_a_server_that_is_still_starting(tmp_path: Path) -> None:
+    async def main() -> None:
+        searched: list[bool] = []
+        has_tool = asyncio.Event()
+
+        def script(request: ModelRequest) -> Any:
+            if request.is_side:
+                return "a title"
+            if TOOL in request.tools:
+                has_tool.set()
+                return "done"
+            # The client sends its first request before it has asked a server for its tools.
+            assert "agent-pool" in json.dumps(request.body)
+            searched.append("ToolSearch" in called(request))
+            return ToolUseBlock("ToolSearch", {"query": f"select:{TOOL}", "max_results": 5})
+
+        async with LoopbackAPI(script) as api:
+            async with interactive(ServerProject(tmp_path, api), "delegate it"):
+                await has_tool.wait()
+            assert searched in ([], [False])
+
+    run(main(), BOUND)
+
+
+def test_unknown_task_ends_within_seconds_after_continue(tmp_path: Path) -> None:
+    async def main() -> None:
+        began, failed = asyncio.Event(), asyncio.Event()
+        seconds = 0.0
+
+        def script(request: ModelRequest) -> Any:
+            seen = json.dumps(request.messages)
+            if "You are the reviewer." in request.system_text:
+                return ModelReply("too late", delay=1000)
+            if request.is_side:
+                return "a title"
+            if "A task ends with its server" in seen:
+                failed.set()
+            if "moved to the background as task" in seen:
+                began.set()
+                return "noted"
+            if TOOL not in request.tools:
+                return ToolUseBlock("Bash", {"command": "true"})
+            return ToolUseBlock(TOOL, {"agent": "reviewer", "task": "look"})
+
+        async with LoopbackAPI(script) as api:
+            project = ServerProject(tmp_path, api)
+            async with interactive(project, "delegate it"):
+                await began.wait()
+                await asyncio.sleep(1)  # until the transcript has the task
+            async with interactive(project, "and now?", "--continue"):
+                asked = asyncio.get_running_loop().time()
+                await failed.wait()
+                seconds = asyncio.get_running_loop().time() - asked
+        # With the start of the terminal. An error of the protocol is asked for again for 300 s.
+        assert seconds < 60
+
+    run(main(), BOUND)

@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -241,8 +242,10 @@ def test_a_conversation_can_be_ended_without_stopping_its_agent(era: str) -> Non
 
 
 def test_options_of_a_call_reach_the_pool_but_no_variables(era: str) -> None:
-    options = {"cwd": "/srv/shop", "model": "opus", "effort": "low", "permission_mode": "plan"}
-    options["isolation"] = "worktree"
+    options: dict[str, Any] = {
+        **{"cwd": "/srv/shop", "model": "opus", "effort": "low", "permission_mode": "plan"},
+        **{"isolation": "worktree", "max_budget_usd": 0.5, "max_tokens": 1000},
+    }
     wanted = TaskRequest(
         "a",
         "one",
@@ -251,6 +254,8 @@ def test_options_of_a_call_reach_the_pool_but_no_variables(era: str) -> None:
         effort="low",
         permission_mode="plan",
         isolation="worktree",
+        max_budget_usd=0.5,
+        max_tokens=1000,
     )
 
     async def main() -> None:
@@ -262,6 +267,8 @@ def test_options_of_a_call_reach_the_pool_but_no_variables(era: str) -> None:
             refused = await client.call_tool("invoke", {**one, "env": {"A": "b"}})
             assert refused.is_error
             assert "unknown argument 'env'" in text_of(refused)
+            refused = await client.call_tool("invoke", {**one, "attachments": ["/etc/passwd"]})
+            assert "unknown argument 'attachments'" in text_of(refused)
         assert pool.requests == [wanted, wanted]
 
     run(main())

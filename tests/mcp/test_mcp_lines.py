@@ -80,6 +80,29 @@ async def read_until(server: ServerProcess, number: str) -> list[dict[str, Any]]
     return answers
 
 
+def test_log_lines_of_the_server_have_escapes_for_foreign_controls(tmp_path: Path) -> None:
+    cli = tmp_path / "claude"
+    foreign = r"\033]0;owned\007 \302\233 \342\200\256"  # OSC, C1, and an override of direction
+    cli.write_text(
+        f"#!/bin/sh\n[ $1 = --version ] && exec echo '2.1.332 (Claude Code)'\n"
+        f"printf '{foreign}\\n' >&2\nexit 1\n"
+    )
+    cli.chmod(0o700)
+
+    async def main() -> str:
+        async with LoopbackAPI() as api:
+            project = ServerProject(tmp_path, api)
+            project.env["CLAUDE_CLI"] = str(cli)
+            async with project.server() as server:
+                server.call("invoke", agent="reviewer", task="look")
+                assert (await server.answer(2))["result"]["isError"]
+            return project.stderr
+
+    log = run(main())
+    assert r"\x1b]0;owned\x07 \x9b \u202e" in log
+    assert not set(log) & set("\x1b\x07\x9b\u202e")
+
+
 def test_request_with_a_wrong_tool_argument_list_is_answered(tmp_path: Path) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api, ServerProject(tmp_path, api).server() as server:

@@ -26,6 +26,8 @@ from support.waiting import run
     ("event", "line"),
     [
         (Queued(3, agent="reviewer"), "reviewer waits for a worker, place 3 in the queue"),
+        (Queued(1, agent="reviewer", starting=True), "reviewer: starting a process"),
+        (Queued(1, starting=True, paused=9.0, reason="no", agent="a"), "a waits 9 s: no"),
         (Queued(1, paused=29.6, agent="reviewer"), "reviewer waits 30 s: the API has refused work"),
         (Started("worker-1", 4711, 0.0, agent="reviewer"), "reviewer has started on worker-1"),
         (Retry(529, "overloaded", 2, 4.2), "the API refused (HTTP 529); trying again in 4 s"),

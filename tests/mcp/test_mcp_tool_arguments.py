@@ -27,7 +27,7 @@ def test_valid_arguments_are_read_without_any_change() -> None:
 def test_missing_argument_is_named_in_the_error() -> None:
     assert refusal(InvokeArguments, "invoke", {"agent": "reviewer"}) == (
         "invoke: the argument 'task' is missing. Call it as invoke(agent, task, conversation?, "
-        "cwd?, model?, effort?, permission_mode?, isolation?)."
+        "cwd?, model?, effort?, permission_mode?, isolation?, max_budget_usd?, max_tokens?)."
     )
     assert "'agent' is missing; the argument 'task' is missing" in refusal(
         InvokeArguments, "invoke", None
@@ -53,6 +53,28 @@ def test_error_names_the_expected_type_and_the_given_type(value: object, kind: s
     assert message.startswith(f"reset: the argument 'agent' must be a string, not {kind}.")
 
 
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"max_budget_usd": 0}, "'max_budget_usd' must be above 0, not a number."),
+        ({"max_budget_usd": "1"}, "'max_budget_usd' must be a number, not a string."),
+        ({"max_budget_usd": True}, "'max_budget_usd' must be a number, not a boolean."),
+        ({"max_tokens": 0}, "'max_tokens' must be 1 or more, not a number."),
+        ({"max_tokens": 1.5}, "'max_tokens' must be a whole number, not a number."),
+        ({"max_tokens": True}, "'max_tokens' must be a whole number, not a boolean."),
+    ],
+)
+def test_a_wrong_budget_is_named_with_the_expected_value(
+    given: dict[str, object], problem: str
+) -> None:
+    assert problem in refusal(InvokeArguments, "invoke", {"agent": "a", "task": "b", **given})
+
+
+def test_a_whole_number_of_dollars_is_a_budget_too() -> None:
+    call = InvokeArguments.read("invoke", {"agent": "a", "task": "b", "max_budget_usd": 2})
+    assert call.request.max_budget_usd == 2.0
+
+
 @pytest.mark.parametrize("blank", ["", "  ", "\n\t"])
 def test_blank_task_is_refused_as_an_empty_argument(blank: str) -> None:
     assert "the argument 'task' is empty" in refusal(
@@ -73,6 +95,8 @@ def test_client_schema_lists_all_arguments_of_invoke_and_their_types() -> None:
         "effort": "string",
         "permission_mode": "string",
         "isolation": "string",
+        "max_budget_usd": "number",
+        "max_tokens": "integer",
     }
     assert all("title" not in field for field in schema["properties"].values())
     assert "enum" not in schema["properties"]["agent"]

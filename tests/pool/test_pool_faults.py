@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from agent_pool import (
+    PoolTimeout,
+    Queued,
     RemoteProtocolError,
     TaskTimeout,
     WorkerDied,
@@ -180,6 +182,34 @@ def test_a_worker_that_ends_before_the_turn_costs_its_caller_nothing(
             assert "medlar" in result.text
             assert result.pid != doomed
             assert (await pool.stats()).retired == {"died": 1}
+
+    run(main())
+
+
+def test_a_retried_task_waits_acquire_timeout_in_all(pool_project: PoolProject) -> None:
+    async def main() -> None:
+        async with pool_project.faulty(max_size=1, acquire_timeout=60) as pool:
+            await assert_serves(pool)
+            supervisor = pool._supervisor
+            (record,) = supervisor.scheduler.workers.values()
+            assert record.spec is not None
+            holder = await supervisor.acquire(record.spec, lambda _: None)
+            place, has_waited = supervisor.new_place(), asyncio.Event()
+
+            def listen(report: Queued) -> None:
+                if report.waited > 0.5:
+                    has_waited.set()
+
+            waiting = asyncio.ensure_future(supervisor.acquire(record.spec, listen, place))
+            await has_waited.wait()
+            supervisor.return_unused(holder)
+            worker = await waiting
+            assert place.seconds < 60 - 0.4
+            # It asks again, for example because this worker has ended, and no other is free.
+            place.seconds = 0.1
+            with pytest.raises(PoolTimeout):
+                await supervisor.acquire(record.spec, lambda _: None, place)
+            supervisor.return_unused(worker)
 
     run(main())
 

@@ -64,6 +64,29 @@ def test_waiting_callers_are_served_in_order_of_arrival() -> None:
     assert pool.scheduler.position(tickets[0]) == 0
 
 
+def test_a_repeated_request_gets_its_old_place_in_a_full_queue() -> None:
+    pool = SchedulerDriver(max_size=1, max_waiting=2)
+    first = pool.leased_ticket()
+    second, third = pool.request(), pool.request()
+    repeated, _ = pool.scheduler.request(A, pool.now, first)
+    assert [pool.scheduler.position(one) for one in (repeated, second, third)] == [1, 2, 3]
+    assert (repeated.since, repeated.number) == (first.since, first.number)
+    assert pool.use(first.worker)[0] == Grant(repeated, first.worker)
+
+
+def test_an_agent_without_workers_and_callers_is_forgotten() -> None:
+    pool = SchedulerDriver(max_size=1, max_waiting=0)
+    name = pool.idle()
+    assert pool.scheduler.agents == {A.key}
+    pool.tell("stop", name, RetireReason.ASKED)
+    assert pool.scheduler.agents == {A.key}
+    pool.tell("removed", name)
+    assert pool.scheduler.agents == set()
+    with pytest.raises(TooManyRequests):
+        pool.request(B)
+    assert pool.scheduler.agents == set()
+
+
 def test_the_most_recently_used_worker_is_used_again_first() -> None:
     pool = SchedulerDriver(max_size=2)
     first, second = pool.leased(), pool.leased()

@@ -7,6 +7,7 @@ served or refused in the end, and no worker must be left.
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -82,11 +83,12 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
         for agent in agents:
             self.request_one(agent)
 
-    def request_one(self, agent: AgentKey) -> None:
+    def request_one(self, agent: AgentKey, earlier: Ticket | None = None) -> None:
         spec = self.spec(agent)
-        was_full = len(self.waiting) >= self.scheduler.limits.max_waiting
+        is_full = len(self.waiting) >= self.scheduler.limits.max_waiting
+        was_full = is_full and earlier is None
         try:
-            ticket, actions = self.scheduler.request(spec, self.now)
+            ticket, actions = self.scheduler.request(spec, self.now, earlier)
         except PoolClosed:
             assert self.scheduler.is_closed
         except TooManyRequests:
@@ -95,9 +97,20 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
             self.perform(self.scheduler.tick(self.now))  # the definition may be a new one
         else:
             self.known[agent] = spec
-            self.waiting.append(ticket)
+            assert earlier is None or ticket.number == earlier.number
+            insort(self.waiting, ticket, key=lambda one: one.number)
             self.perform(actions)
             assert not (was_full and ticket in self.waiting)
+
+    @precondition(lambda self: self.those("leased"))
+    @rule(data=st.data())
+    def ask_again_for_one_task(self, data: st.DataObject) -> None:
+        """A task that has done nothing is given to a worker again, at its old place."""
+        name = data.draw(st.sampled_from(self.those("leased")))
+        ticket = self.workers[name].ticket
+        assert ticket is not None
+        self.give_back(name)
+        self.request_one(ticket.spec.key, ticket)
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
@@ -173,7 +186,7 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
         data=st.data(),
         what=st.sampled_from(
             [
-                *("grow", "pause", "no_reset", "drain", "drain", "retire"),
+                *("grow", "pause", "resume", "no_reset", "drain", "drain", "retire"),
                 *("switchable", "switchable", "no_claims"),
             ]
         ),
@@ -182,6 +195,8 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
         if what == "grow":
             sizes = {name: data.draw(st.integers(0, 230)) for name in self.workers}
             self.grow(sizes)
+        elif what == "resume":
+            self.perform(self.scheduler.resume(self.now))
         elif what == "pause":
             self.perform(self.scheduler.pause(self.now + data.draw(st.integers(1, 60)), self.now))
         elif what == "no_reset":
@@ -325,6 +340,12 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
             )
 
     @invariant()
+    def check_the_agents_in_use_are_known(self) -> None:
+        used = {ticket.spec.key for ticket in self.waiting}
+        used |= {worker.key for worker in self.workers.values() if worker.key is not None}
+        assert used <= self.scheduler.agents
+
+    @invariant()
     def check_no_action_is_left_pending(self) -> None:
         """But that a worker may have been kept for a caller whom another one serves."""
         looked = self.last_look
@@ -355,6 +376,7 @@ class SchedulerMachine(SchedulerModel, RuleBasedStateMachine):
         for name in self.stopping():
             self.be_gone(name)
         assert self.workers == {}
+        assert self.scheduler.agents == set()
 
     def come_to_rest(self) -> None:
         """While time stands still and leases last, starting and stopping must come to an end."""

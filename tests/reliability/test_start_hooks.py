@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from agent_pool import PoolStatus, SpawnError
+from agent_pool.claude.start_hooks import StartHooks
 from agent_pool.cli.doctor.hooks import hook_finding
 from support.model_scripts import Gate, echo_task
 from support.pools import PoolProject, wait_until_idle
@@ -82,3 +84,44 @@ def test_a_hook_longer_than_start_timeout_is_named_at_once(pool_project: PoolPro
             assert (await pool.stats()).spawned == 1
 
     run(main())
+
+
+def test_a_slow_hook_is_named_as_soon_as_it_begins_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    stub = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("agent_pool.claude.start_hooks.time", stub)
+    hooks = StartHooks()
+    hooks.begin("1", "SessionStart:startup")
+    clock[0] = 0.3
+    assert hooks.note == ""
+    clock[0] = 3.0
+    hooks.end("1", has_words=False)
+    hooks.begin("2", "SessionStart:clear")
+    clock[0] = 3.3
+    assert hooks.note == ("the hook SessionStart:clear has run for 300 ms; the last run took 3.0 s")
+
+
+def test_only_quick_hooks_with_words_run_again_before_a_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    stub = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("agent_pool.claude.start_hooks.time", stub)
+
+    def have_old_words(*, lasted: float, words: bool, since: float) -> bool:
+        hooks = StartHooks()
+        hooks.begin("1", "SessionStart:clear")
+        hooks.begin("2", "SessionStart:clear")
+        clock[0] += lasted
+        hooks.end("1", has_words=words)
+        hooks.end("2", has_words=False)
+        clock[0] += since
+        return hooks.have_old_words
+
+    assert have_old_words(lasted=0.2, words=True, since=2)
+    assert not have_old_words(lasted=0.2, words=False, since=2)
+    assert not have_old_words(lasted=3, words=True, since=2)
+    assert not have_old_words(lasted=0.2, words=True, since=0.5)
+    assert not StartHooks().have_old_words

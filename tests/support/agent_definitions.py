@@ -49,6 +49,7 @@ model: opus
 effort: high
 permissionMode: acceptEdits
 maxTurns: 12
+maxBudgetUsd: 0.5
 mcpServers:
   - github
   - browser:

@@ -21,7 +21,7 @@ from agent_pool import runtime
 from agent_pool.api import TaskAPI
 from agent_pool.client import start as client
 from agent_pool.daemon.guard import Guard
-from agent_pool.daemon.http_server import HttpServer, Listener
+from agent_pool.daemon.http_server import DaemonHttpServer, Listener
 from agent_pool.runtime import DaemonAddress
 from agent_pool.settings import Settings
 from support.environment import UNREACHABLE_URL
@@ -140,7 +140,7 @@ class GuardedServer:
         writers: the clients' ends of all connections.
     """
 
-    http: HttpServer
+    http: DaemonHttpServer
     path: Path
     port: int
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -190,7 +190,7 @@ async def guarded_server(
         port=port,
     )
     listeners = (Listener(private, True, most_private), Listener(public, False, most_tcp))
-    http = HttpServer(guard, listeners, lambda: None)
+    http = DaemonHttpServer(guard, listeners, lambda: None)
     await http.start()
     server = GuardedServer(http, path, port)
     try:

@@ -167,6 +167,8 @@ class Acts:
     def __init__(self) -> None:
         self.answer: dict[str, object] = {}
         """Changes of the next frame that answers."""
+        self.response: dict[str, object] = {}
+        """More content of the next answer to a control request."""
         self.extra: list[dict[str, object]] = []
         """Frames to be written after the answer."""
         self.afterwards: Callable[[], object] | None = None
@@ -186,7 +188,7 @@ class Acts:
 
     def begin(self) -> None:
         """Forget the faults of the last answer."""
-        self.answer, self.extra, self.flags = {}, [], set()
+        self.answer, self.response, self.extra, self.flags = {}, {}, [], set()
 
     def exit(self, code: int = 1, stderr: str = "") -> bool:
         """End at once."""
@@ -238,6 +240,11 @@ class Acts:
     def reply(self, **fields: object) -> bool:
         """Answer with these fields changed; None leaves a field out."""
         self.answer |= fields
+        return True
+
+    def respond(self, **fields: object) -> bool:
+        """Answer a control request with these fields in its content."""
+        self.response |= fields
         return True
 
     def report_version(self, version: str) -> bool:
@@ -385,9 +392,9 @@ class FakeCLI:
             return
         if "follows claim" in self._acts.flags and kind == "claim_session":
             os.chdir(str(request["cwd"]))
-        answer: dict[str, object] = {}
+        answer = {**self._acts.response}
         if kind == "initialize" and self._acts.version:
-            answer = {"claude_code_version": self._acts.version}
+            answer["claude_code_version"] = self._acts.version
         if "rewinds" in self._acts.flags:
             self._messages.clear()
         if "pretends to rewind" in self._acts.flags:

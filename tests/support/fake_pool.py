@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from agent_pool import (
     AgentInfo,
     AgentList,
     AgentPoolError,
+    Attachment,
     Denied,
     Ended,
     Event,
@@ -236,6 +237,9 @@ class FakePool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -251,6 +255,9 @@ class FakePool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         return await self._run(request, on_event, on_permission)
 
@@ -268,6 +275,9 @@ class FakePool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
@@ -282,6 +292,9 @@ class FakePool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         events: list[TaskEvent] = []
         await self._run(request, events.append, on_permission)

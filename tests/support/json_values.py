@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import types
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from agent_pool import (
     AgentPoolError,
+    SchemaMismatch,
     SpawnError,
     TaskError,
     TaskFailed,
@@ -72,4 +75,20 @@ def errors() -> st.SearchStrategy[AgentPoolError]:
         st.builds(SpawnError, TEXTS, **process, is_fatal=st.booleans()),
         st.builds(TaskError, TEXTS, result=results),
         st.builds(TaskFailed, TEXTS, result=results),
+        st.builds(SchemaMismatch, TEXTS, result=results),
     )
+
+
+def assert_other_ways_give_json(value: Any, key: Callable[[Any], Any] = lambda made: made) -> None:
+    """Send a value through JSON as programs do that know only dataclasses, and as FastAPI does.
+
+    Args:
+        value: the value.
+        key: what must be equal afterwards; the whole value if it is not given.
+    """
+    adapter: TypeAdapter[Any] = TypeAdapter(type(value))
+    made = adapter.validate_python(json.loads(json.dumps(asdict(value))))
+    assert key(made) == key(value)
+    # FastAPI checks what `asdict` gives, and sends what the checked value gives.
+    checked = adapter.validate_python(asdict(value))
+    assert key(adapter.validate_json(adapter.dump_json(checked))) == key(value)

@@ -97,7 +97,7 @@ class RestServer:
         """Open a stream of events."""
         async with self.client() as client, client.stream("GET", path, **options) as answer:
             assert answer.status_code == 200
-            yield aiter(httpx2.EventSource(answer))
+            yield aiter(httpx2.EventSource(answer, max_event_size=None))
 
 
 def task_body(agent: str = "reviewer", task: str = "look", **fields: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,8 @@ import pytest
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
 from agent_pool.tasks.store import Store
+from support.durable_pools import OpenPool
 from support.fake_pool import FakePool, RunTask
-
-OpenPool = Callable[..., DurablePool]
 
 
 @pytest.fixture

@@ -26,45 +26,8 @@ from agent_pool import (
     TooManyRequests,
     Usage,
 )
-from agent_pool.api import OnEvent
-from agent_pool.models import TaskResult
-from agent_pool.tasks.service import DurablePool
-from support.fake_pool import make_result
+from support.durable_pools import Gate, OpenPool, crash
 from support.waiting import run, wait_until
-from tasks.conftest import OpenPool
-
-
-class Gate:
-    """Runs tasks that end when their gate is opened.
-
-    Attributes:
-        begun: the tasks in the order in which they began.
-    """
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self._open = asyncio.Event()
-        self._free: set[str] = set()
-        self._waiting: dict[str, asyncio.Event] = {}
-
-    def open(self, *tasks: str) -> None:
-        """Let these tasks end; without any, all of them, also later ones."""
-        if not tasks:
-            self._open.set()
-        self._free.update(tasks)
-        for task, event in self._waiting.items():
-            if not tasks or task in tasks:
-                event.set()
-
-    async def __call__(self, agent: str, task: str, emit: OnEvent) -> TaskResult:
-        self.begun.append(task)
-        emit(Started("worker-1", 4711, 0.0, agent=agent))
-        emit(Text(f"working on {task}"))
-        emit(Spent(Usage(10, 5, 0, 0), 0.01))
-        event = self._waiting.setdefault(task, asyncio.Event())
-        if not self._open.is_set() and task not in self._free:
-            await event.wait()
-        return make_result(f"{task} done", agent=agent, usage=Usage(20, 10, 0, 0), cost_usd=0.02)
 
 
 def test_an_accepted_task_is_found_with_its_answer(durable: OpenPool) -> None:
@@ -104,17 +67,6 @@ def test_a_task_that_ran_at_the_end_is_interrupted(durable: OpenPool) -> None:
             assert (record.state, record.attempts) == ("succeeded", 2)
 
     run(main())
-
-
-async def crash(pool: DurablePool) -> None:
-    """End a pool as a kill does: nothing more is written, the file is as it is."""
-    await pool._store.flush()
-    for task in list(pool._engine._background):
-        task.cancel()
-    pool._engine.is_closing = True
-    if pool._pruning is not None:
-        pool._pruning.cancel()
-    await pool._store._database.close()
 
 
 def test_a_task_that_can_run_again_is_queued_again(durable: OpenPool) -> None:

@@ -46,6 +46,7 @@ class Agent:
         effort: one of `EFFORTS`, or a whole number in digits.
         permission_mode: one of `PERMISSION_MODES`.
         max_turns: the most turns for one task, at least 1.
+        max_budget_usd: the most US dollars that one task can cost, by the CLI's list prices.
         mcp_servers: canonical JSON of each server: a string is the name of a server that is
             configured elsewhere, an object with one key defines a server in place.
         hooks: canonical JSON of the hooks by event.
@@ -73,6 +74,7 @@ class Agent:
     effort: str | None = None
     permission_mode: str | None = None
     max_turns: int | None = None
+    max_budget_usd: float | None = None
     mcp_servers: tuple[str, ...] = ()
     hooks: str | None = None
     memory: str | None = None
@@ -90,8 +92,8 @@ class Agent:
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits, equal for agents that can share a worker.
 
-        Two agents have the same fingerprint if they differ only in name, description, path, color
-        and `extra`, which have no effect on a worker.
+        Two agents have the same fingerprint if they differ only in name, description, path, color,
+        `max_budget_usd` and `extra`, which have no effect on a worker.
         """
         values = [getattr(self, attribute) for attribute in _FINGERPRINT_FIELDS]
         return hashlib.sha256(to_canonical_json(values).encode()).hexdigest()[:16]

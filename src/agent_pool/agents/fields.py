@@ -244,6 +244,14 @@ def _parse_max_turns(value: Any) -> int:
     return int(digits)
 
 
+def _parse_budget(value: Any) -> float:
+    """Return US dollars above 0, also if they are written in quotes."""
+    digits = str(value).strip()
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", digits) or float(digits) == 0:
+        raise _build_error("US dollars above 0, such as 0.50", value)
+    return float(digits)
+
+
 def _parse_boolean(value: Any) -> bool:
     """Return a boolean, also if it is written in quotes."""
     # YAML 1.2 has only `true` and `false`; `yes` and `no` are text.
@@ -353,6 +361,7 @@ FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = MappingProxyType
         "effort": ("effort", _parse_effort),
         "permissionMode": ("permission_mode", _parse_permission_mode),
         "maxTurns": ("max_turns", _parse_max_turns),
+        "maxBudgetUsd": ("max_budget_usd", _parse_budget),
         "mcpServers": ("mcp_servers", _parse_mcp_servers),
         "hooks": ("hooks", _parse_hooks),
         "memory": ("memory", _make_choice_parser(MEMORY_SCOPES)),
@@ -378,6 +387,9 @@ WITHOUT_MEANING: Final = frozenset(
 than its author wanted, or miss a server."""
 
 REFUSED_BY_POOL: Final = frozenset(
-    {"permissionMode", "disallowedTools", "mcpServers", "expertise", "workerMemory"}
+    {
+        *("permissionMode", "disallowedTools", "mcpServers", "expertise", "workerMemory"),
+        "maxBudgetUsd",
+    }
 )
 """Keys of which a wrong value is an error here, although Claude Code 2.1.332 loads the file."""

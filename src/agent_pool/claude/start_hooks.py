@@ -10,6 +10,9 @@ from agent_pool.text import seconds_text
 NOTICED_SECONDS: Final = 1.0
 """A shorter run of the hooks is not mentioned."""
 
+FRESH_SECONDS: Final = 1.0
+"""Seconds for which the words of hooks count as those of the present."""
+
 
 class StartHooks:
     """Measures the hooks of one run: all that begin before the last one has ended."""
@@ -19,6 +22,7 @@ class StartHooks:
         self._began = 0.0
         self._ended = float("-inf")
         self._seconds = 0.0
+        self._have_words = False
 
     @property
     def are_running(self) -> bool:
@@ -35,12 +39,25 @@ class StartHooks:
         return time.monotonic() - self._began if self._running else self._seconds
 
     @property
+    def have_old_words(self) -> bool:
+        """Return whether they said something that is worth saying again before a task.
+
+        Slow hooks are not: their words are of the last reset, so that no task has to wait for them.
+        """
+        is_old = time.monotonic() - self._ended > FRESH_SECONDS
+        return self._have_words and is_old and self.seconds < NOTICED_SECONDS
+
+    @property
     def note(self) -> str:
         """Return what people must know about the hooks; empty if they are quick."""
-        if self.seconds < NOTICED_SECONDS:
+        # A run that has just begun will take as long as the last one.
+        if max(self.seconds, self._seconds) < NOTICED_SECONDS:
             return ""
         taken = f"SessionStart hooks take {seconds_text(self._seconds)} at each start and reset"
-        return self.running_text or taken
+        if not self._running:
+            return taken
+        last = seconds_text(self._seconds)
+        return self.running_text + (f"; the last run took {last}" if self._seconds else "")
 
     @property
     def running_text(self) -> str:
@@ -54,10 +71,12 @@ class StartHooks:
         """Note that a hook has begun, e.g. ``SessionStart:clear``."""
         if not self._running:
             self._began = time.monotonic()
+            self._have_words = False
         self._running[hook_id] = name
 
-    def end(self, hook_id: str) -> None:
-        """Note that a hook has ended."""
+    def end(self, hook_id: str, *, has_words: bool) -> None:
+        """Note that a hook has ended; `has_words` if it said something to the agent."""
+        self._have_words = self._have_words or has_words
         if self._running.pop(hook_id, None) is not None and not self._running:
             self._ended = time.monotonic()
             self._seconds = self._ended - self._began

@@ -59,6 +59,7 @@ from agent_pool.claude.protocol.signals import (
     TurnEvent,
     TurnFinished,
     UnknownRequest,
+    UsageGrew,
 )
 from agent_pool.claude.protocol.states import SessionState
 from agent_pool.claude.roles import RoleFolder
@@ -66,8 +67,8 @@ from agent_pool.claude.start_hooks import StartHooks
 from agent_pool.claude.watchdog import Watchdog
 from agent_pool.claude.watchdog_script import SESSIONS_ENDING, remove_outputs_of
 from agent_pool.errors import AgentPoolError, RemoteProtocolError, SpawnError, WorkerDied
-from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
-from agent_pool.models import Denied, RateLimits, ResetVerdict
+from agent_pool.events import Retry, Spent, Text, ToolOutput, ToolUse, Withdrawn
+from agent_pool.models import Attachment, Denied, RateLimits, ResetVerdict
 from agent_pool.settings import Settings, claude_home
 from agent_pool.text import mebibytes
 
@@ -182,6 +183,7 @@ class Worker:
         self._permissions = PermissionRequests()
         self.hooks, self._has_warned = StartHooks(), False
         self._result: TurnResult | None = None
+        self._overdue: asyncio.TimerHandle | None = None  # an interrupted turn has no result
         self._is_refused = False  # the turn is not that of its role
         self._ready = asyncio.Event()
         self._turn_over = asyncio.Event()
@@ -283,6 +285,11 @@ class Worker:
     def words(self) -> str:
         """Return what the agent has said in its last turn, which can still be running."""
         return self._session.words
+
+    @property
+    def spent(self) -> Spend:
+        """Return what its last turn has used so far, as the CLI last reported it."""
+        return self._session.usage.spent
 
     @property
     def session(self) -> Session:
@@ -439,7 +446,11 @@ class Worker:
             self._session.taint(f"it did not become its agent within {seconds:g} s")
 
     async def turn(
-        self, text: str, listener: TurnListener | None = None, decider: Decider | None = None
+        self,
+        text: str,
+        listener: TurnListener | None = None,
+        decider: Decider | None = None,
+        attachments: Sequence[Attachment] = (),
     ) -> TurnResult:
         """Give it a task and wait for the result, for as long as the caller waits.
 
@@ -449,6 +460,7 @@ class Worker:
             text: the task.
             listener: called with each event of the turn.
             decider: decides permission requests; without one every request is denied.
+            attachments: pictures and files of the task.
 
         Raises:
             WorkerDied: the process ended before the result came.
@@ -466,7 +478,10 @@ class Worker:
         self.last_output = time.monotonic()
         self._listener = listener
         self._permissions.decider = decider
-        self._send(self._session.prompt(_new_id(), text, verbatim=self._verdict.verbatim))
+        verbatim = self._verdict.verbatim
+        self._send(
+            self._session.prompt(_new_id(), text, verbatim=verbatim, attachments=attachments)
+        )
         self.turns += 1
         try:
             await self._turn_over.wait()
@@ -474,10 +489,32 @@ class Worker:
             # The turn can go on after its caller has left; its later events belong to no caller.
             self._listener = None
             self._permissions.withdraw()
+            if self._overdue is not None:
+                self._overdue.cancel()
+                self._overdue = None
         # Without a result the event was set by `fail_turn`, by a broken protocol or by the exit.
         if self._result is None:
             raise self._fault or self._ended_error()
         return self._result
+
+    def interrupt(self, error: AgentPoolError) -> None:
+        """Have the running turn end now; `turn` then returns its result.
+
+        Args:
+            error: what `turn` raises if no result comes within `interrupt_timeout`.
+        """
+        if self.is_in_turn:
+            # The CLI must not wait for a person, and the person must not be asked for nothing.
+            self._permissions.withdraw()
+            self._interrupt()
+            bound = self._settings.interrupt_timeout
+            loop = asyncio.get_running_loop()
+            self._overdue = loop.call_later(bound, self.fail_turn, error)
+
+    def _interrupt(self) -> None:
+        # Its last call of a tool may not have been reported yet.
+        self._started_programs = True
+        self._send(self._session.interrupt(_new_id()))
 
     async def settle(self) -> bool:
         """Interrupt a turn whose caller has left; return whether the turn is over in good order.
@@ -487,9 +524,7 @@ class Worker:
         # `fail_turn` sets the event although the turn still runs, so it is cleared for this wait.
         if self._session.state is SessionState.IN_TURN:
             self._turn_over.clear()
-            # Its last call of a tool may not have been reported yet.
-            self._started_programs = True
-            self._send(self._session.interrupt(_new_id()))
+            self._interrupt()
         # The turn's own result follows the answer to `interrupt` (2.0.77 to 2.1.330).
         if self._session.state is SessionState.INTERRUPTING:
             try:
@@ -568,6 +603,9 @@ class Worker:
                 await self._clear()
             else:
                 self._session.taint("CLAUDE.md, a rule or a skill was edited")
+        elif self.hooks.have_old_words and self._verdict.forgets and self.is_clean:
+            # `claude -p` runs SessionStart hooks for each task; they say the branch, the time, ….
+            await self._clear()
         return self.is_clean
 
     async def _clear(self) -> None:
@@ -726,15 +764,21 @@ class Worker:
 
     def _dispatch(self, signal: Signal) -> None:
         match signal:
-            case Text() | Withdrawn() | ToolUse() | ToolOutput() | Retry():
+            case Text() | Withdrawn() | ToolUse() | ToolOutput() | Retry() | Spent():
                 # Before the listener, which writes a new note for a `Retry`.
                 self._track_tools(signal)
                 if self._listener is not None:
                     self._listener(signal)
             case TurnFinished(result):
                 self._finish_turn(result)
-            case StrayFinished() | RateLimitsReported() | StartHookBegan() | StartHookEnded():
-                self._report(signal)
+            case (
+                StrayFinished()
+                | RateLimitsReported()
+                | StartHookBegan()
+                | StartHookEnded()
+                | UsageGrew()
+            ):
+                self._note(signal)
             case RoleMissed() | ToolsMissing():
                 self._is_refused = True
                 self.fail_turn(self._error_of(signal))
@@ -756,16 +800,24 @@ class Worker:
                 # Answered because the CLI waits for it; new versions can ask for new things.
                 self._answer(lambda: self._session.refuse_request(signal))
 
-    def _report(
-        self, signal: StrayFinished | RateLimitsReported | StartHookBegan | StartHookEnded
+    def _ask_usage(self) -> None:
+        # The turn can have ended in the same read, and the process too.
+        if self.is_in_turn and not self.has_ended:
+            self._send(self._session.ask_usage(_new_id()))
+
+    def _note(
+        self,
+        signal: StrayFinished | RateLimitsReported | StartHookBegan | StartHookEnded | UsageGrew,
     ) -> None:
         match signal:
+            case UsageGrew():
+                self._ask_usage()
             case RateLimitsReported(limits):
                 self._on.rate_limits(limits)
             case StartHookBegan(hook_id, name):
                 self.hooks.begin(hook_id, name)
-            case StartHookEnded(hook_id):
-                self.hooks.end(hook_id)
+            case StartHookEnded(hook_id, has_words):
+                self.hooks.end(hook_id, has_words=has_words)
             case StrayFinished():
                 self._on.stray()
 
@@ -793,8 +845,10 @@ class Worker:
         self._wake()
 
     def _track_tools(self, event: TurnEvent) -> None:
-        # It goes on, so a note about a refused request is out of date.
-        self.note = ""
+        # It goes on, so a note about a refused request is out of date. The answer about the usage
+        # can have been asked for before the refusal.
+        if not isinstance(event, Spent):
+            self.note = ""
         if isinstance(event, ToolUse):
             self._started_programs |= event.name not in QUIET_TOOLS
             self.open_tools[event.id] = event.name

@@ -15,7 +15,7 @@ from agent_pool.cli.command import (
     project_option,
     run_async,
 )
-from agent_pool.cli.connect import make_pool
+from agent_pool.cli.connect import find_pool
 from agent_pool.cli.listing import Column, Listing, Paragraph
 from agent_pool.cli.output import console, echo, print_json
 from agent_pool.text import count
@@ -38,7 +38,7 @@ def agents(ctx: click.Context, as_json: bool, project: Path | None) -> None:
       agent-pool agents
       agent-pool agents --json | jq -r '.[].name'
     """
-    found = run_async(make_pool(load_command_settings(ctx, project)).agents())
+    found = run_async(find_pool(load_command_settings(ctx, project)).agents())
     if as_json:
         print_json([agent.as_json() for agent in found.agents])
         return

@@ -16,22 +16,46 @@ from agent_pool.cli.completion import VARIABLE
 from agent_pool.cli.output import guard_streams
 from agent_pool.text import did_you_mean
 
-COMMANDS: Final = {
-    "run": "Give an agent one task and print its answer.",
-    "batch": "Give agents many tasks, side by side.",
-    "agents": "List the agents that are defined.",
-    "show": "Show an agent's prompt and how it is started.",
-    "init": "Write a starter agent, skill and expertise.",
-    "stats": "Show every running pool: workers, tasks, tokens, cost.",
-    "doctor": "Check the installation and report what is wrong.",
-    "demo": "Compare a pool with `claude -p`, offline and at no cost.",
-    "install": "Register the MCP server and the hook with Claude Code.",
-    "uninstall": "Undo `agent-pool install`.",
-    "daemon": "Control the pool that all sessions share.",
-    "serve": "Run the MCP server on stdin and stdout.",
-    "completion": "Print a script that completes names in your shell.",
+GROUPS: Final = {
+    "Give tasks": {
+        "run": "Give an agent one task and print its answer.",
+        "batch": "Give agents many tasks, side by side.",
+        "submit": "Give an agent a task that outlives this terminal; print its id.",
+        "wait": "Wait for submitted tasks and print their answers.",
+    },
+    "Follow tasks": {
+        "tasks": "List the tasks: those that need you first.",
+        "task": "Show everything about one task, each step of it.",
+        "logs": "Print the steps of a task as lines, also as they come.",
+        "answer": "Allow or deny what a task asks permission for.",
+        "cancel": "Cancel tasks.",
+        "retry": "Queue a task again that did not succeed.",
+    },
+    "Agents": {
+        "agents": "List the agents that are defined.",
+        "show": "Show an agent's prompt and how it is started.",
+        "init": "Write a starter agent, skill and expertise.",
+        "warmup": "Start a worker of an agent before its first task.",
+        "reset": "Stop the workers of an agent; it gets new processes.",
+    },
+    "The pool": {
+        "top": "Show what the agents do now, refreshed as they change.",
+        "open": "Open the dashboard in the browser.",
+        "stats": "Show every running pool: workers, tasks, tokens, cost.",
+        "daemon": "Control the pool that all sessions share.",
+        "doctor": "Check the installation and report what is wrong.",
+        "demo": "Compare a pool with `claude -p`, offline and at no cost.",
+    },
+    "Connect": {
+        "install": "Register the MCP server and the hook with Claude Code.",
+        "uninstall": "Undo `agent-pool install`.",
+        "serve": "Run the MCP server on stdin and stdout.",
+        "completion": "Print a script that completes names in your shell.",
+    },
 }
-"""Each command's line in the list. The command `run` is `run` in `agent_pool.cli.run`."""
+"""The commands under their headings, each with its line in the list."""
+COMMANDS: Final = {name: line for group in GROUPS.values() for name, line in group.items()}
+"""All commands in the order of the list. The command `run` is `run` in `agent_pool.cli.run`."""
 
 
 class LazyGroup(click.Group):
@@ -67,8 +91,11 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # click's own version imports every command, to read its help.
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        widest = max(map(len, COMMANDS))
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                # Blanks, so that the lines of all groups begin at the same place.
+                formatter.write_dl([(name.ljust(widest), line) for name, line in commands.items()])
 
 
 EPILOG: Final = """
@@ -85,7 +112,7 @@ Exit codes:
   0    success
   1    failure: the agent reported an error, a check failed, output could not be written
   2    the command line is wrong
-  3    not started: a setting or a batch line is wrong, no such agent, no usable Claude Code CLI
+  3    not started: a wrong setting or batch line, no such agent or task, no usable CLI, no daemon
   124  a time limit passed
   128+n  stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM
 """

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from agent_pool import Attachment, ConfigError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-FIELDS: Final = ("cwd", "model", "effort", "permission_mode", "env", "isolation")
+FIELDS: Final = (
+    *("cwd", "model", "effort", "permission_mode", "env", "isolation"),
+    *("max_budget_usd", "max_tokens", "attach"),
+)
 """The names of the options, as lines of a batch have them too."""
 
 
@@ -28,6 +33,25 @@ def _read_env_option(
             raise click.BadParameter(f"number {number} is not of the form NAME=VALUE")
         variables[name] = value
     return variables or None
+
+
+def _read_attach_option(
+    ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> tuple[Attachment, ...] | None:
+    """Return the content of the files; None if there is none."""
+    try:
+        return read_attachments(given) or None
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def read_attachments(paths: Iterable[str]) -> tuple[Attachment, ...]:
+    """Read the files of a task.
+
+    Raises:
+        ConfigError: one cannot be read, or is of no type that can be attached.
+    """
+    return tuple(map(Attachment.from_file, paths))
 
 
 _OPTIONS: Final = (
@@ -54,6 +78,26 @@ _OPTIONS: Final = (
         help="Run in a git worktree, which is kept if the task changes anything.",
     ),
     click.option(
+        "--budget",
+        "max_budget_usd",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="USD",
+        help="Interrupt the task when it has cost this many US dollars, by list prices.",
+    ),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Interrupt the task when it has used this many tokens, cache reads not counted.",
+    ),
+    click.option(
+        "--attach",
+        multiple=True,
+        callback=_read_attach_option,
+        metavar="FILE",
+        help="A picture, a PDF or a text that the agent gets with the task; can be repeated.",
+    ),
+    click.option(
         "--env",
         multiple=True,
         callback=_read_env_option,
@@ -76,4 +120,6 @@ def request_fields(given: dict[str, Any]) -> dict[str, Any]:
     fields = {name: given[name] for name in FIELDS if given.get(name) is not None}
     if "cwd" in fields:
         fields["project"] = str(fields.pop("cwd"))
+    if "attach" in fields:
+        fields["attachments"] = fields.pop("attach")
     return fields

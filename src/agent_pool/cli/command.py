@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from agent_pool.cli.output import echo, print_json
-from agent_pool.errors import AgentPoolError, ConfigError, PoolTimeout, SpawnError, TaskTimeout
+from agent_pool.errors import (
+    AgentPoolError,
+    ConfigError,
+    DaemonUnavailable,
+    DeadlinePassed,
+    NestingRefused,
+    PoolTimeout,
+    SpawnError,
+    TaskNotFound,
+    TaskTimeout,
+)
 
 if TYPE_CHECKING:
     from agent_pool.settings import Settings
@@ -32,13 +42,20 @@ TIMED_OUT: Final = 124
 SIGNALLED: Final = 128
 """Exit codes; SIGNALLED plus the signal's number. 124 is that of timeout(1), 128+n that of shells.
 2 is click's own code for a wrong command line."""
+_NOTHING_STARTED: Final = (
+    ConfigError,
+    DaemonUnavailable,
+    NestingRefused,
+    SpawnError,
+    TaskNotFound,
+)
 
 
 def exit_code(error: AgentPoolError) -> int:
     """Return the exit code for an error."""
-    if isinstance(error, TaskTimeout | PoolTimeout):
+    if isinstance(error, TaskTimeout | PoolTimeout | DeadlinePassed):
         return TIMED_OUT
-    return NOT_STARTED if isinstance(error, ConfigError | SpawnError) else FAILED
+    return NOT_STARTED if isinstance(error, _NOTHING_STARTED) else FAILED
 
 
 def error_object(error: AgentPoolError) -> dict[str, Any]:

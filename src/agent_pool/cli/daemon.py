@@ -34,6 +34,11 @@ def daemon() -> None:
 
     Clients start it when they need it, and it ends by itself when it was idle for long. These
     commands are for people who want to see or control it.
+
+    \b
+    Example:
+      agent-pool daemon status
+      agent-pool daemon logs --follow
     """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.text import Text
@@ -25,15 +25,18 @@ class Column:
         heading: its name; in a block it stands before the value.
         right: align it right, as numbers are.
         is_prose: a block shows it as a paragraph of its own, without its name.
+        least: a table shortens its cells to the room that is left, at least to this many
+            characters, so it is the last column; None for cells that are never shortened.
     """
 
     heading: str
     right: bool = False
     is_prose: bool = False
+    least: int | None = None
 
 
 class Listing:
-    """Rows whose first cell is a name; no cell is cut, and no word is broken.
+    """Rows whose first cell is a name; no word is broken, and no cell is cut but those of `least`.
 
     Without a terminal each row is one line, its cells are separated by tabs, and no blank is added:
     programs can split it. On a terminal that is too narrow for the table, each row is a block: its
@@ -56,10 +59,19 @@ class Listing:
             yield from self._tabbed()
             return
         widths = [max(map(cell_len, cells)) for cells in zip(*self._all_cells(), strict=True)]
-        if sum(widths) + len(_GAP) * (len(widths) - 1) <= options.max_width:
+        if self._fit(widths, options.max_width):
             yield from self._table(widths)
         else:
             yield from self._blocks(options.max_width)
+
+    def _fit(self, widths: list[int], room: int) -> bool:
+        """Return whether a table fits; shorten the last column for it if that is allowed."""
+        over = sum(widths) + len(_GAP) * (len(widths) - 1) - room
+        least = self._columns[-1].least
+        if over > 0 and least is not None and widths[-1] - over >= least:
+            widths[-1] -= over
+            over = 0
+        return over <= 0
 
     def _all_cells(self) -> Iterator[Sequence[str]]:
         yield [column.heading for column in self._columns]
@@ -81,7 +93,8 @@ class Listing:
         self, cells: Sequence[str], widths: Sequence[int], first: str, style: str
     ) -> Text:
         line = Text(style=style, no_wrap=True)
-        for place, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        for place, (whole, width) in enumerate(zip(cells, widths, strict=True)):
+            cell = whole if cell_len(whole) <= width else f"{set_cell_size(whole, width - 1)}…"
             blanks = " " * (width - cell_len(cell))
             text = f"{blanks}{cell}" if self._columns[place].right else f"{cell}{blanks}"
             line.append(f"{_GAP if place else ''}{text}", style="" if place else first)

@@ -69,12 +69,17 @@ class Refusal:
 
 
 def format_question(request: PermissionRequest) -> str:
-    """Return the question for a request, with the whole input of the tool."""
+    """Return the question for a request, as a person at a terminal is asked."""
+    return f"{describe_request(request)}\nAllow it? [y/N] "
+
+
+def describe_request(request: PermissionRequest) -> str:
+    """Return what an agent asks for, with the whole input of the tool."""
     # Never shortened: a person must see all that is permitted.
     tool_input = printable_json(dict(request.input), indent=2)
     about = f" ({request.description})" if request.description else ""
     asked = printable(f"{request.agent} asks to use {request.tool}{about}:")
-    return f"{asked}\n{tool_input}\nAllow it? [y/N] "
+    return f"{asked}\n{tool_input}"
 
 
 async def _read_line(terminal: int) -> str:

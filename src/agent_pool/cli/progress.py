@@ -32,6 +32,7 @@ from agent_pool import (
 from agent_pool.text import clock_text, count, one_line, printable, seconds_text
 
 _WIDTH: Final = 80
+_STEP_WIDTH: Final = 200
 _DESCRIPTIVE_INPUTS: Final = (
     "command",
     "file_path",
@@ -94,6 +95,62 @@ def describe_activity(event: TaskEvent) -> str | None:
             return None
         case Ended():
             return ""
+
+
+def describe_step(event: TaskEvent) -> str:
+    """Return what happened, on one line, as progress and logs show it."""
+    match event:
+        case Submitted():
+            return "submitted"
+        case Queued():
+            return describe_wait(event)
+        case Started():
+            return f"{event.worker} (process {event.pid}) has the task"
+        case Text():
+            return f"“{one_line(event.text, _STEP_WIDTH)}”"
+        case ToolUse():
+            return f"→ {describe_tool_call(event)}"
+        case ToolOutput():
+            kind = "failed: " if event.is_error else ""
+            return f"← {kind}{one_line(event.text, _STEP_WIDTH)}"
+        case Ended():
+            return describe_end(event)
+        case _:
+            return _describe_incident(event)
+
+
+def _describe_incident(
+    event: Withdrawn | Retry | Spent | PermissionAsked | PermissionAnswered,
+) -> str:
+    match event:
+        case Withdrawn():
+            return "the answer so far was withdrawn; the agent begins again"
+        case Retry():
+            return describe_retry(event)
+        case Spent():
+            return usage_text(event.usage, event.cost_usd)
+        case PermissionAsked():
+            return f"asks for permission to use {one_line(event.request.tool, _WIDTH)}"
+        case PermissionAnswered():
+            return _describe_answer(event)
+
+
+def _describe_answer(event: PermissionAnswered) -> str:
+    if event.allowed:
+        return "the permission was given"
+    why = f": {one_line(event.reason, _STEP_WIDTH)}" if event.reason else ""
+    return f"the permission was denied{why}"
+
+
+def describe_end(ended: Ended) -> str:
+    """Return how a task ended, on one line: its figures, or its failure."""
+    if ended.error is not None:
+        return one_line(f"{ended.error.code}: {ended.error.message}", _STEP_WIDTH)
+    if ended.result is None:
+        return "ended"
+    if ended.result.is_error:
+        return one_line(f"failed ({ended.failure}): {ended.result.text}", _STEP_WIDTH)
+    return f"succeeded; {result_text(ended.result)}"
 
 
 def usage_text(usage: Usage, cost_usd: float) -> str:
@@ -171,19 +228,17 @@ class TaskProgress:
     def update(self, event: TaskEvent) -> None:
         """Show an event."""
         match event:
-            case Started():
-                self._print_line(f"{event.worker} (process {event.pid}) has the task")
+            case Started() | Retry():
+                self._print_line(describe_step(event))
             case Text():
                 self._print_held_text()
                 self._held_text = event.text
             case Withdrawn():
                 self._held_text = ""
-                self._print_line("the answer so far was withdrawn; the agent begins again")
+                self._print_line(describe_step(event))
             case ToolUse():
                 self._print_held_text()
-                self._print_line(f"→ {describe_tool_call(event)}")
-            case Retry():
-                self._print_line(describe_retry(event))
+                self._print_line(describe_step(event))
             case ToolOutput() if event.is_error:
                 self._print_line(f"← failed: {one_line(event.text, _WIDTH)}")
         if (activity := describe_activity(event)) is not None:

@@ -22,14 +22,14 @@ from agent_pool.cli.command import (
     run_async,
 )
 from agent_pool.cli.completion import complete_agent
-from agent_pool.cli.connect import make_pool
-from agent_pool.cli.output import console, echo, print_answer, print_json
+from agent_pool.cli.connect import find_pool
+from agent_pool.cli.output import console, echo
 from agent_pool.cli.permissions import Refusal, TerminalPrompt
-from agent_pool.cli.progress import TaskProgress, result_text
-from agent_pool.text import one_line, printable, printable_json
+from agent_pool.cli.progress import TaskProgress
+from agent_pool.cli.result_output import print_partial, print_result
 
 
-def _read_schema_option(
+def read_schema_option(
     ctx: click.Context, parameter: click.Parameter, value: str | None
 ) -> dict[str, Any] | None:
     """Read a JSON schema, given as text or as the name of a file; None if it was not given."""
@@ -45,7 +45,7 @@ def _read_schema_option(
     return schema
 
 
-class RunCommand(Command):
+class TaskTextCommand(Command):
     """A command whose task can begin with a dash, as items of a list do."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -73,7 +73,7 @@ class RunCommand(Command):
         return args
 
 
-@click.command(cls=RunCommand)
+@click.command(cls=TaskTextCommand)
 @click.argument("agent", shell_complete=complete_agent)
 @click.argument("task")
 @click.option(
@@ -84,7 +84,7 @@ class RunCommand(Command):
 )
 @click.option(
     "--schema",
-    callback=_read_schema_option,
+    callback=read_schema_option,
     metavar="FILE|JSON",
     help="A JSON schema: the answer is JSON that fits it.",
 )
@@ -120,7 +120,9 @@ def run(
     permission_ceiling) asks you, if stdin is a terminal. Otherwise the request is denied.
 
     --model, --effort, --permission-mode and --env apply to this task only, and --cwd runs it in
-    another folder, with the agents that are defined there.
+    another folder, with the agents that are defined there. At its --budget or --max-tokens the
+    task is interrupted, and what the agent has said is shown. --attach gives the agent a file: a
+    picture (PNG, JPEG, GIF, WebP), a PDF or a text in UTF-8, at most 20 of them and 20 MiB.
 
     \b
     Example:
@@ -128,10 +130,11 @@ def run(
       agent-pool run judge 'Rate this.' --schema score.schema.json | jq .score
       git diff | agent-pool run code-reviewer - --timeout 10m
       agent-pool run code-reviewer 'Review src.' --model haiku --effort low
+      agent-pool run designer 'What is wrong here?' --attach screen.png --budget 0.50
     """
     # A single task needs no process in reserve, and no proof that a worker forgets after it.
     settings = load_command_settings(ctx, project, spares=0, prewarm=(), reset="clear")
-    pool = make_pool(settings)
+    pool = find_pool(settings)
     try:
         text = read_task(task)
         call: dict[str, Any] = {"agent": agent, "task": text, "timeout": timeout, "schema": schema}
@@ -145,7 +148,7 @@ def run(
         result = run_async(_run_task(pool, call, progress, as_json=as_json))
     except TaskError as error:
         if error.result is not None and not as_json:
-            _print_partial(error.result)
+            print_partial(error.result)
         raise
     finally:
         # A second Ctrl-C can interrupt the close of the pool; this ends every process at once.
@@ -187,34 +190,5 @@ async def _run_task(
             with progress:
                 result = await pool.invoke(**call, on_event=progress.update)
         # Before the close of the pool, which takes a moment: the reader has the answer at once.
-        _print_result(result, quiet=progress is None, as_json=as_json)
+        print_result(result, quiet=progress is None, as_json=as_json)
     return result
-
-
-def _print_partial(result: TaskResult) -> None:
-    if result.partial:
-        # Not on stdout: there, a program would take it for the answer.
-        shown = printable(result.partial) if sys.stderr.isatty() else result.partial
-        echo(f"what the agent had said, not a complete answer:\n{shown}", err=True)
-
-
-def _print_result(result: TaskResult, *, quiet: bool, as_json: bool) -> None:
-    if as_json:
-        print_json(result.as_json())
-    elif result.is_error:
-        how = f" ({result.code or result.subtype})"
-        echo(f"{result.agent} failed{how}: {result.text}\n{result.advice}", err=True)
-        _print_partial(result)
-    else:
-        text = result.text
-        if result.structured is not None:
-            text = printable_json(result.structured)
-        print_answer(text)
-    if not quiet:
-        console(err=True).print(result_text(result), style="dim")
-    if not as_json:
-        for denied in dict.fromkeys(f"{one.tool}: {one_line(one.reason)}" for one in result.denied):
-            echo(f"not permitted: {denied}", err=True)
-    # Even if quiet: otherwise its place would be known to no reader.
-    if result.worktree and not as_json:
-        echo(f"changes are in {result.worktree} (branch {result.branch})", err=True)

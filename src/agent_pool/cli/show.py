@@ -116,6 +116,11 @@ def _print_launch(agent: AgentInfo, launch: LaunchSpec) -> None:
         ),
         ("Folder", launch.cwd),
         ("Environment", variables),
+        *(
+            (("Budget of a task", f"{agent.max_budget_usd:g} US dollars (maxBudgetUsd)"),)
+            if agent.max_budget_usd is not None
+            else ()
+        ),
         *((("Role, taken after the start", launch.role.rstrip()),) if launch.role else ()),
         # A setting of the process: in a definition it has no effect on a main agent (2.1.332).
         *((("Effort, set with the role", launch.effort),) if launch.effort else ()),

@@ -1,9 +1,10 @@
-"""`agent-pool stats`: every running pool of this user, asked now."""
+"""`agent-pool stats`: the daemon and every other running pool of this user, asked now."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
 import click
@@ -11,13 +12,26 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from agent_pool import AgentStats, PoolStats, PoolStatus, RateLimits, SilentPool, running_pools
+from agent_pool import (
+    AgentPoolError,
+    AgentStats,
+    PoolStats,
+    PoolStatus,
+    RateLimits,
+    SilentPool,
+    TaskFilter,
+    running_pools,
+)
 from agent_pool.cli.command import Command, json_option, run_async
+from agent_pool.cli.connect import find_tasks, usable_daemon
 from agent_pool.cli.listing import Column, Listing, Paragraph
 from agent_pool.cli.output import console, print_json
 from agent_pool.text import count, mebibytes, printable, seconds_text
 
 WATCH_INTERVAL_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 2.0
+"""The time that the daemon has for its figures, as other pools have."""
+MAX_COUNTED: Final = 1000
 
 FoundPools: TypeAlias = Sequence[PoolStatus | SilentPool]
 
@@ -28,8 +42,9 @@ FoundPools: TypeAlias = Sequence[PoolStatus | SilentPool]
 def stats(as_json: bool, watch: bool) -> None:
     """Show every running pool of this user: workers, tasks, tokens, cost and memory.
 
-    A pool is one MCP server of a Claude Code session, or one program that uses the library. The
-    command asks each of them now; one that does not answer within two seconds is listed as such.
+    A pool is the daemon, an MCP server of a Claude Code session that does not use it, or a program
+    that uses the library. The command asks each of them now; one that does not answer within two
+    seconds is listed as such.
 
     \b
     Example:
@@ -40,11 +55,11 @@ def stats(as_json: bool, watch: bool) -> None:
     if watch:
         _watch(console(), as_json=as_json)
         return
-    found = run_async(running_pools())
+    found, daemon = run_async(find_pools())
     if as_json:
-        print_json(pools_as_json(found))
+        print_json({**pools_as_json(found), "daemon": daemon and daemon.as_json()})
     else:
-        console().print(format_pools(found))
+        console().print(format_pools(found, daemon))
 
 
 def _watch(screen: Console, *, as_json: bool) -> None:
@@ -62,8 +77,49 @@ async def _refresh_until_cancelled(screen: Console) -> None:
     # Without its thread that redraws: the figures change only when the pools are asked.
     with Live(console=screen, auto_refresh=False) as live:
         while True:
-            live.update(format_pools(await running_pools()), refresh=True)
+            live.update(format_pools(*await find_pools()), refresh=True)
             await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonFigures:
+    """The daemon among the pools.
+
+    Attributes:
+        pid: its process id, which is that of its pool too.
+        input_required: how many tasks wait for a person's permission.
+    """
+
+    pid: int
+    input_required: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+
+async def find_pools() -> tuple[FoundPools, DaemonFigures | None]:
+    """Return all running pools, and the daemon among them; None if none can be used."""
+    found = await running_pools()
+    daemon, address = find_tasks(), usable_daemon()
+    if daemon is None or address is None:
+        return found, None
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), daemon:
+            workers, stats = await daemon.workers(), await daemon.stats()
+            asking = await daemon.tasks(TaskFilter(states=("input_required",), limit=MAX_COUNTED))
+    except (AgentPoolError, TimeoutError) as error:
+        reason = str(error) or f"it did not answer within {ANSWER_SECONDS:.0f} s"
+        return [*found, SilentPool(f"the daemon, pid {address.pid}", reason)], None
+    # Its own figures: its socket for programs is that of the pool below its store, where no task
+    # waits; and it is not found there if it has another TMPDIR.
+    pools, silent = _split(found)
+    others = [one for one in pools if one.pid != address.pid]
+    project = next((one.project for one in pools if one.pid == address.pid), "")
+    status = PoolStatus(
+        address.pid, "agent-pool daemon", project, address.version, tuple(workers), stats
+    )
+    return [status, *others, *silent], DaemonFigures(address.pid, len(asking))
 
 
 def pools_as_json(found: FoundPools) -> dict[str, Any]:
@@ -89,10 +145,16 @@ def _total(pools: Sequence[PoolStatus]) -> AgentStats:
 # For people
 
 
-def format_pools(found: FoundPools) -> RenderableType:
+def format_pools(found: FoundPools, daemon: DaemonFigures | None = None) -> RenderableType:
     """Return the pools as tables, with a sum of all pools at the end."""
     pools, silent = _split(found)
-    parts: list[RenderableType] = [part for pool in pools for part in _format_pool(pool)]
+    parts: list[RenderableType] = []
+    if daemon is not None and daemon.input_required:
+        waiting = count(daemon.input_required, "task")
+        parts.append(
+            Paragraph(f"{waiting} waiting for your permission: agent-pool tasks", "yellow")
+        )
+    parts += [part for pool in pools for part in _format_pool(pool)]
     parts += [Paragraph(f"{pool.folder}: {pool.reason}", "yellow") for pool in silent]
     if not parts:
         return Text("No pool of yours is running here.")
@@ -103,7 +165,7 @@ def _format_pool(pool: PoolStatus) -> list[RenderableType]:
     stats = pool.stats
     program = printable(pool.program)
     title = (
-        f"{program}, pid {pool.pid}, in {pool.project}, up {seconds_text(stats.uptime)}; "
+        f"{program}, pid {pool.pid}{_place(pool)}, up {seconds_text(stats.uptime)}; "
         f"processes started: {stats.spawned:,}"
     )
     parts: list[RenderableType] = [
@@ -115,6 +177,10 @@ def _format_pool(pool: PoolStatus) -> list[RenderableType]:
     if stats.agents:
         parts.append(_agent_table(pool))
     return [*parts, Paragraph(reuse_text(stats)), Text()]
+
+
+def _place(pool: PoolStatus) -> str:
+    return f", in {pool.project}" if pool.project else ""
 
 
 def _format_delays(stats: PoolStats) -> list[Paragraph]:

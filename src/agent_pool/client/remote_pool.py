@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 from collections.abc import (
@@ -13,6 +14,7 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Mapping,
+    Sequence,
 )
 from dataclasses import replace
 from functools import partial
@@ -49,6 +51,7 @@ from agent_pool.errors import (
 from agent_pool.events import Ended, Event, TaskEvent, event_from_json
 from agent_pool.models import (
     AgentList,
+    Attachment,
     Denied,
     LaunchSpec,
     Outcome,
@@ -286,6 +289,9 @@ class RemotePool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -301,6 +307,9 @@ class RemotePool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         return await self._run(request, on_event, on_permission)
 
@@ -329,6 +338,9 @@ class RemotePool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
@@ -343,6 +355,9 @@ class RemotePool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         events: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
         handle = await self.submit(request, on_event=events.put_nowait, on_permission=on_permission)
@@ -440,6 +455,17 @@ class RemotePool:
 
     async def answer(self, task_id: str, key: str, answer: bool | Denied) -> bool:
         return await answer_question(self._open_connection(), task_id, key, answer)
+
+    async def dashboard_link(self, *, is_read_only: bool = False) -> str:
+        """Return a link that opens the dashboard in a browser; it works once and for a minute.
+
+        Args:
+            is_read_only: the browser may look, and change nothing.
+        """
+        found = await self._ask(
+            "POST", "dashboard", query={"read_only": "1" if is_read_only else "0"}
+        )
+        return str(found["url"])
 
     # Agents
 
@@ -546,6 +572,9 @@ def _request_json(request: TaskRequest) -> dict[str, Any]:
         raise ConfigError(f"the request is wrong: {error}") from None
     except ValueError:  # a schema with more levels than pydantic takes
         return request.as_json()
+    for name, value in made.items():
+        if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
+            raise ConfigError(f"{name}: expected a number, found {value}")
     return made
 
 

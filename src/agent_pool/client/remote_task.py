@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -72,11 +72,11 @@ class RemoteTask:
     def follow(self, on_event: OnEvent | None, on_permission: OnPermission | None) -> None:
         """Pass the events of the task on, and answer its questions, from now on."""
         follower = _Follower(self._connection, self._id, self._start, on_event, on_permission)
-        self._end = self._start(self._note_end(follower.run()), f"agent-pool follow {self._id}")
+        self._end = self._start(self._note_end(follower.run), f"agent-pool follow {self._id}")
 
     async def result(self) -> TaskResult:
         if self._end is None:
-            self._end = self._start(self._note_end(self._poll()), f"agent-pool wait {self._id}")
+            self._end = self._start(self._note_end(self._poll), f"agent-pool wait {self._id}")
         # `wait` does not cancel what others wait for, too.
         await asyncio.wait([self._end])
         if self._end.cancelled():
@@ -103,8 +103,8 @@ class RemoteTask:
             log.warning("task %s could not be cancelled: %s", self._id, error)
             return False
 
-    async def _note_end(self, end: Coroutine[Any, Any, TaskRecord | Ended]) -> TaskResult:
-        ended = await end
+    async def _note_end(self, find_end: Callable[[], Awaitable[TaskRecord | Ended]]) -> TaskResult:
+        ended = await find_end()
         self._has_ended = True
         if ended.error is not None:
             raise ended.error

@@ -26,7 +26,7 @@ START_TIMEOUT: Final = 30.0
 POLL_SECONDS: Final = 0.02
 DRAIN_WAIT: Final = 5.0
 """Seconds to wait for a daemon that finishes its running tasks."""
-DRAINING: Final = "draining"
+ENDING: Final = "ending"
 """The word in the lock file of such a daemon."""
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds for one small request to the daemon."""
@@ -85,15 +85,15 @@ def ensure_daemon(
             _start(environ, deadline)
             continue
         else:
-            deadline = min(deadline, _drain_deadline(folder, began))
+            deadline = min(deadline, _ending_deadline(folder, began))
         if time.monotonic() > deadline:
             raise DaemonUnavailable(_explain_delay(environ, folder))
         time.sleep(POLL_SECONDS)
 
 
-def _drain_deadline(folder: Path, began: float) -> float:
+def _ending_deadline(folder: Path, began: float) -> float:
     """Return when to wait no longer for a daemon that finishes its tasks: they can take minutes."""
-    return began + DRAIN_WAIT if lock_state(folder)[1] == DRAINING else float("inf")
+    return began + DRAIN_WAIT if lock_state(folder)[1] == ENDING else float("inf")
 
 
 def lock_state(folder: Path) -> tuple[int, str]:
@@ -106,7 +106,7 @@ def lock_state(folder: Path) -> tuple[int, str]:
 
 def _explain_delay(environ: Mapping[str, str], folder: Path) -> str:
     pid, state = lock_state(folder)
-    if runtime.is_locked(folder) and state == DRAINING:
+    if runtime.is_locked(folder) and state == ENDING:
         return (
             f"the daemon (pid {pid}) finishes its running tasks, and the next one can start after "
             "that; try again later, or end them with `agent-pool daemon stop --now`"

@@ -13,9 +13,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
+from agent_pool.daemon.dashboard.pages import Dashboard, link_route
 from agent_pool.daemon.guard import Guard
 from agent_pool.daemon.mcp_faces import McpFaces
 from agent_pool.daemon.rest import rest_routes
+from agent_pool.models import DayTotal, TaskFilter
 from agent_pool.pool.pool import AgentPool
 from agent_pool.settings import Settings
 from agent_pool.tasks.service import DurablePool
@@ -31,9 +33,18 @@ class DrainablePool(TaskAPI, Protocol):
         """Begin no task any more, and wait until those that run have ended."""
         ...
 
+    async def totals(self, wanted: TaskFilter) -> list[DayTotal]:
+        """Return the sums of the ended tasks that a filter means."""
+        ...
+
 
 class DaemonControl(Protocol):
     """What the routes of the daemon itself need of it."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Return whether it finishes its tasks and takes no new ones."""
+        ...
 
     def begin_drain(self) -> None:
         """Give the address up, finish the running tasks, then end."""
@@ -54,16 +65,26 @@ def make_app(
     pool: TaskAPI,
     settings: Settings,
     mcp: McpFaces,
+    dashboard: Dashboard,
     *,
     environ: Mapping[str, str],
     token: str,
     port: int,
 ) -> ASGIApp:
     """Return the whole application."""
+    rest = rest_routes(
+        pool,
+        environ=environ,
+        env_block=settings.env_block,
+        is_draining=lambda: control.is_draining,
+    )
+    # Those of the daemon first: the others are all that is left below `/v1`.
     routes: list[BaseRoute] = [
         *_daemon_routes(control),
-        *rest_routes(pool, environ=environ, env_block=settings.env_block),
+        link_route(dashboard, port),
         *mcp.routes(),
+        *dashboard.routes(),
+        *rest,
     ]
     return Guard(
         Starlette(routes=routes),
@@ -81,7 +102,8 @@ def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:
     async def drain(request: Request) -> JSONResponse:
         # Before the answer: its reader starts the next daemon.
         control.begin_drain()
-        return JSONResponse(await control.status(), status_code=202)
+        # Without figures: the pool can be closed by now.
+        return JSONResponse({"draining": True}, status_code=202)
 
     return [
         Route("/v1/daemon", status),

@@ -34,11 +34,13 @@ BODY_SECONDS: Final = 30.0
 """Seconds in which the whole body must have arrived."""
 SEND_SECONDS: Final = 60.0
 """Seconds in which a client must take some of what it is sent."""
+PAGES: Final = "/ui/"
+"""The beginning of the paths of the dashboard."""
 FREE_PATHS: Final = ("/v1/health",)
 """What a process of a worker can ask although `allow_nested` is off."""
 
 
-class Refusal(Exception):  # noqa: N818 - not an error of the daemon
+class RefusedRequest(Exception):  # noqa: N818 - not an error of the daemon
     """A request that is not passed on.
 
     Args:
@@ -96,33 +98,37 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         connection: Connection = scope["state"]["connection"]
-        exchange = _Exchange(self, connection, receive, send, _most_bytes(scope["path"]))
+        exchange = _BoundedRequest(self, connection, receive, send, _most_bytes(scope["path"]))
         try:
             headers: dict[bytes, bytes] = dict(scope["headers"])
             if not connection.is_private:
-                self._check_tcp(headers)
+                self._check_tcp(headers, scope["path"])
             peer = await self._identify(connection)
             if scope["path"] not in FREE_PATHS:
                 refuse_nested(peer, self._settings)
             exchange.check_length(headers)
-        except Refusal as refusal:
+        except RefusedRequest as refusal:
             await exchange.refuse(refusal)
         except NestingRefused as error:
-            await exchange.refuse(Refusal(403, error.code, error.message))
+            await exchange.refuse(RefusedRequest(403, error.code, error.message))
         else:
             scope["state"]["peer"] = peer
             await exchange.run(self._app, scope)
 
-    def _check_tcp(self, headers: Mapping[bytes, bytes]) -> None:
+    def _check_tcp(self, headers: Mapping[bytes, bytes], path: str) -> None:
         # Before the token: a page of a browser that guesses must not learn whether it was right.
         if headers.get(b"host", b"").lower() not in self._hosts:
-            raise Refusal(403, "foreign_host", "the Host header is not this daemon's address")
+            raise RefusedRequest(
+                403, "foreign_host", "the Host header is not this daemon's address"
+            )
         origin = headers.get(b"origin")
         if origin is not None and origin.lower() not in self._origins:
-            raise Refusal(403, "foreign_origin", "pages of other origins are not served")
+            raise RefusedRequest(403, "foreign_origin", "pages of other origins are not served")
+        if path.startswith(PAGES):
+            return  # a browser has no token; the dashboard checks its cookie
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            raise Refusal(
+            raise RefusedRequest(
                 401, "unauthorized", "send the daemon's token: Authorization: Bearer TOKEN"
             )
 
@@ -132,9 +138,9 @@ class Guard:
             try:
                 connection.peer = await identify_peer(connection.socket, self._pool)
             except PermissionError as error:
-                raise Refusal(403, "foreign_user", str(error)) from None
+                raise RefusedRequest(403, "foreign_user", str(error)) from None
             except OSError:  # the client has left
-                raise Refusal(403, "no_peer", "the connection has ended") from None
+                raise RefusedRequest(403, "no_peer", "the connection has ended") from None
         return connection.peer
 
     def hold(self, size: int) -> bool:
@@ -151,7 +157,7 @@ def _most_bytes(path: str) -> int:
     return MAX_TASK_BODY if path in TASK_PATHS else MAX_BODY
 
 
-class _Exchange:
+class _BoundedRequest:
     """One request and its answer, with their bounds."""
 
     def __init__(
@@ -164,7 +170,7 @@ class _Exchange:
         self._received = 0
         self._is_whole = False
         self._has_begun = False
-        self._refusal: Refusal | None = None
+        self._refusal: RefusedRequest | None = None
         self._deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
     def check_length(self, headers: Mapping[bytes, bytes]) -> None:
@@ -173,8 +179,8 @@ class _Exchange:
         if not length.isdigit() or int(length) > self._most:
             raise self._too_large()
 
-    def _too_large(self) -> Refusal:
-        return Refusal(413, "body_too_large", f"a body can have {self._most:,} bytes here")
+    def _too_large(self) -> RefusedRequest:
+        return RefusedRequest(413, "body_too_large", f"a body can have {self._most:,} bytes here")
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the application answer."""
@@ -200,17 +206,19 @@ class _Exchange:
                 message = await self._receive()
         except TimeoutError:
             seconds = f"the body did not arrive within {BODY_SECONDS:g} s"
-            return self._stop(Refusal(408, "body_too_slow", seconds))
+            return self._stop(RefusedRequest(408, "body_too_slow", seconds))
         size = len(message.get("body", b""))
         self._received += size
         self._is_whole = not message.get("more_body", False)
         if not self._guard.hold(size):
-            return self._stop(Refusal(503, "busy", "too many large requests run; try again later"))
+            return self._stop(
+                RefusedRequest(503, "busy", "too many large requests run; try again later")
+            )
         if self._received > self._most:
             return self._stop(self._too_large())
         return message
 
-    def _stop(self, refusal: Refusal) -> Message:
+    def _stop(self, refusal: RefusedRequest) -> Message:
         self._refusal = refusal
         return {"type": "http.disconnect"}
 
@@ -247,7 +255,7 @@ class _Exchange:
         except TimeoutError:
             pass
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: RefusedRequest) -> None:
         """Answer with a refusal, unless an answer has begun; the connection is closed then."""
         if self._has_begun:
             self._connection.abort()
@@ -269,7 +277,7 @@ class _ClientGone(Exception):  # noqa: N818 - ends the application's work for th
     """A client that does not read what it is sent."""
 
 
-def _error_value(refusal: Refusal) -> dict[str, Any]:
+def _error_value(refusal: RefusedRequest) -> dict[str, Any]:
     """Return a refusal in the form of `AgentPoolError.as_json`."""
     retryable = refusal.status in (408, 503)
     return {"code": refusal.code, "message": refusal.message, "retryable": retryable}

@@ -66,7 +66,7 @@ class Connection:
         self._transport.abort()
 
 
-class HttpServer:
+class DaemonHttpServer:
     """A server of `app`.
 
     Args:
@@ -96,6 +96,7 @@ class HttpServer:
         self._on_change = on_change
         self._servers: list[asyncio.Server] = []
         self._open: dict[Listener, set[_Protocol]] = {one: set() for one in listeners}
+        self._full: set[Listener] = set()
         self._emptied = asyncio.Event()
 
     @property
@@ -123,7 +124,8 @@ class HttpServer:
         for listener in self._listeners:  # those that were never started
             listener.socket.close()
         for protocol in self._protocols():
-            protocol.shutdown()
+            if not protocol.transport.is_closing():
+                protocol.shutdown()
 
     async def finish(self, timeout: float) -> None:
         """Wait until every connection has ended, and abort those that are left after `timeout`."""
@@ -149,7 +151,9 @@ class HttpServer:
     def add(self, protocol: _Protocol, listener: Listener) -> bool:
         """Note a new connection; return False if there are too many."""
         if len(self._open[listener]) >= listener.most:
-            log.warning("%d connections are open, and one more is refused", listener.most)
+            if listener not in self._full:  # once, or another user could fill the log
+                log.warning("%d connections are open, and more are refused", listener.most)
+                self._full.add(listener)
             return False
         self._open[listener].add(protocol)
         self._on_change()
@@ -157,7 +161,11 @@ class HttpServer:
 
     def remove(self, protocol: _Protocol, listener: Listener) -> None:
         """Note the end of a connection."""
+        if protocol not in self._open[listener]:  # it was refused
+            return
         self._open[listener].discard(protocol)
+        if len(self._open[listener]) < listener.most // 2:
+            self._full.discard(listener)
         self._on_change()
         if not self.connections:
             self._emptied.set()
@@ -167,7 +175,11 @@ class _Protocol(H11Protocol):
     """uvicorn's protocol with a bound for the head of a request and for clients that never read."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, server: HttpServer, listener: Listener
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        server: DaemonHttpServer,
+        listener: Listener,
     ) -> None:
         super().__init__(config, state, {})
         self._server, self._listener = server, listener

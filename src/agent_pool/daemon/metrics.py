@@ -31,14 +31,14 @@ async def metrics_text(pool: TaskAPI) -> bytes:
         AgentPoolError: as the methods of the pool.
     """
     tasks = await pool.tasks(TaskFilter(states=OPEN_STATES, limit=OPEN_PAGE))
-    figures = _Figures(await pool.stats(), await pool.workers(), tasks)
+    figures = _PoolFigures(await pool.stats(), await pool.workers(), tasks)
     # A registry of its own: the default one has the figures of this Python process too.
     registry = CollectorRegistry(auto_describe=False)
     registry.register(figures)
     return generate_latest(registry)
 
 
-class _Figures(Collector):
+class _PoolFigures(Collector):
     """The figures at one moment, for one answer."""
 
     def __init__(

@@ -184,7 +184,7 @@ _TASK_PAGE: Final = _object(
     },
 )
 _HEALTH: Final = _object(
-    status={"const": "ok"}, version=_TEXT, uptime={"type": "number"}, open_tasks=_COUNT
+    status={"enum": ["ok", "draining"]}, version=_TEXT, uptime={"type": "number"}, open_tasks=_COUNT
 )
 
 OPERATIONS: Final = (

@@ -42,6 +42,7 @@ from agent_pool.daemon.openapi import OPERATIONS, Operation, openapi_document
 from agent_pool.daemon.sse import SEND_TIMEOUT, EventStream, PoolEvents, task_stream
 from agent_pool.errors import AgentPoolError
 from agent_pool.models import OPEN_STATES, Denied, TaskFilter, TaskRecord, TaskRequest
+from agent_pool.tasks.engine import new_id
 
 log = logging.getLogger("agent_pool")
 
@@ -60,6 +61,7 @@ def rest_routes(
     environ: Mapping[str, str],
     env_block: tuple[str, ...] = (),
     send_timeout: float = SEND_TIMEOUT,
+    is_draining: Callable[[], bool] = lambda: False,
 ) -> list[BaseRoute]:
     """Return the routes below ``/v1``.
 
@@ -68,8 +70,9 @@ def rest_routes(
         environ: the daemon's environment; a task gets the variables that its client has otherwise.
         env_block: patterns of variables that workers never get, the setting of this name.
         send_timeout: seconds after which a client is dropped that does not read its events.
+        is_draining: says whether the daemon finishes its tasks and takes no new ones.
     """
-    interface = _Interface(pool, environ, env_block, send_timeout)
+    interface = _Interface(pool, environ, env_block, send_timeout, is_draining)
     by_path: dict[str, dict[str, Endpoint]] = {}
     for one in OPERATIONS:
         endpoint = _endpoint(one, getattr(interface, one.name))
@@ -134,8 +137,10 @@ class _Interface:
         environ: Mapping[str, str],
         env_block: tuple[str, ...],
         send_timeout: float,
+        is_draining: Callable[[], bool],
     ) -> None:
         self._pool = pool
+        self._is_draining = is_draining
         self._environ = environ
         self._env_block = env_block
         self._send_timeout = send_timeout
@@ -148,9 +153,11 @@ class _Interface:
     async def submit(self, request: Request, query: Query) -> Response:
         wait = query.number("wait", MAX_WAIT)
         body = await read_body(request, TaskBody)
-        handle = await self._pool.submit(self._with_caller(body, request), task_id=body.task_id)
+        # With an id of its own it is seen whether the task is new, or that of an earlier request.
+        new = body.task_id or new_id(body.request.agent)
+        handle = await self._pool.submit(self._with_caller(body, request), task_id=new)
         record = await self._record(request, handle.id, wait)
-        return JsonAnswer(record.as_json(), 201)
+        return JsonAnswer(record.as_json(), 201 if handle.id == new else 200)
 
     def _with_caller(self, body: TaskBody, request: Request) -> TaskRequest:
         """Return the request with its client's variables, and the task that the client is in."""
@@ -292,7 +299,8 @@ class _Interface:
         found = await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=COUNTED_TASKS))
         uptime = time.monotonic() - self._started
         figures = {"version": self._version, "uptime": uptime, "open_tasks": len(found)}
-        return JsonAnswer({"status": "ok", **figures})
+        status = "draining" if self._is_draining() else "ok"
+        return JsonAnswer({"status": status, **figures})
 
     async def metrics(self, request: Request, query: Query) -> Response:
         return Response(await metrics_text(self._pool), media_type=CONTENT_TYPE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -18,9 +19,10 @@ from typing import Any, Final
 import psutil
 
 from agent_pool import runtime
-from agent_pool.client.start import DRAINING, log_file, package_version
+from agent_pool.client.start import ENDING, log_file, package_version
 from agent_pool.daemon.app import make_app, make_pool
-from agent_pool.daemon.http_server import HttpServer, Listener
+from agent_pool.daemon.dashboard.pages import Dashboard
+from agent_pool.daemon.http_server import DaemonHttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
 from agent_pool.daemon.lock import take_lock
 from agent_pool.daemon.log_files import open_log
@@ -33,9 +35,12 @@ from agent_pool.settings import Environment, load_settings
 log = logging.getLogger("agent_pool")
 
 HOST: Final = "127.0.0.1"
-MAX_PRIVATE: Final = 400
-"""Connections of this user's processes on the Unix socket."""
+MAX_PRIVATE: Final = 2000
+"""Connections of this user's processes on the Unix socket; half of the open files, if that is less.
+"""
 MAX_TCP: Final = 128
+OPEN_FILES: Final = 8192
+"""Files that this process can have open, if the system permits it; the usual bound is 1,024."""
 CONNECTION_SECONDS: Final = 2.0
 """Seconds for connections to end after all tasks have ended."""
 CLOSE_MARGIN: Final = 10.0
@@ -94,6 +99,7 @@ class Daemon:
             log.exception("the daemon fails by a bug of its own")
             raise
         finally:
+            self._remove_files()  # while the lock makes them this daemon's
             lock.release()
 
     async def _run(self) -> None:
@@ -111,7 +117,6 @@ class Daemon:
         except BaseException:
             for listener in listeners:
                 listener.socket.close()
-            self._remove_files()
             raise
         try:
             await self._serve(listeners, stamp)
@@ -123,17 +128,20 @@ class Daemon:
     async def _serve(self, listeners: tuple[Listener, ...], stamp: str) -> None:
         port = listeners[-1].socket.getsockname()[1]
         self._mcp = McpFaces(self._pool, self._settings, self._environ)
+        state = runtime.state_folder(self._environ)
+        self._dashboard = Dashboard(self._pool, self._settings, state, self._pool.totals)
         app = make_app(
             self,
             self._pool,
             self._settings,
             self._mcp,
+            self._dashboard,
             environ=self._environ,
             token=self._token,
             port=port,
         )
         self._idle = IdleWatch(self._is_busy)
-        self._http = HttpServer(app, listeners, self._idle.touch)
+        self._http = DaemonHttpServer(app, listeners, self._idle.touch)
         unsubscribe = self._pool.subscribe(lambda _: self._idle.touch())
         try:
             await self._http.start()
@@ -150,6 +158,7 @@ class Daemon:
             unsubscribe()
             if self._relays_end is not None:
                 self._relays_end.cancel()
+            self._dashboard.close()
             await self._mcp.close()
             await self._http.finish(0)
 
@@ -234,11 +243,10 @@ class Daemon:
             self._pool.kill()
 
     def _release_address(self) -> None:
-        """Take no new connection; the files are removed while the lock makes them this daemon's."""
+        """Take no new connection, so that clients look for the next daemon."""
         if self._has_address:
             self._has_address = False
-            if self.is_draining:
-                self._lock.note(DRAINING)
+            self._lock.note(ENDING)
             self._remove_files()
             self._http.stop_listening()
             # In the background: it returns when no call of a client runs.
@@ -326,4 +334,16 @@ def _bind(folder: Path, port: int) -> tuple[Listener, ...]:
             f"the daemon cannot listen on {HOST}:{port}: {error}; choose another daemon_port, or "
             "0 for any free one"
         ) from None
-    return Listener(private, True, MAX_PRIVATE), Listener(public, False, MAX_TCP)
+    most = min(MAX_PRIVATE, _raise_file_limit() // 2)
+    return Listener(private, True, most), Listener(public, False, MAX_TCP)
+
+
+def _raise_file_limit() -> int:
+    """Let this process open more files; return how many it can open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return OPEN_FILES
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -67,6 +67,8 @@ async def _run(pool: PoolAPI, call: InvokeArguments, caller: Caller, update: Upd
             effort=call.effort,
             permission_mode=call.permission_mode,
             isolation=call.isolation,
+            max_budget_usd=call.max_budget_usd,
+            max_tokens=call.max_tokens,
             on_event=on_event,
             on_permission=permissions.decide,
         )

@@ -53,6 +53,8 @@ def progress_line(event: TaskEvent) -> str | None:
 def _queue_line(queued: Queued) -> str:
     if queued.paused:
         line = f"{queued.agent} waits {queued.paused:.0f} s: {queued.reason or _REFUSED_WORK}"
+    elif queued.starting:
+        line = f"{queued.agent}: starting a process"
     else:
         line = f"{queued.agent} waits for a worker, place {queued.position} in the queue"
     return one_line(line, WIDTH)

@@ -34,6 +34,7 @@ from agent_pool.mcp.opening import Opening
 from agent_pool.mcp.server import EarlyList, build_server, initialization_options
 from agent_pool.mcp.unusable_pool import UnusablePool
 from agent_pool.mcp.wire import Wire
+from agent_pool.text import printable
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DRAIN_SECONDS: Final = 0.5
@@ -195,12 +196,21 @@ class UnansweredOnly:
         await self._stream.__aexit__(*how)
 
 
+class PrintableFormatter(logging.Formatter):
+    """Formats log lines that can go to a terminal, tracebacks included.
+
+    Arguments of calls, definitions and answers are in them, and a client can show its servers'
+    stderr as it is.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _log_to_stderr(level: str) -> None:
     known = level.upper() in logging.getLevelNamesMapping()
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper() if known else logging.WARNING,
-        format="agent-pool %(levelname)s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("agent-pool %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper() if known else logging.WARNING)
     if not known:
         logger.warning("%s: expected debug, info, warning or error, not %r", LOG_LEVEL, level)

@@ -68,6 +68,9 @@ class ToolArguments(BaseModel):
                 return f"the argument {name!r} is longer than {MAX_NAME} characters"
             case "too_short" | "too_long":
                 return f"the argument {name!r} holds {len(value)} tasks, not 1 to {MAX_TASKS}"
+            case "greater_than_equal":
+                bound = error["ctx"]["ge"]
+                return f"the argument {name!r} must be {bound} or more, not {_json_type(value)}"
         return f"the argument {name!r} must be {_expected(error['type'])}, not {_json_type(value)}"
 
     @classmethod
@@ -106,6 +109,9 @@ def _expected(kind: str) -> str:
         "list_type": "an array",
         "model_type": "an object",
         "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "greater_than": "above 0",
         "greater_than_equal": "0 or more",
         "less_than_equal": f"at most {MAX_WAIT}",
         "bool_type": "true or false",
@@ -152,12 +158,19 @@ class InvokeArguments(ToolArguments):
     isolation: NonBlank | None = Field(
         None, description="worktree: work in a git worktree, which is kept if anything changes."
     )
+    max_budget_usd: float | None = Field(
+        None, gt=0, description="Stop the task when it has cost this many US dollars."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, description="Stop the task when it has used this many tokens."
+    )
 
     @property
     def request(self) -> TaskRequest:
         """Return the task that is asked for."""
         # No `env`: by a variable such as ANTHROPIC_BASE_URL, words that a model has read somewhere
-        # could send the user's credentials to another server.
+        # could send the user's credentials to another server. No attachments: the pool would read
+        # files for a client that may itself be forbidden to read them, and send them to a model.
         return TaskRequest(
             self.agent,
             self.task,
@@ -167,6 +180,8 @@ class InvokeArguments(ToolArguments):
             effort=self.effort,
             permission_mode=self.permission_mode,
             isolation=self.isolation,
+            max_budget_usd=self.max_budget_usd,
+            max_tokens=self.max_tokens,
         )
 
 

@@ -39,4 +39,5 @@ def _info(one: Agent | BrokenAgent, project: Project) -> AgentInfo:
         tools=one.tools,
         warnings=warnings,
         error=error,
+        max_budget_usd=one.max_budget_usd,
     )

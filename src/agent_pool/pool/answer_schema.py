@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from agent_pool.errors import ConfigError, TaskFailed
+from agent_pool.errors import ConfigError, SchemaMismatch, StructureMissing, TaskFailed
 from agent_pool.models import TaskResult
 
 # jsonschema and referencing are imported where they are used: they take 60 ms and 10 MB to load,
@@ -51,22 +51,23 @@ def check_answer(schema: Mapping[str, Any], result: TaskResult) -> None:
     """Check that the structured answer of a result fits the schema.
 
     Raises:
-        TaskFailed: it is missing or does not fit; the error has the result.
+        StructureMissing, SchemaMismatch: it is missing, or does not fit; the error has the result.
+        TaskFailed: the schema cannot be applied.
     """
     from jsonschema.exceptions import ValidationError
 
     if result.structured is None:
-        raise TaskFailed(
+        raise StructureMissing(
             f"agent {result.agent!r} on worker {result.worker} answered without the structure that "
-            f"its schema asks for: {result.text[:200]!r}",
+            f"its schema asks for: {result.text[:200]!r}\n{StructureMissing.advice}",
             result=result,
         )
     try:
         _validator(schema).validate(result.structured)
     except ValidationError as error:
-        raise TaskFailed(
+        raise SchemaMismatch(
             f"the answer of agent {result.agent!r} does not fit the schema at "
-            f"{error.json_path}: {error.message}",
+            f"{error.json_path}: {error.message}\n{SchemaMismatch.advice}",
             result=result,
         ) from None
     except Exception as error:  # e.g. a schema that refers to itself without end, a bad pattern

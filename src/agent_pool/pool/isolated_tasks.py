@@ -95,7 +95,7 @@ class IsolatedTasks:
         spec = run.spec = await self._registry.resolve(
             request.agent, request.project, schema, options, run.folder
         )
-        task.resolved(spec)
+        task.resolved(spec, self._registry.agent(spec))
         worker = await self._supervisor.acquire(spec, task.emit)
         return await self._run_on(task, worker)
 

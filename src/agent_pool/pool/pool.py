@@ -7,7 +7,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -32,6 +32,7 @@ from agent_pool.errors import (
 from agent_pool.events import Ended, Event, Snapshot, TaskEvent
 from agent_pool.models import (
     AgentList,
+    Attachment,
     Denied,
     LaunchSpec,
     Outcome,
@@ -227,7 +228,10 @@ class AgentPool:
             self._end_conversation(task.request)
         if running.cancelled():
             # Here and not in the task's own code: one that is cancelled at once never runs.
-            task.end(error=handle.cancel_error)
+            error = handle.cancel_error
+            if error.result is None and task.unfinished is not None:
+                error.result = replace(task.unfinished, text=error.message, code=error.code)
+            task.end(error=error)
         else:
             # Read it once, or asyncio logs the error of a task whose caller has left as unseen.
             running.exception()
@@ -246,6 +250,9 @@ class AgentPool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -261,6 +268,9 @@ class AgentPool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         return await self._submit(request, on_event, on_permission).result_or_cancel()
 
@@ -278,6 +288,9 @@ class AgentPool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
@@ -292,6 +305,9 @@ class AgentPool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
         events: asyncio.Queue[TaskEvent] = asyncio.Queue()

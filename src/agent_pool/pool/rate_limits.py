@@ -10,6 +10,8 @@ from agent_pool.models import RateLimits
 _NAMES: Final = {"five_hour": "five-hour limit", "seven_day": "seven-day limit"}
 LONGEST_HOLD_SECONDS: Final = 8 * 24 * 3600.0
 """A week and a day: a longer time until a reset is not believed."""
+BELIEVED_SECONDS: Final = 60.0
+"""Seconds after which every request that was sent before a hold has the headers of its answer."""
 _DAY_SECONDS: Final = 24 * 3600.0
 
 
@@ -24,6 +26,26 @@ def held_seconds(limits: RateLimits, now: float | None = None) -> float:
         return 0.0
     left = limits.resets_at - (time.time() if now is None else now)
     return min(max(left, 0.0), LONGEST_HOLD_SECONDS)
+
+
+def ends_hold(hold: RateLimits, later: RateLimits, seconds: float) -> bool:
+    """Check whether a later report shows that the limit of a hold is lifted before its reset.
+
+    An answer that was under way when the limit was met reports its older state, so that a report
+    soon after the hold began counts only if it is about the next window or about paid requests.
+
+    Args:
+        hold: the report by which the hold began.
+        later: a report after it.
+        seconds: how long the hold has lasted.
+    """
+    if later.is_rejected:
+        return False
+    windows = {"five_hour": later.five_hour, "seven_day": later.seven_day}
+    window = windows.get(hold.kind)
+    reset = window.resets_at if window and window.resets_at else 0.0
+    is_next_window = hold.resets_at is not None and reset > hold.resets_at
+    return later.is_using_overage or is_next_window or seconds >= BELIEVED_SECONDS
 
 
 def describe_limits(limits: RateLimits, now: float | None = None) -> str:

@@ -45,7 +45,7 @@ from agent_pool.models import AgentKey, RateLimits, WorkerInfo
 from agent_pool.pool import waiters
 from agent_pool.pool.agent_registry import AgentRegistry
 from agent_pool.pool.event_bus import EventBus
-from agent_pool.pool.rate_limits import describe_limits, held_seconds
+from agent_pool.pool.rate_limits import describe_limits, ends_hold, held_seconds
 from agent_pool.pool.scheduler import (
     Action,
     AgentSpec,
@@ -63,7 +63,7 @@ from agent_pool.pool.scheduler import (
     WorkerRecord,
     WorkerState,
 )
-from agent_pool.pool.waiters import QueueListener, Waiters
+from agent_pool.pool.waiters import QueueListener, QueuePlace, Waiters
 from agent_pool.settings import Settings
 from agent_pool.text import mebibytes
 
@@ -120,6 +120,8 @@ class Supervisor:
         self.rate_limits: RateLimits | None = None
         self.pause_reason = ""
         self._acquiring: set[asyncio.Timeout] = set()
+        self._hold: RateLimits | None = None  # the report by which the last hold began
+        self._hold_began = self._hold_ends = self._hold_pauses_until = float("-inf")
         self._settings = settings
         self._probe = probe
         self._registry = registry
@@ -201,17 +203,26 @@ class Supervisor:
 
     # For callers
 
-    async def acquire(self, spec: AgentSpec, on_queued: QueueListener) -> Worker:
+    async def acquire(
+        self, spec: AgentSpec, on_queued: QueueListener, place: QueuePlace | None = None
+    ) -> Worker:
         """Return a clean worker, leased; report again and again while the caller waits.
+
+        Args:
+            spec: the agent.
+            on_queued: called with each report.
+            place: the place of a caller that can ask again for the same task; it keeps its place
+                and waits `acquire_timeout` in all.
 
         Raises:
             PoolTimeout, TooManyRequests, PoolClosed, SpawnError: see `PoolAPI.invoke`.
         """
         self._apply_reset_setting(spec)
+        place = place or self.new_place()
         try:
-            async with self._bounded() as bound:
+            async with self._bounded(place) as bound:
                 while True:
-                    worker = await self._granted(spec, on_queued)
+                    worker = await self._granted(spec, on_queued, place)
                     if await self._prepare(worker):
                         return worker
                     # It is replaced, and the caller waits for another one.
@@ -225,16 +236,22 @@ class Supervisor:
                 spec.key, self.scheduler, seconds, _now(), self._start_errors, self.pause_reason
             ) from None
 
+    def new_place(self) -> QueuePlace:
+        """Return the place of a caller that has not asked for a worker yet."""
+        return QueuePlace(self._settings.acquire_timeout)
+
     @contextlib.asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[asyncio.Timeout]:
+    async def _bounded(self, place: QueuePlace) -> AsyncIterator[asyncio.Timeout]:
         """Bound a wait by `acquire_timeout`, to which the wait for a reset does not count."""
-        held = held_seconds(self.rate_limits) if self.rate_limits else 0.0
-        async with asyncio.timeout(self._settings.acquire_timeout + held) as bound:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(place.seconds + self._held_seconds) as bound:
             self._acquiring.add(bound)
             try:
                 yield bound
             finally:
                 self._acquiring.discard(bound)
+                left = (bound.when() or 0.0) - loop.time()
+                place.seconds = min(place.seconds, max(left, 0.0))
 
     async def _prepare(self, worker: Worker) -> bool:
         """Check that a granted worker can serve, with its files read as they are now."""
@@ -251,8 +268,11 @@ class Supervisor:
             self._perform(edited)
         return is_usable
 
-    async def _granted(self, spec: AgentSpec, on_queued: QueueListener) -> Worker:
-        ticket, actions = self.scheduler.request(spec, _now())
+    async def _granted(
+        self, spec: AgentSpec, on_queued: QueueListener, place: QueuePlace
+    ) -> Worker:
+        ticket, actions = self.scheduler.request(spec, _now(), place.ticket)
+        place.ticket = ticket
         granted = self._waiters.add(ticket, on_queued)
         try:
             self._perform(actions)
@@ -311,11 +331,37 @@ class Supervisor:
         """
         self.rate_limits = limits
         self._bus.publish(RateLimitsChanged(limits=limits))
+        now = _now()
         if (seconds := held_seconds(limits)) > 0:
-            self.pause(seconds + _RETRY_GRACE, describe_limits(limits))
-            # The wait for the reset is no wait for a worker.
-            for bound in self._acquiring:
-                _postpone(bound, seconds)
+            self._begin_hold(limits, now, seconds)
+        elif self.hold is not None and ends_hold(self.hold, limits, now - self._hold_began):
+            self._end_hold(now)
+
+    @property
+    def hold(self) -> RateLimits | None:
+        """Return the limit for whose reset all work waits now; None if it does not wait."""
+        return self._hold if self._held_seconds else None
+
+    @property
+    def _held_seconds(self) -> float:
+        return max(0.0, self._hold_ends - _now())
+
+    def _begin_hold(self, limits: RateLimits, now: float, seconds: float) -> None:
+        self.pause(seconds + _RETRY_GRACE, describe_limits(limits))
+        # The wait for the reset is no wait for a worker. Each worker reports the same limit, so
+        # only what a report adds to the hold is added to the waits.
+        added = max(0.0, now + seconds - max(self._hold_ends, now))
+        for bound in self._acquiring:
+            _postpone(bound, added)
+        self._hold, self._hold_began, self._hold_ends = limits, now, now + seconds
+        self._hold_pauses_until = self.scheduler.paused_until
+
+    def _end_hold(self, now: float) -> None:
+        """Let work go on before the reset; a pause for another reason stays."""
+        self._hold_ends = now
+        if self.scheduler.paused_until <= self._hold_pauses_until:
+            self._perform(self.scheduler.resume(now))
+            self._bus.publish(Paused(seconds=0.0))
 
     def pause(self, seconds: float, reason: str = _REFUSES_WORK) -> None:
         """Grant no worker for so many seconds."""

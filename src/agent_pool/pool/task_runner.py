@@ -9,25 +9,30 @@ import time
 from dataclasses import replace
 from typing import Final
 
+from agent_pool.agents import Agent
 from agent_pool.api import OnEvent, OnPermission
 from agent_pool.claude.failures import sign_in_text
 from agent_pool.claude.permissions import Decider
-from agent_pool.claude.protocol.results import TurnResult
+from agent_pool.claude.protocol.results import Spend, TurnResult
 from agent_pool.claude.protocol.signals import PermissionAsked, TurnEvent
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import (
     AgentPoolError,
+    BudgetReached,
     InternalError,
     PromptTooLong,
     RequestTooLarge,
     SignInRefused,
+    TaskError,
     TaskTimeout,
+    UsageLimitReached,
     WorkerDied,
 )
-from agent_pool.events import Ended, Retry, Started, Submitted, TaskEvent
-from agent_pool.models import NO_USAGE, Denied, PermissionRequest, TaskRequest, TaskResult
+from agent_pool.events import Ended, Retry, Spent, Started, Submitted, TaskEvent
+from agent_pool.models import Denied, PermissionRequest, TaskRequest, TaskResult
 from agent_pool.pool.agent_registry import AgentRegistry
 from agent_pool.pool.answer_schema import check_answer
+from agent_pool.pool.budgets import TaskBudget, budget_of
 from agent_pool.pool.call_options import read_options
 from agent_pool.pool.conversations import Conversations
 from agent_pool.pool.event_bus import EventBus, call_listener
@@ -56,6 +61,8 @@ class RunningTask:
     Attributes:
         id: the pool's id of the task.
         has_ended: its end is published, or just being published; it cannot be cancelled any more.
+        definition: the agent's definition; None before it is known.
+        unfinished: what the agent had said and used when the task was cancelled; None without.
     """
 
     def __init__(
@@ -70,6 +77,8 @@ class RunningTask:
         self.request = request
         self.on_permission = on_permission
         self.has_ended = False
+        self.definition: Agent | None = None
+        self.unfinished: TaskResult | None = None
         self._bus = bus
         self._on_event = on_event
         self._agent = str(request.agent)
@@ -87,15 +96,21 @@ class RunningTask:
         if self._on_event is not None:
             call_listener(self._on_event, published)
 
-    def resolved(self, spec: AgentSpec) -> None:
+    def resolved(self, spec: AgentSpec, definition: Agent | None) -> None:
         """Note the agent that the request means: a request can use the name of its file."""
         self._agent, self._project = spec.key.name, spec.key.project
+        self.definition = definition
 
     def started(self, worker: Worker) -> None:
         """Note that a worker has the task from now on."""
         self._started = time.monotonic()
         self._worker, self._reused = worker.name, worker.turns > 0
         self.emit(Started(worker.name, worker.pid or 0, self.waited, self._reused))
+
+    def requeued(self) -> None:
+        """Note that it waits for a worker again."""
+        self._started = None
+        self._worker, self._reused = "", False
 
     def end(self, *, result: TaskResult | None = None, error: AgentPoolError | None = None) -> None:
         """Publish the end of the task."""
@@ -179,29 +194,38 @@ class TaskRunner:
         if project := self._registry.isolates(request.agent, request.project, options):
             return await self._isolated.run(task, project, schema, options)
         spec = await self._registry.resolve(request.agent, request.project, schema, options)
-        task.resolved(spec)
+        task.resolved(spec, self._registry.agent(spec))
         if request.conversation is not None:
             return await self._run_in_conversation(task, spec, request.conversation)
         return await self._run_alone(task, spec)
 
     async def _run_alone(self, task: RunningTask, spec: AgentSpec) -> TaskResult:
-        """Run a task that belongs to no conversation, on another worker if the first one is dead.
+        """Run a task that belongs to no conversation, again if the first worker did nothing.
 
-        A process can end after it was granted. Before it has written anything, the task has done
-        and cost nothing, so it is given to another worker, once.
+        A process can end after it was granted, and the account's limit can be met at the first
+        request. The task has done and cost nothing then: it gets another worker, once, or waits for
+        the reset, once for each. It keeps its place in the queue.
         """
-        for is_last in (False, True):
-            worker = await self._supervisor.acquire(spec, task.emit)
+        place = self._supervisor.new_place()
+        holds: set[float | None] = set()
+        has_lost_worker = False
+        while True:
+            worker = await self._supervisor.acquire(spec, task.emit, place)
             try:
-                return await self.run_on(task, worker)
+                result = await self.run_on(task, worker)
+                hold = self._supervisor.hold
+                if not _met_limit_at_once(result) or hold is None or hold.resets_at in holds:
+                    return result
+                holds.add(hold.resets_at)
             except WorkerDied as error:
-                if is_last or not worker.ended_before_turn or self._supervisor.is_closed:
+                if has_lost_worker or not worker.ended_before_turn or self._supervisor.is_closed:
                     raise
+                has_lost_worker = True
                 log.warning("%s; its task is given to another worker", error)
             finally:
                 # A plain call: a cancelled caller can neither lose a worker nor hand a used one on.
                 self._supervisor.release(worker)
-        raise AssertionError("the second try returns or raises")
+            task.requeued()
 
     async def _run_in_conversation(
         self, task: RunningTask, spec: AgentSpec, name: str
@@ -229,9 +253,13 @@ class TaskRunner:
         request = task.request
         task.started(worker)
         try:
-            turn = await self._turn(task, worker)
-        except TaskTimeout as error:
+            turn = await self._turn(task, worker, self._budget(task, worker))
+        except (TaskTimeout, BudgetReached) as error:
             error.result = _partial_result(task, worker, error)
+            raise
+        except asyncio.CancelledError:
+            # Now: the worker forgets its words when it is given back.
+            task.unfinished = _partial_result(task, worker)
             raise
         result = TaskResult(
             text=_text_of(turn, request.task),
@@ -262,24 +290,53 @@ class TaskRunner:
             check_answer(request.schema, result)
         return result
 
-    async def _turn(self, task: RunningTask, worker: Worker) -> TurnResult:
-        """Give the task to the worker, and wait for its result within the task's time.
+    def _budget(self, task: RunningTask, worker: Worker) -> TaskBudget:
+        """Return the limits of a task on this worker.
+
+        Raises:
+            ConfigError: there are some, and this CLI cannot watch them.
+        """
+        session = worker.session
+        budget = budget_of(
+            task.request,
+            task.definition,
+            self._settings,
+            has_subscription=session.has_subscription,
+        )
+        if not session.usage.is_possible:
+            budget.refuse_unwatched(worker.launch.version)
+        return budget
+
+    async def _turn(self, task: RunningTask, worker: Worker, budget: TaskBudget) -> TurnResult:
+        """Give the task to the worker, and wait for its result within its time and its budget.
 
         Raises:
             TaskTimeout: the time passed.
+            BudgetReached: the budget is used up, and the CLI does not end the turn.
         """
+        is_over_budget = False
         seconds = float(task.request.timeout or self._settings.task_timeout)
 
         def listen(event: TurnEvent) -> None:
+            nonlocal is_over_budget
             if isinstance(event, Retry):
                 self._supervisor.report_retry(worker, event)
             task.emit(event)
+            if isinstance(event, Spent) and not is_over_budget:
+                problem = budget.problem(event.usage, event.cost_usd)
+                if is_over_budget := bool(problem):
+                    worker.interrupt(BudgetReached(_over_budget(task.request, worker, problem)))
 
         try:
             async with asyncio.timeout(seconds) as bound:
                 clock = PausableTimeout(bound)
                 try:
-                    turn = await worker.turn(task.request.task, listen, self._decider(task, clock))
+                    turn = await worker.turn(
+                        task.request.task,
+                        listen,
+                        self._decider(task, clock),
+                        task.request.attachments,
+                    )
                 finally:
                     # `Timeout.reschedule` raises after the end of its block.
                     clock.end()
@@ -290,6 +347,11 @@ class TaskRunner:
         # The CLI has used up its own tries, and the API still refuses work.
         if turn.api_status in OVERLOADED:
             self._supervisor.pause(OVERLOAD_PAUSE)
+        # An answer that was complete before the interrupt is not cut.
+        if is_over_budget and turn.is_error:
+            problem = budget.problem(turn.spend.usage, turn.spend.cost_usd)
+            text = f"the task was interrupted: {problem}"
+            return replace(turn, text=text, code=BudgetReached.code)
         return turn
 
     def _decider(self, task: RunningTask, clock: PausableTimeout) -> Decider | None:
@@ -365,25 +427,37 @@ class PausableTimeout:
         return not self._has_ended and not self._bound.expired()
 
 
-def _partial_result(task: RunningTask, worker: Worker, error: TaskTimeout) -> TaskResult | None:
-    """Return what the agent had said when its time was over; None if it had said nothing."""
-    if not worker.words:
+def _met_limit_at_once(result: TaskResult) -> bool:
+    """Check whether a turn met the account's limit at its first request, so it did nothing."""
+    is_unanswered = not (result.requests or result.partial or result.denied)
+    return result.code == UsageLimitReached.code and is_unanswered
+
+
+def _partial_result(
+    task: RunningTask, worker: Worker, error: TaskError | None = None
+) -> TaskResult | None:
+    """Return what the agent had said and used when its task was stopped; None if that is nothing.
+
+    Its tokens and cost are those of the answers that the API had completed; the turn itself
+    reports the rest when it has been interrupted.
+    """
+    if not worker.words and worker.spent == Spend():
         return None
     return TaskResult(
-        text=error.message,
+        text=error.message if error else "",
         is_error=True,
         subtype="",
         agent=task.request.agent,
         duration=task.running,
         waited=task.waited,
         turns=0,
-        usage=NO_USAGE,  # the turn reports its tokens when it has been interrupted
-        cost_usd=0.0,
+        usage=worker.spent.usage,
+        cost_usd=worker.spent.cost_usd,
         session_id="",
         worker=worker.name,
         pid=worker.pid or 0,
         task_id=task.id,
-        code=error.code,
+        code=error.code if error else "",
         partial=worker.words,
     )
 
@@ -395,6 +469,13 @@ def _text_of(turn: TurnResult, task: str) -> str:
     if turn.code not in (PromptTooLong.code, RequestTooLarge.code):
         return turn.text
     return f"{turn.text} (The task itself has {len(task):,} characters.)"
+
+
+def _over_budget(request: TaskRequest, worker: Worker, problem: str) -> str:
+    return (
+        f"the task of agent {request.agent!r} on worker {worker.name} was stopped: {problem}; give "
+        "it a smaller task, or raise its budget"
+    )
 
 
 def _timed_out(request: TaskRequest, worker: Worker, seconds: float) -> TaskTimeout:

@@ -14,6 +14,22 @@ from agent_pool.text import mebibytes
 QueueListener = Callable[[Queued], None]
 
 
+class QueuePlace:
+    """A caller's place in the queue, which it keeps while it asks for a worker again.
+
+    Args:
+        seconds: that it can wait in all.
+
+    Attributes:
+        ticket: of its last request; None before the first.
+        seconds: that it can still wait.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.ticket: Ticket | None = None
+
+
 class Waiters:
     """The waiting callers, by their tickets."""
 

@@ -83,6 +83,8 @@ class Database:
         self._connections: list[sqlite3.Connection] = []
         self._local = threading.local()
         self._lock: int | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._is_failing = False
 
     async def open(self) -> None:
         """Make or open the file, and bring its tables to the newest version.
@@ -179,7 +181,7 @@ class Database:
 
     def _run(self, opened: asyncio.Future[None]) -> None:
         try:
-            connection = self._open_writer()
+            connection = self._writer = self._open_writer()
         except (sqlite3.Error, OSError, StoreFailed) as error:
             failed = error if isinstance(error, StoreFailed) else self.failure("opened", error)
             self._call(_set_error, opened, failed)
@@ -217,13 +219,18 @@ class Database:
             # A full disk ends the transaction in the middle of a statement.
             with suppress(sqlite3.Error):
                 connection.rollback()
-            log.error("%s: the store of tasks cannot be written: %s", self.path, error)
             failed = self.failure("written", error)
+            if not self._is_failing:  # once, and not with each try
+                log.error("%s", failed)
+            self._is_failing = True
             waiting = [one for one in batch if one.future is not None]
             for one in waiting:
                 one.error = failed
             self._call(_report, waiting)
             return [one for one in batch if one.future is None]
+        if self._is_failing:
+            log.warning("%s: the store of tasks can be written again", self.path)
+        self._is_failing = False
         self._call(_report, batch)
         return []
 

@@ -80,6 +80,10 @@ class Dispatcher:
         """Return how many tasks run."""
         return len(self._running)
 
+    def running_ids(self) -> list[str]:
+        """Return the tasks that run."""
+        return list(self._running)
+
     def add(self, ticket: Ticket, now: float) -> None:
         """Queue a task; `take` returns it when it can begin."""
         self._queued[ticket.id] = ticket

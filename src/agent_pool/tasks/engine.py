@@ -67,6 +67,9 @@ ANNOUNCE_SECONDS: Final = 2.0
 """The pause between two looks at the queue for tasks that somebody follows."""
 REPEAT_SECONDS: Final = 10.0
 """A task that keeps its place in the queue says so again after this time."""
+MAX_ATTEMPTS: Final = 5
+"""A task that ran when the daemon ended is not queued again by itself after so many attempts: it
+can be the cause."""
 LONGEST_SLEEP: Final = 3600.0
 """Timers are set anew after this time: the clock can be changed."""
 END_TIMEOUT: Final = 5.0
@@ -152,8 +155,8 @@ class TaskEngine:
     async def drain(self) -> None:
         """Give no more tasks to the pool, and wait until those that it has have ended."""
         self.is_draining = True
-        while running := [one for one in self._live.values() if one.state != "queued"]:
-            await asyncio.wait([asyncio.ensure_future(one.ended.wait()) for one in running])
+        for live in [one for one in self._live.values() if one.state != "queued"]:
+            await live.ended.wait()
 
     def refuse_more(self) -> None:
         """Give no more tasks to the pool, and end the wait of callers whose task is queued.
@@ -176,6 +179,12 @@ class TaskEngine:
             task.cancel()
         if self._background:
             await asyncio.wait(set(self._background), timeout=END_TIMEOUT)
+        for live in list(self._live.values()):
+            if live.state == "queued":
+                self._leave_queued(live)
+            else:  # the pool did not end it, so nobody knows how far it was
+                live.has_begun = True
+                self._end_with_pool(live)
 
     # Look-ups
 
@@ -475,6 +484,9 @@ class TaskEngine:
         if live.cancel_error is not None and isinstance(error, TaskCancelled):
             live.cancel_error.result = live.cancel_error.result or error.result
             error = live.cancel_error
+        elif isinstance(error, BudgetReached) and (problem := self._used_up(live)):
+            # The pool knows only what was left of the day as the budget of this task.
+            error = _budget_reached(live.request, "was interrupted", problem, error.result)
         self._finish(live, error=error)
 
     def _end_with_pool(self, live: LiveTask) -> None:
@@ -694,7 +706,7 @@ class TaskEngine:
         request = live.request
         usd, tokens = self._budgets.left(day_of(datetime.now()), live.project)
         return replace(
-            request,
+            pool_request(request),
             max_budget_usd=_smaller(request.max_budget_usd, usd),
             max_tokens=_smaller(request.max_tokens, tokens),
         )
@@ -723,10 +735,12 @@ class TaskEngine:
         self._spend(live, *before)
 
     def _stop_used_up(self, now: datetime) -> None:
-        for live in [one for one in self._live.values() if one.handle is not None]:
-            problem = self._budgets.problem(now, live.project)
-            if problem and live.cancel_error is None and not live.has_ended:
-                self.cancel(live.id, _budget_reached(live.request, "was interrupted", problem))
+        for task_id in self._dispatcher.running_ids():
+            live = self._live.get(task_id)
+            if live is None or live.handle is None or live.cancel_error is not None:
+                continue
+            if problem := self._budgets.problem(now, live.project):
+                self.cancel(task_id, _budget_reached(live.request, "was interrupted", problem))
 
 
 async def _ask_caller(ask: OnPermission, request: PermissionRequest) -> bool | Denied:
@@ -753,12 +767,18 @@ def _smaller(own: Any, left: Any) -> Any:
 
 def _is_broken(stored: StoredTask) -> bool:
     """Return whether a task ran when the last owner of the store ended, and cannot run again."""
-    return stored.record.state != "queued" and not stored.request.idempotent
+    can_run_again = stored.request.idempotent and stored.record.attempts < MAX_ATTEMPTS
+    return stored.record.state != "queued" and not can_run_again
 
 
 def _conversation(stored: StoredTask) -> object:
     record = stored.record
     return (record.project, stored.request.agent, stored.request.conversation)
+
+
+def pool_request(request: TaskRequest) -> TaskRequest:
+    """Return a request without the fields that only a store can fulfil."""
+    return replace(request, not_before=None, deadline=None, idempotency_key=None, parent=None)
 
 
 def _final_state(live: LiveTask) -> TaskState:
@@ -801,8 +821,10 @@ def _deadline_passed(live: LiveTask) -> DeadlinePassed:
     )
 
 
-def _budget_reached(request: TaskRequest, what: str, problem: str) -> BudgetReached:
-    return BudgetReached(f"the task of agent {request.agent!r} {what}: {problem}")
+def _budget_reached(
+    request: TaskRequest, what: str, problem: str, result: TaskResult | None = None
+) -> BudgetReached:
+    return BudgetReached(f"the task of agent {request.agent!r} {what}: {problem}", result=result)
 
 
 def _bug(request: TaskRequest, error: Exception) -> InternalError:

@@ -21,7 +21,7 @@ def find_numbers(connection: sqlite3.Connection, wanted: TaskFilter) -> list[int
 
     Each part of the search has one state, because an index can be read in order only then.
     """
-    conditions, values = _conditions(connection, wanted)
+    conditions, values = filter_conditions(connection, wanted)
     states: tuple[str | None, ...] = wanted.states
     if not states:
         states = (*OPEN_STATES, *ENDED_STATES) if wanted.agent or wanted.project else (None,)
@@ -39,9 +39,10 @@ def _tables(wanted: TaskFilter) -> str:
     return "tasks JOIN contents USING (number)" if wanted.text else "tasks"
 
 
-def _conditions(
+def filter_conditions(
     connection: sqlite3.Connection, wanted: TaskFilter
 ) -> tuple[list[str], dict[str, Any]]:
+    """Return the conditions of a filter in SQL, without its states, and their values."""
     values: dict[str, Any] = {"limit": wanted.limit}
     conditions: list[str] = []
     for name in ("agent", "project", "parent"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,8 @@ from agent_pool.errors import (
 from agent_pool.events import BaseTaskEvent, Ended, Event, RateLimitsChanged, Snapshot, TaskEvent
 from agent_pool.models import (
     AgentList,
+    Attachment,
+    DayTotal,
     Denied,
     LaunchSpec,
     Outcome,
@@ -38,9 +41,10 @@ from agent_pool.models import (
 )
 from agent_pool.pool.batch import Batch, read_requests
 from agent_pool.pool.event_bus import EventBus, call_listener
+from agent_pool.pool.request_checks import check_request
 from agent_pool.settings import Settings
 from agent_pool.tasks.checks import check_filter, check_store_fields
-from agent_pool.tasks.engine import END_TIMEOUT, TaskEngine, project_name
+from agent_pool.tasks.engine import END_TIMEOUT, TaskEngine, pool_request, project_name
 from agent_pool.tasks.live import Follower, LiveTask
 from agent_pool.tasks.store import Store
 
@@ -50,6 +54,9 @@ PRUNE_SECONDS: Final = 60.0
 """The pause between two looks at the age and the size of the history."""
 PRUNE_PAUSE: Final = 0.05
 """The pause between two removals, in which other writes come first."""
+CHECK_SECONDS: Final = 0.1
+"""For so long the agent of a request that was checked is not looked up again."""
+MAX_CHECKED: Final = 1000
 
 
 class DurablePool:
@@ -72,6 +79,7 @@ class DurablePool:
         self._unsubscribe: Callable[[], None] = lambda: None
         self._pruning: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._checked: dict[TaskRequest, float] = {}
 
     # Life
 
@@ -118,7 +126,8 @@ class DurablePool:
             await self._store.close()
 
     def kill(self) -> None:
-        # What runs is found as interrupted when the store is opened again.
+        # First: what ends by it is interrupted, and has not failed by itself.
+        self._engine.is_draining = self._engine.is_closing = True
         self._pool.kill()
 
     async def drain(self) -> None:
@@ -127,6 +136,14 @@ class DurablePool:
         New tasks are still accepted. They stay in the store for the next daemon.
         """
         await self._engine.drain()
+
+    async def totals(self, wanted: TaskFilter) -> list[DayTotal]:
+        """Return the sums of the ended tasks that a filter means, by day, project and agent.
+
+        Raises:
+            StoreFailed: the store cannot be read.
+        """
+        return await self._store.totals(wanted)
 
     def _check_open(self) -> None:
         if self._is_closed or not self._is_open:
@@ -166,7 +183,7 @@ class DurablePool:
         task_id: str | None = None,
     ) -> DurableHandle:
         self._check_open()
-        await self._pool.check(request)
+        await self._check(request)
         check_store_fields(request, task_id)
         await self._refuse_orphan(request)
         if request.idempotency_key is None:
@@ -175,6 +192,24 @@ class DurablePool:
         return await self._submit_once(
             request, request.idempotency_key, on_event, on_permission, task_id
         )
+
+    async def _check(self, request: TaskRequest) -> None:
+        """Check a request as the pool does.
+
+        The pool looks up the agent's file each time, which takes half of a submission. Requests
+        that differ only in their text share one look-up within `CHECK_SECONDS`; the pool checks
+        each task again when it begins.
+        """
+        key = _check_key(request)
+        now = time.monotonic()
+        if key is not None and now - self._checked.get(key, 0.0) < CHECK_SECONDS:
+            check_request(request)
+            return
+        await self._pool.check(pool_request(request))
+        if key is not None:
+            if len(self._checked) >= MAX_CHECKED:
+                self._checked.clear()
+            self._checked[key] = now
 
     async def _submit_once(
         self,
@@ -236,6 +271,9 @@ class DurablePool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_event: OnEvent | None = None,
         on_permission: OnPermission | None = None,
     ) -> TaskResult:
@@ -251,6 +289,9 @@ class DurablePool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         return await self._run(request, on_event, on_permission)
 
@@ -274,6 +315,9 @@ class DurablePool:
         permission_mode: str | None = None,
         env: Mapping[str, str] | None = None,
         isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
         on_permission: OnPermission | None = None,
     ) -> AsyncGenerator[TaskEvent, None]:
         request = TaskRequest(
@@ -288,6 +332,9 @@ class DurablePool:
             permission_mode=permission_mode,
             env=env,
             isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
         )
         # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
         events: asyncio.Queue[TaskEvent] = asyncio.Queue()
@@ -335,7 +382,7 @@ class DurablePool:
         return self._engine.cancel(task_id, error)
 
     async def check(self, request: TaskRequest) -> None:
-        await self._pool.check(request)
+        await self._pool.check(pool_request(request))
         check_store_fields(request, None)
 
     async def end_conversation(
@@ -552,6 +599,18 @@ class DurableHandle:
         if self.cancel() and isinstance(self._task, LiveTask):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._task.ended.wait(), END_TIMEOUT)
+
+
+def _check_key(request: TaskRequest) -> TaskRequest | None:
+    """Return what two requests have in common whose check differs only in their text."""
+    if request.schema is not None or request.env is not None:
+        return None  # a mapping is no key, and its check is more than a look-up
+    key = replace(pool_request(request), task="")
+    try:
+        hash(key)
+    except TypeError:  # a wrong field, which the check refuses
+        return None
+    return key
 
 
 def _check_same(first: TaskRequest, second: TaskRequest) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from agent_pool.errors import AgentPoolError
 from agent_pool.events import Ended, Submitted, TaskEvent, event_from_json
 from agent_pool.models import (
+    DayTotal,
     TaskFilter,
     TaskRecord,
     TaskRequest,
@@ -33,6 +34,7 @@ from agent_pool.tasks.rows import (
     to_json,
 )
 from agent_pool.tasks.schema import MIGRATIONS
+from agent_pool.tasks.totals import day_totals
 
 log = logging.getLogger("agent_pool")
 
@@ -330,6 +332,10 @@ class Store:
         query = "SELECT project, tokens, cost_usd FROM days WHERE day = ?"
         rows = await self._database.read(lambda c: c.execute(query, (day,)).fetchall())
         return {row["project"]: (row["tokens"], row["cost_usd"]) for row in rows}
+
+    async def totals(self, wanted: TaskFilter) -> list[DayTotal]:
+        """Return the sums of the ended tasks that a filter means, by day, project and agent."""
+        return await self._database.read(lambda c: day_totals(c, wanted))
 
     # The history's bounds
 

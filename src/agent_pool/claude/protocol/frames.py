@@ -48,6 +48,17 @@ def texts_of(frame: Frame, name: str) -> list[str]:
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
+def pays_by_subscription(account: Frame) -> bool:
+    """Return whether an account, as `initialize` reports it, is a subscription, not a key."""
+    # An API key wins over a token in the environment. A bearer token of ANTHROPIC_AUTH_TOKEN, an
+    # apiKeyHelper and the clouds pay for tokens, although `system/init` says `none` for them
+    # (2.1.332).
+    if text_of(account, "apiKeySource"):
+        return False
+    by_token = text_of(account, "tokenSource").startswith(("CLAUDE_CODE_OAUTH_TOKEN", "claude.ai"))
+    return by_token or bool(text_of(account, "subscriptionType"))
+
+
 def retry_of(frame: Frame) -> Retry:
     """Read an `api_retry` frame: a request that the API refused."""
     return Retry(

@@ -125,9 +125,18 @@ def read_result(frame: Frame, spend: Spend, record: TurnRecord | None = None) ->
 def running_totals(frame: Frame) -> Spend:
     """Read the totals of a `result` frame: all turns since the process started or was cleared."""
     # `usage` of the same frame leaves out the sub-agents (2.1.330).
-    entries = mapping_of(frame, "modelUsage").values()
-    usage = sum((_model_usage(entry) for entry in entries if isinstance(entry, dict)), NO_USAGE)
-    return Spend(usage, number_of(frame, "total_cost_usd"))
+    return Spend(_usage_of_models(frame, "modelUsage"), number_of(frame, "total_cost_usd"))
+
+
+def usage_totals(answer: Frame) -> Spend:
+    """Read the totals of an answer to `get_usage`: those that a `result` would have now."""
+    session = mapping_of(answer, "session")
+    return Spend(_usage_of_models(session, "model_usage"), number_of(session, "total_cost_usd"))
+
+
+def _usage_of_models(frame: Frame, name: str) -> Usage:
+    entries = mapping_of(frame, name).values()
+    return sum((_model_usage(entry) for entry in entries if isinstance(entry, dict)), NO_USAGE)
 
 
 def _model_usage(entry: Frame) -> Usage:

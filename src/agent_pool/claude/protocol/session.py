@@ -16,23 +16,26 @@ Three rules keep tasks apart:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from agent_pool.claude.protocol.content import prompt_content
 from agent_pool.claude.protocol.frames import (
     Frame,
     blocks_of,
     flat_text,
     mapping_of,
+    pays_by_subscription,
     plugin_folders,
     rate_limits_of,
     retry_of,
     stamps_of,
     text_of,
+    texts_of,
 )
 from agent_pool.claude.protocol.framing import LineBuffer, decode, encode
 from agent_pool.claude.protocol.resets import COMPACTIONS, clear_problem, rewind_problem
-from agent_pool.claude.protocol.results import Spend, read_result, running_totals
+from agent_pool.claude.protocol.results import Spend, read_result, running_totals, usage_totals
 from agent_pool.claude.protocol.role import Role, flag_settings
 from agent_pool.claude.protocol.signals import (
     BecameIdle,
@@ -54,6 +57,7 @@ from agent_pool.claude.protocol.signals import (
     ToolsMissing,
     TurnFinished,
     UnknownRequest,
+    UsageGrew,
 )
 from agent_pool.claude.protocol.states import (
     REWOUND_TOOLS,
@@ -63,9 +67,11 @@ from agent_pool.claude.protocol.states import (
     Step,
 )
 from agent_pool.claude.protocol.turn_record import TurnRecord
+from agent_pool.claude.protocol.usage_watch import CAPABILITY, UsageWatch
 from agent_pool.claude.protocol.words import is_written_by_cli
 from agent_pool.errors import LocalProtocolError, RemoteProtocolError
-from agent_pool.events import Text, ToolOutput, ToolUse, Withdrawn
+from agent_pool.events import Spent, Text, ToolOutput, ToolUse, Withdrawn
+from agent_pool.models import Attachment
 
 _KEPT_OUTPUT: Final = re.compile(r"/.+/projects/[\w-]+/[0-9a-f-]{36}/tool-results/[^/\n]+")
 _SELF_STARTED: Final = "a turn started by itself"
@@ -102,6 +108,8 @@ class Session:
         server_errors: why some of these could not be started, by name.
         refused_claim: why the last claim was refused; empty if it was not. The process waits for
             another claim then.
+        usage: what the turn has used so far, and whether the CLI reports that.
+        has_subscription: it is signed in with a subscription, whose tokens cost no money.
     """
 
     def __init__(
@@ -130,6 +138,7 @@ class Session:
         self.servers: dict[str, Any] = {}
         self.server_errors: dict[str, str] = {}
         self.refused_claim = ""
+        self.usage, self.has_subscription = UsageWatch(), False
         self._former_servers: set[str] = set()  # and the present ones
         self._lines = LineBuffer(max_line)
         self._initialize_id = ""
@@ -243,24 +252,31 @@ class Session:
         # (2.1.332). The system prompt is that of the new role at once.
         return _have_other_tools(self._first_role, self.role)
 
-    def prompt(self, stamp: str, text: str, *, verbatim: bool = False) -> bytes:
+    def prompt(
+        self,
+        stamp: str,
+        text: str,
+        *,
+        verbatim: bool = False,
+        attachments: Sequence[Attachment] = (),
+    ) -> bytes:
         """Make the frame of one task, whose text the CLI cannot take for a command.
 
         Args:
             stamp: a uuid that the result must carry.
             text: the task.
             verbatim: this CLI is known to take a `client_composed` prompt as it is written.
+            attachments: pictures and files of the task.
 
         Raises:
             LocalProtocolError: the state does not allow a prompt.
         """
         # The CLI looks for a command at the first character only (2.0.77 to 2.1.330), so a line
-        # feed before the text makes "/clear" or "!ls" plain words.
-        line = (
-            self._user_frame(stamp, text, client_composed=True)
-            if verbatim
-            else self._user_frame(stamp, "\n" + text)
-        )
+        # feed before the text makes "/clear" or "!ls" plain words. Behind a picture the text is
+        # taken for a command too (2.1.332).
+        content = prompt_content(text if verbatim else "\n" + text, attachments)
+        composed = {"client_composed": True} if verbatim else {}
+        line = self._user_frame(stamp, content, **composed)
         # After the encoding: a text that cannot be sent must leave the state as it is.
         self._step(Step.PROMPT)
         self._stamp = stamp
@@ -270,7 +286,19 @@ class Session:
         self._last_role = self.role
         self._is_foreign_turn = False
         self._record = TurnRecord()
+        self.usage.begin_turn()
         return line
+
+    def ask_usage(self, request_id: str) -> bytes:
+        """Make the request to report what the turn has used so far; a `Spent` answers it.
+
+        Raises:
+            LocalProtocolError: the session has ended.
+        """
+        self.usage.ask(request_id)
+        # Without the two flags the CLI reads transcripts of a week, and holds up an interrupt.
+        options = {"skip_behaviors": True, "detached": True}
+        return self._control(request_id, {"subtype": "get_usage", **options})
 
     def interrupt(self, request_id: str) -> bytes:
         """Make the request to end the running turn; the turn's result still follows.
@@ -445,14 +473,14 @@ class Session:
             raise LocalProtocolError(f"nothing can be sent in state {self.state}")
 
     @staticmethod
-    def _user_frame(stamp: str, text: str, **flags: bool) -> bytes:
+    def _user_frame(stamp: str, content: str | list[dict[str, Any]], **flags: bool) -> bytes:
         return encode(
             {
                 "type": "user",
                 "uuid": stamp,
                 "session_id": "",
                 "parent_tool_use_id": None,
-                "message": {"role": "user", "content": text},
+                "message": {"role": "user", "content": content},
                 **flags,
             }
         )
@@ -495,13 +523,32 @@ class Session:
         if subtype == "hook_started":
             emit(StartHookBegan(hook_id, text_of(frame, "hook_name")))
         else:
-            emit(StartHookEnded(hook_id))
+            emit(StartHookEnded(hook_id, bool(text_of(frame, "stdout").strip())))
 
     def _note_in_turn(self, frame: Frame, subtype: str, emit: Emit) -> None:
         _withdraw(self._record.note_system(frame), emit)
+        if subtype == "task_progress":  # of a sub-agent, also where it is that of another one
+            self._note_usage_grew(emit)
         # The session stays with the other model: `system/init` of `/clear` names it (2.1.332).
         if subtype == "model_refusal_fallback":
             self.taint(f"its model changed to {text_of(frame, 'fallback_model')}")
+
+    def _note_usage_grew(self, emit: Emit) -> None:
+        """Have the usage asked for, once the request before is answered."""
+        if self.state is SessionState.IN_TURN and self.usage.note_growth():
+            emit(UsageGrew())
+
+    def _on_usage_answer(self, body: Frame, emit: Emit) -> None:
+        is_old = self.usage.close()
+        if body.get("subtype") == "error":
+            self.usage.is_possible = False
+            return
+        spent = usage_totals(mapping_of(body, "response")).since(self._totals)
+        if self._is_in_our_turn and spent != self.usage.spent:
+            self.usage.spent = spent
+            emit(Spent(spent.usage, spent.cost_usd))
+        if is_old:
+            self._note_usage_grew(emit)
 
     def _on_session_state(self, frame: Frame, emit: Emit) -> None:
         # Sent if CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS is set; 2.1.332 sends `idle` about 2 ms
@@ -583,6 +630,9 @@ class Session:
                 text = str(block.get("text", ""))
                 self._record.words.add(frame, text)
                 emit(Text(text))
+        # A message that calls no tool is the last one, and the result of the turn follows it.
+        if self._is_in_our_turn and any(one.get("type") == "tool_use" for one in blocks_of(frame)):
+            self._note_usage_grew(emit)
 
     def _on_tool_use(self, block: Frame, emit: Emit, frame: Frame) -> None:
         name = str(block.get("name", ""))
@@ -603,6 +653,8 @@ class Session:
             self.kept_outputs.add(kept)
         if self._is_for_caller(frame):
             _withdraw(self._record.words.note_user_frame(frame), emit)
+        if self._is_in_our_turn:
+            self._note_usage_grew(emit)
         for block in blocks_of(frame):
             if block.get("type") != "tool_result":
                 continue
@@ -639,6 +691,7 @@ class Session:
             self._on_reset_result(frame, emit)
         else:
             self._stamp = ""
+            self.usage.end_turn()
             self.session_id = text_of(frame, "session_id") or self.session_id
             self._step(Step.RESULT)
             emit(TurnFinished(read_result(frame, self._spend_of_turn(frame), self._record)))
@@ -701,6 +754,8 @@ class Session:
             self._on_rewind_answer(body, emit)
         elif self._configure_id and request_id == self._configure_id:
             self._on_configure_answer(body, emit)
+        elif self.usage.is_open(request_id):
+            self._on_usage_answer(body, emit)
         # Any other answer is that to an interrupt or a stop: what counts is the result that
         # follows.
         elif request_id == self._initialize_id and self.state is SessionState.STARTING:
@@ -746,6 +801,8 @@ class Session:
         else:
             response = mapping_of(body, "response")
             self.version = text_of(response, "claude_code_version") or self.version
+            self.usage.is_possible = CAPABILITY in texts_of(response, "capabilities")
+            self.has_subscription = pays_by_subscription(mapping_of(response, "account"))
             self._step(Step.INITIALIZED)
             emit(Initialized())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent_pool.claude.protocol.results import TurnResult
 from agent_pool.errors import RemoteProtocolError
-from agent_pool.events import Retry, Text, ToolOutput, ToolUse, Withdrawn
+from agent_pool.events import Retry, Spent, Text, ToolOutput, ToolUse, Withdrawn
 from agent_pool.models import RateLimits
 
 
@@ -124,9 +124,10 @@ class StartHookBegan:
 
 @dataclass(frozen=True, slots=True)
 class StartHookEnded:
-    """A SessionStart hook has ended."""
+    """A SessionStart hook has ended; `has_words` if it said something to the agent."""
 
     hook_id: str
+    has_words: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,12 @@ class RateLimitsReported:
     limits: RateLimits
 
 
-TurnEvent = Text | Withdrawn | ToolUse | ToolOutput | Retry
+@dataclass(frozen=True, slots=True)
+class UsageGrew:
+    """The API has answered, and the turn goes on: `Session.ask_usage` asks what it has used."""
+
+
+TurnEvent = Text | Withdrawn | ToolUse | ToolOutput | Retry | Spent
 """The events of a turn, as they come from the CLI."""
 
 Signal = (
@@ -158,5 +164,6 @@ Signal = (
     | RateLimitsReported
     | StartHookBegan
     | StartHookEnded
+    | UsageGrew
     | ProtocolBroken
 )

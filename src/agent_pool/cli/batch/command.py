@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from agent_pool import AgentStats, Outcome, PoolAPI, TaskEvent, find_cli
+from agent_pool import AgentStats, Outcome, PoolAPI, TaskError, TaskEvent, TaskResult, find_cli
 from agent_pool.cli.batch.lines import BatchLine, read_lines
 from agent_pool.cli.batch.progress import BatchProgress
 from agent_pool.cli.batch.results import BatchResults, open_results
@@ -22,7 +22,7 @@ from agent_pool.cli.command import (
     read_duration_option,
     run_async,
 )
-from agent_pool.cli.connect import make_pool
+from agent_pool.cli.connect import find_tasks, make_pool
 from agent_pool.cli.output import console, echo
 from agent_pool.cli.progress import usage_text
 from agent_pool.text import count, seconds_text
@@ -60,14 +60,17 @@ def batch(
     """Give agents many tasks, side by side within the pool's limits.
 
     FILE holds one JSON object per line: {"agent": …, "task": …}, and optionally "id", "timeout",
-    "schema", "conversation", "cwd", "model", "effort", "permission_mode", "env" and
-    "isolation"; - is stdin.
+    "schema", "conversation", "cwd", "model", "effort", "permission_mode", "env", "isolation",
+    "max_budget_usd", "max_tokens" and "attach" (a list of files); - is stdin.
     Each task that ends gives one line of JSON, on stdout or appended to the file of --output:
     {"line": …, "id": …, "agent": …, "call": …} with the "result", as run --json prints it, or the
     "error". Lines that cannot be run are reported before any task is run.
 
-    --cwd, --model, --effort, --permission-mode, --worktree and --env are for each line that has no
-    such field of its own. Values of "env" are never written into a result.
+    --cwd, --model, --effort, --permission-mode, --worktree, --budget, --max-tokens, --attach and
+    --env are for each line that has no such field of its own. Values of "env" are never written
+    into a result.
+
+    Where the daemon runs, it runs the tasks, unless a line has a conversation.
 
     With --output, a batch that was stopped can continue: run the same command again. Tasks that
     failed are run again too. Tasks of one agent and conversation run in their order.
@@ -84,18 +87,22 @@ def batch(
     pool = make_pool(settings.with_overrides({"max_conversations": settings.max_workers}))
     find_cli(settings)  # without a CLI no task can run; this reports it once for all tasks
     lines = run_async(read_lines(_read_input(file), pool, request_fields(options)))
+    # A conversation of the daemon belongs to all its clients: another one can use the same name,
+    # and there is room for `max_conversations` of all of them together.
+    has_conversations = any(line.conversation for line in lines)
+    daemon = None if has_conversations else find_tasks(settings.project_dir)
     with open_results(output, lines) as results:
         left = [line for line in lines if line.number not in results.finished]
         messages = console(err=True)
         messages.quiet = quiet
         progress = BatchProgress(len(left), messages, live=_is_live(output, quiet))
-        batch_run = _BatchRun(pool, left, results, progress)
+        batch_run = _BatchRun(daemon or pool, left, results, progress, is_shared=bool(daemon))
         try:
             if left:
                 run_async(batch_run.run(timeout))
         finally:
             # A second Ctrl-C can interrupt the close of the pool; this ends every process at once.
-            pool.kill()
+            (daemon or pool).kill()
             if not quiet:
                 echo(batch_run.summary(len(lines)), err=True)
     if progress.failed:
@@ -121,11 +128,14 @@ class _BatchRun:
         lines: Sequence[BatchLine],
         results: BatchResults,
         progress: BatchProgress,
+        *,
+        is_shared: bool,
     ) -> None:
         self._pool = pool
         self._lines = lines
         self._results = results
         self._progress = progress
+        self._is_shared = is_shared
         self._total = AgentStats(agent="")
 
     async def run(self, timeout: float | None) -> None:
@@ -143,7 +153,8 @@ class _BatchRun:
                     )
         finally:
             # After the close: the tokens of an interrupted turn are known only when it has ended.
-            self._total = (await self._pool.stats()).total
+            if not self._is_shared:
+                self._total = (await self._pool.stats()).total
 
     def _on_event(self, index: int, event: TaskEvent) -> None:
         self._progress.update(self._lines[index], event)
@@ -151,6 +162,8 @@ class _BatchRun:
     def _on_end(self, index: int, outcome: Outcome) -> None:
         self._results.add(self._lines[index], outcome)
         self._progress.end(self._lines[index], outcome)
+        if self._is_shared:  # the daemon's own figures are those of all its clients
+            self._total += _figures(outcome)
 
     def summary(self, all_lines: int) -> str:
         """Return a line with the number of tasks, tokens and cost."""
@@ -162,3 +175,11 @@ class _BatchRun:
             text += f", {unfinished} not finished"
         usage = usage_text(self._total.usage, self._total.cost_usd)
         return f"{text}; {seconds_text(progress.seconds)}, {usage}"
+
+
+def _figures(outcome: Outcome) -> AgentStats:
+    """Return the tokens and the cost of one task."""
+    result = outcome.result if isinstance(outcome, TaskError) else outcome
+    if not isinstance(result, TaskResult):
+        return AgentStats(agent="")
+    return AgentStats(agent="", usage=result.usage, cost_usd=result.cost_usd)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from agent_pool import AgentPoolError, ConfigError, PoolAPI, TaskRequest
+from agent_pool import AgentPoolError, Attachment, ConfigError, PoolAPI, TaskRequest
 from agent_pool.cli import call_options
 from agent_pool.cli.command import parse_duration
 from agent_pool.text import count, did_you_mean
@@ -145,7 +145,17 @@ def _parse_line(number: int, line: bytes, defaults: Mapping[str, Any]) -> BatchL
     options = _shown_options(fields)
     if "cwd" in fields:
         fields["project"] = fields.pop("cwd")
+    if "attach" in fields:
+        fields["attachments"] = _read_files(fields.pop("attach"))
     return BatchLine(number, task_id, TaskRequest(**{**defaults, **fields}), options)
+
+
+def _read_files(paths: object) -> tuple[Attachment, ...]:
+    # All lines are checked before the first task, so their files are in memory together: a batch
+    # of many large files is better split.
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"'attach': expected a list of paths, found {paths!r:.80}")
+    return call_options.read_attachments(paths)
 
 
 def _shown_options(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from agent_pool import Settings
 from agent_pool.cli.command import FAILED, Command, json_option, project_option, run_async
 from agent_pool.cli.connect import make_pool
 from agent_pool.cli.doctor.checks import (
@@ -41,7 +42,7 @@ _INDENT: Final = 4
 
 
 @click.command(cls=Command)
-@click.option("--quick", is_flag=True, help="Skip the live check, which starts a worker.")
+@click.option("--quick", is_flag=True, help="Skip the checks that start workers.")
 @click.option("--probe", is_flag=True, help="Test again whether the CLI forgets between tasks.")
 @json_option
 @project_option
@@ -54,7 +55,8 @@ def doctor(
     Checks the package, the settings, the agents, the registration with Claude Code, and the
     Claude Code CLI: where it was found, its version and its sign-in. Then the CLI carries out two
     tasks with an offline model in a temporary home. That takes a few seconds, and needs no key
-    and no network. The exit code is 1 if anything is wrong.
+    and no network. To measure SessionStart hooks, it starts a worker of the first agent with your
+    own settings, and gives it no task. The exit code is 1 if anything is wrong.
 
     \b
     Example:
@@ -92,14 +94,22 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
     for finding in check_registered(settings.project_dir):
         yield finding
     yield check_processes()
+    is_usable = True
     async for finding in check_cli(settings, quick=quick):
+        is_usable = is_usable and finding.state != "wrong"
         yield finding
     async for finding in check_memory(pool):
         yield finding
-    async for finding in check_hooks():
+    starts = is_usable and not quick
+    async for finding in check_hooks(make_pool(_plain(settings)) if starts else None):
         yield finding
     async for finding in check_resets(pool, probe=probe):
         yield finding
+
+
+def _plain(settings: Settings) -> Settings:
+    """Return settings for a pool that starts one worker and nothing else."""
+    return settings.with_overrides({"spares": 0, "reset": "clear"})
 
 
 def _print(out: Console, findings: list[Finding]) -> None:

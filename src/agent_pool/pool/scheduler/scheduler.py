@@ -125,6 +125,11 @@ class Scheduler:
         """Return how many callers wait."""
         return sum(map(len, self._queues.values()))
 
+    @property
+    def agents(self) -> set[AgentKey]:
+        """Return the agents that have a worker or a waiting caller, or are kept warm."""
+        return set(self._specs)
+
     def position(self, ticket: Ticket) -> int:
         """Return a ticket's place in its queue, 1 for the next; 0 if it does not wait."""
         queue = self._queues.get(ticket.spec.key, ())
@@ -132,8 +137,16 @@ class Scheduler:
 
     # Stimuli from callers
 
-    def request(self, spec: AgentSpec, now: float) -> tuple[Ticket, Actions]:
+    def request(
+        self, spec: AgentSpec, now: float, earlier: Ticket | None = None
+    ) -> tuple[Ticket, Actions]:
         """Queue a caller that wants a worker of this agent.
+
+        Args:
+            spec: the agent.
+            now: the time.
+            earlier: the ticket of a request that the caller repeats. It gets its old place, also in
+                a full queue; None for a new caller.
 
         Raises:
             PoolClosed: the pool is closed.
@@ -141,15 +154,25 @@ class Scheduler:
         """
         self._refuse_if_closed()
         self._define(spec)
-        if self.waiting >= self.limits.max_waiting and not self._can_serve(spec.key, now):
+        is_full = self.waiting >= self.limits.max_waiting and earlier is None
+        if is_full and not self._can_serve(spec.key, now):
+            self._forget_if_unused(spec.key)
             raise TooManyRequests(
                 f"{self.waiting} callers are waiting already (setting max_waiting), so this task "
                 f"for agent {spec.key.name!r} was not queued; try again later"
             )
-        self._tickets += 1
-        ticket = Ticket(self._tickets, spec, now)
-        self._queues.setdefault(spec.key, deque()).append(ticket)
+        if earlier is None:
+            self._tickets += 1
+            ticket = Ticket(self._tickets, spec, now)
+        else:
+            ticket = Ticket(earlier.number, spec, earlier.since)
+        self._enqueue(ticket)
         return ticket, self._balance(now)
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        queue = self._queues.setdefault(ticket.spec.key, deque())
+        place = sum(other.number < ticket.number for other in queue)
+        queue.insert(place, ticket)
 
     def abandon(self, ticket: Ticket, now: float) -> Actions:
         """Forget a caller that left; it can have been granted a worker in the meantime."""
@@ -159,6 +182,7 @@ class Scheduler:
         elif ticket.state is TicketState.GRANTED:
             self._return_unused(ticket.worker, now)
         ticket.state = TicketState.ABANDONED
+        self._forget_if_unused(ticket.spec.key)
         return self._balance(now)
 
     def return_unused(self, worker: str, now: float) -> Actions:
@@ -190,6 +214,7 @@ class Scheduler:
     def retire(self, key: AgentKey, now: float) -> Actions:
         """Stop all workers of an agent, and forget its failures and that it is kept warm."""
         self._warm.pop(key, None)
+        self._forget_if_unused(key)
         # A reset is the user's way to say that the cause of the failures is gone.
         self._retry_at.pop(key, None)
         self._failures.pop(key, None)
@@ -218,7 +243,9 @@ class Scheduler:
         self._unclaimable.add(record.spec.profile)
         self._spare_profile = record.spec.profile
         # It is as it was, and serves other projects.
+        refused = record.spec.key
         record.profile, record.spec, record.replaces = record.spec.base, None, ""
+        self._forget_if_unused(refused)
         record.is_parked = True
         self._move(record, WorkerState.IDLE, now)
         return self._balance(now)
@@ -283,6 +310,8 @@ class Scheduler:
         record = self.workers.pop(worker, None)
         if record is not None:
             self.changes.append(StateChange(worker, record.key, record.state, None))
+            if record.key is not None:
+                self._forget_if_unused(record.key)
         return self._balance(now)
 
     def forbid_reset(self, profile: str, now: float) -> Actions:
@@ -332,6 +361,11 @@ class Scheduler:
         self.paused_until = max(self.paused_until, until)
         return self._balance(now)
 
+    def resume(self, now: float) -> Actions:
+        """Grant workers again before the end of a pause: the API accepts work."""
+        self.paused_until = min(self.paused_until, now)
+        return self._balance(now)
+
     def resize(self, limits: Limits, now: float) -> Actions:
         """Obey other numbers from now on."""
         self.limits = limits
@@ -346,7 +380,10 @@ class Scheduler:
     def close(self, now: float) -> Actions:
         """Refuse waiting callers and stop workers; leased ones stop when they are released."""
         self.is_closed = True
+        warm = list(self._warm)
         self._warm.clear()
+        for key in warm:
+            self._forget_if_unused(key)
         unleased = [one for one in self._living() if one.state is not WorkerState.LEASED]
         stops = [self._stop(record, RetireReason.CLOSED) for record in unleased]
         return [*stops, *self._balance(now)]
@@ -864,6 +901,7 @@ class Scheduler:
         while (ticket := self._pop(key)) is not None:
             ticket.state = TicketState.REFUSED
             refused.append(Refuse(ticket, reason))
+        self._forget_if_unused(key)
         return refused
 
     def _refuse_unless_served(self, key: AgentKey, reason: RetireReason) -> list[Refuse]:
@@ -880,6 +918,15 @@ class Scheduler:
         self._specs[spec.key] = spec
         # Spares have the options of the latest request.
         self._spare_profile = self._base(spec) or spec.profile
+
+    def _forget_if_unused(self, key: AgentKey) -> None:
+        """Forget the version of an agent that has no worker and no caller, and is not kept warm.
+
+        Options of calls and worktrees make keys of their own, so the keys would grow for ever.
+        """
+        is_used = key in self._queues or key in self._warm
+        if not is_used and all(record.key != key for record in self.workers.values()):
+            self._specs.pop(key, None)
 
     def _spawn(
         self, spec: AgentSpec | None, profile: str, now: float
@@ -908,6 +955,8 @@ class Scheduler:
         record.is_switching = record.spec is not None
         record.spec, record.profile = spec, spec.profile
         record.is_parked = False
+        if previous is not None:
+            self._forget_if_unused(previous)
         self._move(record, WorkerState.STARTING, now)
         return Assign(record.name, spec, previous)
 

@@ -1,0 +1,59 @@
+"""When the CLI is asked what its turn has used, and what it answered."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent_pool.claude.protocol.results import Spend
+
+CAPABILITY: Final = "get_usage_detached_v1"
+"""The capability of versions that report the usage of a turn while it runs, without holding up the
+requests behind that (2.1.330 and 2.1.332; not 2.1.300)."""
+
+
+class UsageWatch:
+    """The requests for the usage of a turn: at most one is open, and the last answer is not old.
+
+    Attributes:
+        is_possible: the CLI can be asked.
+        spent: what the turn has used so far, as last reported.
+    """
+
+    def __init__(self) -> None:
+        self.is_possible = False
+        self.spent = Spend()
+        self._request_id = ""
+        self._is_wanted = False  # the request is to be made
+        self._is_old = False  # the API has answered since the request
+
+    def begin_turn(self) -> None:
+        """Forget the turn before."""
+        self.end_turn()
+        self.spent = Spend()
+
+    def end_turn(self) -> None:
+        """Take no answer any more: the result has the whole turn."""
+        self._request_id = ""
+        self._is_wanted = self._is_old = False
+
+    def note_growth(self) -> bool:
+        """Note that the API has answered; return whether the CLI is to be asked now."""
+        if self._request_id:
+            self._is_old = True
+            return False
+        was_wanted, self._is_wanted = self._is_wanted, self.is_possible
+        return self._is_wanted and not was_wanted
+
+    def ask(self, request_id: str) -> None:
+        """Note the request that is sent."""
+        self._request_id, self._is_wanted = request_id, False
+
+    def is_open(self, request_id: object) -> bool:
+        """Check whether an answer belongs to the open request."""
+        return bool(self._request_id) and request_id == self._request_id
+
+    def close(self) -> bool:
+        """Note the answer; return whether it can be old, so that the CLI is to be asked again."""
+        was_old = self._is_old
+        self.end_turn()
+        return was_old

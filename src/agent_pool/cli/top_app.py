@@ -1,0 +1,288 @@
+"""The screens of `agent-pool top`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import ClassVar, Final
+
+from rich.text import Text
+from textual import on, work
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import DataTable, Footer, Header, Input, Static
+
+from agent_pool import AgentPoolError, Event, Settings, TaskAPI, TaskRecord, WorkerInfo
+from agent_pool.cli.connect import connect_tasks
+from agent_pool.cli.top_rows import cells, look
+from agent_pool.text import clock_text, mebibytes, one_line, printable
+from agent_pool.views.rows import ordered, task_row
+from agent_pool.views.steps import TaskStep, step_of
+
+GAP_SECONDS: Final = 0.5
+BEAT_SECONDS: Final = 1.0
+"""Seconds between two looks at the daemon: at least, and at most."""
+
+_TASK_COLUMNS: Final = ("state", "agent", "project", "time", "tokens", "cost", "step")
+_WORKER_COLUMNS: Final = ("worker", "state", "agent", "memory", "tasks", "age")
+_STYLES: Final = {
+    "asks": "bold yellow",
+    "stalled": "yellow",
+    "failed": "red",
+    "running": "cyan",
+    "queued": "dim",
+    "done": "green",
+}
+
+
+async def run_top(settings: Settings) -> None:
+    """Show the screens until the person ends them."""
+    async with connect_tasks(settings.project_dir) as pool:
+        await TopApp(pool).run_async()
+
+
+class TopApp(App[None]):
+    """Tasks above, workers below.
+
+    Args:
+        pool: where they are.
+    """
+
+    TITLE = "agent-pool top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #tasks { height: 2fr; }
+    #workers { height: 1fr; border-top: solid $primary; }
+    #problem { height: auto; color: $error; padding: 0 1; }
+    #filter { display: none; }
+    #filter.shown { display: block; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "steps"),
+        Binding("c", "cancel", "cancel"),
+        Binding("slash", "filter", "filter"),
+        Binding("p", "pause", "pause"),
+        Binding("q", "quit", "end"),
+    ]
+
+    def __init__(self, pool: TaskAPI) -> None:
+        super().__init__()
+        self.pool = pool
+        self.records: list[TaskRecord] = []
+        self._text = ""
+        self._is_paused = False
+        self._changed = asyncio.Event()
+
+    def compose(self) -> ComposeResult:
+        yield Header()
+        yield Static("", id="problem")
+        yield Input(placeholder="show tasks with this text; Enter to apply", id="filter")
+        yield DataTable(id="tasks", cursor_type="row", zebra_stripes=True)
+        yield DataTable(id="workers", cursor_type="none", show_cursor=False)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to look at the daemon."""
+        for table, names in (
+            (self._task_table, _TASK_COLUMNS),
+            (self._worker_table, _WORKER_COLUMNS),
+        ):
+            for name in names:
+                table.add_column(name, key=name)
+        self._task_table.focus()
+        self._refresh_rows()
+
+    @property
+    def _task_table(self) -> DataTable[Text]:
+        return self.query_one("#tasks", DataTable)
+
+    @property
+    def _worker_table(self) -> DataTable[Text]:
+        return self.query_one("#workers", DataTable)
+
+    @work(exclusive=True)
+    async def _refresh_rows(self) -> None:
+        unsubscribe = self.pool.subscribe(self._note)
+        try:
+            while True:
+                self._changed.clear()
+                await self._look()
+                await asyncio.sleep(GAP_SECONDS)
+                try:
+                    async with asyncio.timeout(BEAT_SECONDS - GAP_SECONDS):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            unsubscribe()
+
+    def _note(self, event: Event) -> None:
+        self._changed.set()
+
+    async def _look(self) -> None:
+        if self._is_paused:
+            return
+        try:
+            self.records = await look(self.pool, self._text)
+            workers = await self.pool.workers()
+        except AgentPoolError as error:
+            self._say(str(error))
+            return
+        self._say("")
+        self._show_tasks()
+        self._show_workers(workers)
+
+    def _say(self, words: str) -> None:
+        self.query_one("#problem", Static).update(Text(one_line(words)))
+
+    def _show_tasks(self) -> None:
+        table, now = self._task_table, time.time()
+        chosen = self.chosen_id()
+        table.clear()
+        for row in ordered(map(task_row, self.records)):
+            style = _STYLES[row.group]
+            state, *others = cells(row, now)
+            shown = [Text(state, style=style), *(Text(one_line(one)) for one in others)]
+            table.add_row(*shown, key=row.id)
+        # The rows change their places, and the person has chosen a task and not a place.
+        if chosen is not None and any(key.value == chosen for key in table.rows):
+            table.move_cursor(row=table.get_row_index(chosen), animate=False)
+        running = sum(record.state in ("running", "input_required") for record in self.records)
+        queued = sum(record.state == "queued" for record in self.records)
+        self.sub_title = f"{running} running, {queued} queued" + (
+            ", paused" if self._is_paused else ""
+        )
+
+    def _show_workers(self, workers: list[WorkerInfo]) -> None:
+        table = self._worker_table
+        table.clear()
+        for one in workers:
+            values = (one.worker, one.state, one.agent or "spare", mebibytes(one.rss))
+            rest = (str(one.tasks), clock_text(one.uptime))
+            table.add_row(*(Text(one_line(value)) for value in (*values, *rest)))
+
+    def chosen_id(self) -> str | None:
+        """Return the id of the chosen task; None if there is none."""
+        table = self._task_table
+        if not table.row_count:
+            return None
+        return table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+
+    @on(DataTable.RowSelected, "#tasks")
+    def action_open(self) -> None:
+        """Show the steps of the chosen task."""
+        if (task_id := self.chosen_id()) is not None:
+            self.push_screen(TaskScreen(self.pool, task_id))
+
+    def action_cancel(self) -> None:
+        """Ask, then cancel the chosen task."""
+        if (task_id := self.chosen_id()) is not None:
+            self._cancel(task_id)
+
+    @work
+    async def _cancel(self, task_id: str) -> None:
+        if not await self.push_screen_wait(ConfirmScreen(f"Cancel the task {task_id}? (y/n)")):
+            return
+        try:
+            was_open = await self.pool.cancel(task_id)
+            self.notify(f"{task_id} " + ("is cancelled" if was_open else "had ended"))
+        except AgentPoolError as error:
+            self.notify(one_line(str(error)), severity="error")
+        self._changed.set()
+
+    def action_filter(self) -> None:
+        """Show the field for a text."""
+        field = self.query_one("#filter", Input)
+        field.add_class("shown")
+        field.focus()
+
+    @on(Input.Submitted, "#filter")
+    def apply_filter(self, event: Input.Submitted) -> None:
+        """Show only tasks with the text; an empty text shows all."""
+        self._text = event.value.strip()
+        self.query_one("#filter", Input).set_class(bool(self._text), "shown")
+        self._task_table.focus()
+        self._changed.set()
+
+    def action_pause(self) -> None:
+        """Stop to refresh, or go on."""
+        self._is_paused = not self._is_paused
+        self._show_tasks()
+
+
+class ConfirmScreen(ModalScreen[bool]):
+    """A question with yes and no.
+
+    Args:
+        question: what to ask.
+    """
+
+    CSS = """
+    ConfirmScreen { align: center middle; }
+    Static { width: auto; padding: 1 3; border: thick $warning; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "yes"),
+        Binding("n,escape", "answer(False)", "no"),
+    ]
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def compose(self) -> ComposeResult:
+        yield Static(Text(printable(self._question)))
+
+    def action_answer(self, answer: bool) -> None:
+        """Close the question with its answer."""
+        self.dismiss(answer)
+
+
+class TaskScreen(Screen[None]):
+    """The steps of one task, as they come.
+
+    Args:
+        pool: where the task is.
+        task_id: its id.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "app.pop_screen", "back")]
+
+    def __init__(self, pool: TaskAPI, task_id: str) -> None:
+        super().__init__()
+        self._pool = pool
+        self._task_id = task_id
+
+    def compose(self) -> ComposeResult:
+        yield Header()
+        yield VerticalScroll(id="steps")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to read the steps."""
+        self.title = self._task_id
+        self._read_steps()
+
+    @work(exclusive=True)
+    async def _read_steps(self) -> None:
+        place = self.query_one("#steps", VerticalScroll)
+        try:
+            record = await self._pool.task(self._task_id)
+            await place.mount(Static(Text(printable(record.request.task), style="bold")))
+            async for event in self._pool.task_events(self._task_id):
+                if (step := step_of(event)) is not None:
+                    await place.mount(Static(_step_text(step)))
+                    place.scroll_end(animate=False)
+        except AgentPoolError as error:
+            await place.mount(Static(Text(one_line(str(error)), style="red")))
+
+
+def _step_text(step: TaskStep) -> Text:
+    style = {"error": "red", "tool": "cyan", "output": "dim", "note": "dim"}.get(step.kind, "")
+    if step.kind == "text" and step.body is not None:
+        return Text(printable(step.body))
+    return Text(
+        f"{time.strftime('%H:%M:%S', time.localtime(step.time))}  {step.title}", style=style
+    )

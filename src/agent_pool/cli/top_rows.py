@@ -1,0 +1,70 @@
+"""The tasks of `agent-pool top`, as rows and as plain listings."""
+
+from __future__ import annotations
+
+import time
+
+from agent_pool import (
+    ENDED_STATES,
+    OPEN_STATES,
+    TaskAPI,
+    TaskFilter,
+    TaskRecord,
+    WorkerInfo,
+)
+from agent_pool.cli.listing import Column, Listing
+from agent_pool.text import clock_text, mebibytes
+from agent_pool.views.rows import TaskRow, ordered, task_row
+
+SHOWN_OPEN = 500
+SHOWN_ENDED = 20
+"""The most open and ended tasks that are shown."""
+
+
+async def look(pool: TaskAPI, text: str = "") -> list[TaskRecord]:
+    """Return the open tasks and the last ended ones; with a text only those that have it."""
+    wanted = TaskFilter(states=OPEN_STATES, limit=SHOWN_OPEN, text=text)
+    ended = TaskFilter(states=ENDED_STATES, limit=SHOWN_ENDED, text=text)
+    return [*await pool.tasks(wanted), *await pool.tasks(ended)]
+
+
+def cells(row: TaskRow, now: float) -> tuple[str, ...]:
+    """Return a task's cells: state, agent, project, time, tokens, cost, step."""
+    seconds = row.seconds if row.ended is not None else now - row.began
+    return (
+        row.state,
+        row.agent,
+        row.project,
+        clock_text(max(0.0, seconds)),
+        f"{row.tokens:,}",
+        f"${row.cost:.4f}",
+        row.step or row.text,
+    )
+
+
+def tasks_listing(records: list[TaskRecord]) -> Listing:
+    """Return the tasks as rows, first what a person must do something about."""
+    number = {"right": True}
+    listing = Listing(
+        *(Column("task"), Column("state"), Column("agent"), Column("project")),
+        *(Column("time", **number), Column("tokens", **number), Column("cost", **number)),
+        Column("step", is_prose=True),
+    )
+    now = time.time()
+    for row in ordered(map(task_row, records)):
+        listing.add(row.id, *cells(row, now))
+    return listing
+
+
+def workers_listing(workers: list[WorkerInfo]) -> Listing:
+    """Return the workers as rows."""
+    number = {"right": True}
+    listing = Listing(
+        *(Column("worker"), Column("state"), Column("agent")),
+        *(Column("memory", **number), Column("tasks", **number), Column("age", **number)),
+    )
+    for one in workers:
+        age = clock_text(one.uptime)
+        agent = one.agent or "spare"
+        listing.add(one.worker, one.state, agent, mebibytes(one.rss), str(one.tasks), age)
+    return listing

@@ -1,0 +1,1 @@
+"""The dashboard: the daemon's pages for a browser."""

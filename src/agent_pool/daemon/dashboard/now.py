@@ -1,0 +1,211 @@
+"""The tasks and workers as they are now, rendered once for all open pages.
+
+The view looks at the pool only while a page is open, at most twice a second, and each page gets
+only the rows that have changed since its last update.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agent_pool.api import TaskAPI
+from agent_pool.errors import AgentPoolError
+from agent_pool.events import Event
+from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskFilter, TaskRecord
+from agent_pool.settings import Settings
+from agent_pool.views.rows import (
+    STALLED_SECONDS,
+    TaskRow,
+    WorkerRow,
+    ordered,
+    task_row,
+    worker_row,
+)
+
+GAP_SECONDS: Final = 0.5
+"""Seconds between two looks at the pool, at least."""
+BEAT_SECONDS: Final = 2.0
+"""Seconds between two looks, at most: the memory of workers changes without an event."""
+SHOWN_OPEN: Final = 500
+SHOWN_ENDED: Final = 50
+"""The most rows of open tasks and of ended ones."""
+
+RenderTask = Callable[[TaskRow], str]
+RenderWorker = Callable[[WorkerRow], str]
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rendered rows; each has the number of the look at which it last changed."""
+
+    html: dict[str, tuple[int, str]] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+
+    def take(self, number: int, rendered: Mapping[str, str]) -> None:
+        """Replace the rows by those of a look."""
+        before = self.html
+        self.html = {
+            key: before[key] if key in before and before[key][1] == html else (number, html)
+            for key, html in rendered.items()
+        }
+        self.order = tuple(rendered)
+
+    def since(self, number: int) -> dict[str, Any]:
+        """Return all ids in order, and the rows that changed after the look with this number."""
+        changed = {key: html for key, (at, html) in self.html.items() if at > number}
+        return {"order": self.order, "rows": changed}
+
+
+class NowView:
+    """What the page "now" shows.
+
+    Args:
+        pool: the pool.
+        settings: its settings.
+        render_task, render_worker: return the HTML of a row.
+    """
+
+    def __init__(
+        self,
+        pool: TaskAPI,
+        settings: Settings,
+        render_task: RenderTask,
+        render_worker: RenderWorker,
+    ) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._render_task = render_task
+        self._render_worker = render_worker
+        # A page that was open before a restart must not take numbers of this process for its own.
+        self._boot = secrets.token_hex(4)
+        self._number = 0
+        self._tasks, self._workers = _Rows(), _Rows()
+        self._figures: dict[str, str] = {}
+        self._steps: dict[str, tuple[str, float]] = {}
+        self._pages = 0
+        self._looking: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._looked = asyncio.Condition()
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Look once, and return everything for a page that opens."""
+        await self._look()
+        return self._update(0)
+
+    async def updates(self, after: str = "") -> AsyncGenerator[dict[str, Any], None]:
+        """Yield an update whenever something has changed, until the page is closed.
+
+        Args:
+            after: the id of the last update that the page has; empty for everything.
+        """
+        boot, _, number = after.partition("-")
+        known = int(number) if boot == self._boot and number.isdecimal() else 0
+        self._enter()
+        try:
+            while True:
+                if known < self._number:
+                    update = self._update(known)
+                    known = self._number
+                    yield update
+                async with self._looked:
+                    await self._looked.wait()
+        finally:
+            self._leave()
+
+    def _update(self, known: int) -> dict[str, Any]:
+        return {
+            "id": f"{self._boot}-{self._number}",
+            "tasks": self._tasks.since(known),
+            "workers": self._workers.since(known),
+            "figures": self._figures,
+        }
+
+    def _enter(self) -> None:
+        self._pages += 1
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_on(), name="dashboard")
+
+    def _leave(self) -> None:
+        self._pages -= 1
+        if not self._pages and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def close(self) -> None:
+        """Stop looking."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    async def _look_on(self) -> None:
+        unsubscribe = self._pool.subscribe(self._note)
+        try:
+            while True:
+                self._changed.clear()
+                # The pool can be closing, or its disk be full: the page shows the last state.
+                with suppress(AgentPoolError):
+                    await self._look()
+                async with self._looked:
+                    self._looked.notify_all()
+                await asyncio.sleep(GAP_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(BEAT_SECONDS - GAP_SECONDS):
+                        await self._changed.wait()
+        finally:
+            unsubscribe()
+
+    def _note(self, event: Event) -> None:
+        self._changed.set()
+
+    async def _look(self) -> None:
+        running = await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=SHOWN_OPEN))
+        ended = await self._pool.tasks(TaskFilter(states=ENDED_STATES, limit=SHOWN_ENDED))
+        workers = await self._pool.workers()
+        stats = await self._pool.stats()
+        rows = ordered(
+            task_row(one, is_stalled=self._is_stalled(one)) for one in [*running, *ended]
+        )
+        self._forget_steps({one.id for one in running})
+        number = self._number + 1
+        self._tasks.take(number, {row.id: self._render_task(row) for row in rows})
+        shown = [worker_row(one, self._settings.max_rss) for one in workers]
+        self._workers.take(number, {row.id: self._render_worker(row) for row in shown})
+        total = stats.total
+        figures = {
+            "running": str(sum(one.state in ("running", "input_required") for one in running)),
+            "queued": str(sum(one.state == "queued" for one in running)),
+            "asking": str(sum(one.state == "input_required" for one in running)),
+            "workers": str(len(workers)),
+            "memory": f"{sum(one.rss for one in workers) / 2**20:,.0f} MiB",
+            "cost": f"${total.cost_usd:,.2f}",
+            "paused": stats.pause_reason if stats.paused else "",
+        }
+        if figures != self._figures or number in self._numbers():
+            self._figures = figures
+            self._number = number
+
+    def _numbers(self) -> set[int]:
+        changed = {at for at, _ in self._tasks.html.values()}
+        return changed | {at for at, _ in self._workers.html.values()}
+
+    def _is_stalled(self, record: TaskRecord) -> bool:
+        """Check whether the task's step has been the same for `STALLED_SECONDS`."""
+        if record.state != "running":
+            return False
+        # Tokens count as a step: a long answer changes them and not the line.
+        step = f"{record.line}\0{record.usage}"
+        known, since = self._steps.get(record.id, ("", 0.0))
+        if known != step:
+            since = time.monotonic()
+            self._steps[record.id] = (step, since)
+        return time.monotonic() - since >= STALLED_SECONDS
+
+    def _forget_steps(self, known: set[str]) -> None:
+        for task_id in self._steps.keys() - known:
+            del self._steps[task_id]

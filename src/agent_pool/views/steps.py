@@ -1,0 +1,117 @@
+"""The events of a task as steps that a person reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from agent_pool.events import (
+    Ended,
+    PermissionAnswered,
+    PermissionAsked,
+    Queued,
+    Retry,
+    Spent,
+    Started,
+    Submitted,
+    TaskEvent,
+    Text,
+    ToolOutput,
+    ToolUse,
+    Withdrawn,
+)
+from agent_pool.text import one_line, printable_json, seconds_text, whole_characters
+
+TITLE_WIDTH: Final = 160
+MAX_BODY: Final = 100_000
+"""Characters of a step that are shown; the rest is in the export."""
+
+_MAIN_INPUTS: Final = ("command", "file_path", "path", "pattern", "url", "query", "description")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStep:
+    """One step.
+
+    Attributes:
+        number: of its event within the task.
+        time: when, in seconds since 1970.
+        kind: its class in the page: ``text``, ``tool``, ``output``, ``error`` or ``note``.
+        title: one line.
+        body: the whole content; None if the title says all.
+        is_folded: the body is shown only when a person opens it.
+    """
+
+    number: int
+    time: float
+    kind: str
+    title: str
+    body: str | None = None
+    is_folded: bool = False
+
+
+def step_of(event: TaskEvent) -> TaskStep | None:
+    """Return the step of an event; None for an event that is no step."""
+    made = _tool_step(event) or _step(event)
+    if made is None:
+        return None
+    kind, title, body, is_folded = made
+    shown = None if body is None else whole_characters(body)[:MAX_BODY]
+    return TaskStep(event.number, event.time, kind, one_line(title, TITLE_WIDTH), shown, is_folded)
+
+
+_Parts = tuple[str, str, str | None, bool]
+
+
+def _tool_step(event: TaskEvent) -> _Parts | None:
+    match event:
+        case Text():
+            return "text", "said", event.text, False
+        case ToolUse():
+            return "tool", _call_title(event), printable_json(dict(event.input), indent=2), True
+        case ToolOutput(is_error=True):
+            return "error", f"failed: {event.text}", event.text, True
+        case ToolOutput():
+            return "output", f"output: {event.text}", event.text, True
+    return None
+
+
+def _step(event: TaskEvent) -> _Parts | None:
+    match event:
+        case Submitted():
+            return "note", "submitted", None, False
+        case Started():
+            return "note", f"{event.worker} has it, process {event.pid}", None, False
+        case Withdrawn():
+            return "note", "the words so far were withdrawn", event.text, True
+        case Retry():
+            return "error", _retry_title(event), None, False
+        case PermissionAsked():
+            return "note", f"asks for permission to use {event.request.tool}", None, False
+        case PermissionAnswered():
+            answer = "allowed" if event.allowed else f"denied: {event.reason}"
+            return "note", answer, None, False
+        case Ended():
+            return ("error" if event.failure else "note"), _end_title(event), None, False
+        case Spent():
+            usage = event.usage
+            tokens = f"{usage.prompt_tokens:,} tokens sent, {usage.output_tokens:,} received"
+            return "note", f"so far {tokens}, ${event.cost_usd:.4f}", None, False
+        case Queued():
+            return None  # one for each change of its place would hide the others
+    return None
+
+
+def _call_title(call: ToolUse) -> str:
+    values = (call.input.get(key) for key in _MAIN_INPUTS)
+    value = next((one for one in values if isinstance(one, str) and one), "")
+    return f"{call.name}: {value}" if value else call.name
+
+
+def _retry_title(retry: Retry) -> str:
+    what = f"refused: {retry.status} {retry.error}" if retry.status else "cannot be reached"
+    return f"the API {what}; again in {seconds_text(retry.delay)}"
+
+
+def _end_title(event: Ended) -> str:
+    return f"ended with {event.failure}" if event.failure else "done"

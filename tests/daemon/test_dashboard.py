@@ -1,0 +1,262 @@
+"""The dashboard in a real Chromium: what a person sees and does there."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, expect
+
+from agent_pool import TaskRequest, TaskResult
+from agent_pool.api import OnEvent
+from agent_pool.events import Started, Text, ToolOutput, ToolUse
+from support.browser import a_page, needs_chromium
+from support.dashboards import serve_dashboard
+from support.fake_pool import FakePool, make_result
+
+pytestmark = [needs_chromium, pytest.mark.anyio]
+
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>\u202egnp"
+)
+
+
+class Steps:
+    """A task that runs until it is told to end."""
+
+    def __init__(self, *events: Any, answer: str = "the answer") -> None:
+        self.events = events
+        self.answer = answer
+        self.end = asyncio.Event()
+        self.was_cancelled = asyncio.Event()
+
+    async def run(self, agent: str, task: str, emit: OnEvent) -> TaskResult:
+        """Publish the events, then wait for the end."""
+        emit(Started("worker-1", 4242, 0.0, agent=agent))
+        for event in self.events:
+            emit(event)
+        try:
+            await self.end.wait()
+        except asyncio.CancelledError:
+            self.was_cancelled.set()
+            raise
+        return make_result(self.answer, agent=agent)
+
+
+async def sign_in(page: Page, link: str) -> None:
+    await page.goto(link)
+    await expect(page.get_by_role("heading", name="Now", exact=True)).to_be_visible()
+
+
+async def test_a_running_task_appears_and_can_be_cancelled(tmp_path: Path) -> None:
+    steps = Steps(ToolUse("1", "Bash", {"command": "npm test"}))
+    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        await expect(page.get_by_text("No tasks yet.")).to_be_visible()
+        handle = await served.pool.submit(TaskRequest("reviewer", "look at it"))
+        row = page.get_by_role("row", name="reviewer")
+        await expect(row).to_contain_text("Bash: npm test")
+        await expect(row).to_contain_text("running")
+        await row.get_by_role("link").click()
+        await expect(page.get_by_text("worker-1 has it, process 4242")).to_be_visible()
+        await page.get_by_role("button", name="Cancel the task").click()
+        await expect(page.locator("#head")).to_contain_text("cancelled")
+        await asyncio.wait_for(steps.was_cancelled.wait(), 10)
+        assert (await served.pool.task(handle.id)).state == "cancelled"
+        await page.get_by_role("link", name="Actions").click()
+        await expect(page.get_by_role("row", name=handle.id)).to_contain_text("cancelled")
+
+
+async def test_steps_of_a_task_come_while_the_page_is_open(tmp_path: Path) -> None:
+    emitters: list[OnEvent] = []
+    end = asyncio.Event()
+
+    async def run(agent: str, task: str, emit: OnEvent) -> TaskResult:
+        emit(Started("worker-1", 1, 0.0, agent=agent))
+        emitters.append(emit)
+        await end.wait()
+        return make_result("all is well", agent=agent)
+
+    async with serve_dashboard(FakePool(run), tmp_path) as served, a_page() as page:
+        handle = await served.pool.submit(TaskRequest("reviewer", "look"))
+        await sign_in(page, served.link())
+        await page.goto(f"{served.address}/ui/tasks/{handle.id}")
+        await expect(page.get_by_text("worker-1 has it")).to_be_visible()
+        emitters[0](Text("I begin.", agent="reviewer"))
+        await expect(page.get_by_text("I begin.")).to_be_visible()
+        emitters[0](ToolUse("1", "Bash", {"command": "ls"}, agent="reviewer"))
+        emitters[0](ToolOutput("1", "a.py\nb.py", False, agent="reviewer"))
+        await page.get_by_text("output: a.py b.py").click()
+        await expect(page.locator("details[open] pre")).to_have_text("a.py\nb.py")
+        end.set()
+        await expect(page.locator("#head")).to_contain_text("all is well")
+        assert await page.locator("#steps li").count() == len(
+            {await one.get_attribute("id") for one in await page.locator("#steps li").all()}
+        )
+
+
+@pytest.mark.parametrize(("button", "words"), [("Allow", "permitted ['Bash']"), ("Deny", "[]")])
+async def test_a_permission_question_is_answered_in_the_browser(
+    tmp_path: Path, button: str, words: str
+) -> None:
+    pool = FakePool()
+    pool.asks = ("Bash",)
+    async with serve_dashboard(pool, tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        await served.pool.submit(TaskRequest("reviewer", "look", asks=True))
+        row = page.get_by_role("row", name="reviewer")
+        await expect(row).to_contain_text("asks permission")
+        await row.get_by_role("link").click()
+        await page.get_by_role("button", name=button).click()
+        await expect(page.locator(".answer")).to_contain_text(words)
+
+
+async def test_yesterdays_task_is_found_by_its_text_and_exported(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        for number in range(60):
+            handle = await served.pool.submit(TaskRequest("reviewer", f"look at part {number}."))
+            await handle.result()
+        await sign_in(page, served.link())
+        await page.get_by_role("link", name="History").click()
+        await expect(page.locator("#history tr")).to_have_count(50)
+        await page.get_by_role("link", name="Older tasks").click()
+        await expect(page.locator("#history tr")).to_have_count(10)
+        await page.get_by_label("Text").fill("part 7.")
+        await page.get_by_role("button", name="Filter").click()
+        await expect(page.locator("#history tr")).to_have_count(1)
+        async with page.expect_download() as download:
+            await page.get_by_role("link", name="Export").click()
+        saved = await (await download.value).path()
+        assert len(saved.read_text().splitlines()) == 1
+
+
+async def test_what_an_agent_wrote_is_text_and_never_markup(tmp_path: Path) -> None:
+    steps = Steps(
+        Text(HOSTILE), ToolUse("1", HOSTILE, {"command": HOSTILE}), ToolOutput("1", HOSTILE, False),
+        answer=HOSTILE,
+    )  # fmt: skip
+    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        handle = await served.pool.submit(TaskRequest(HOSTILE[:60], HOSTILE))
+        await expect(page.locator("#tasks tr")).to_have_count(1)
+        await page.goto(f"{served.address}/ui/tasks/{handle.id}")
+        await expect(page.locator("#steps li")).not_to_have_count(0)
+        steps.end.set()
+        await expect(page.locator(".answer")).to_contain_text("<script>")
+        for path in ("/ui/", "/ui/history", f"/ui/tasks/{handle.id}"):
+            await page.goto(served.address + path)
+            assert await page.locator("img, main script").count() == 0
+            assert await page.title() != "owned"
+
+
+async def test_an_open_page_goes_on_after_a_restart(tmp_path: Path) -> None:
+    async with a_page() as page:
+        async with serve_dashboard(FakePool(), tmp_path) as served:
+            port = int(served.address.rpartition(":")[2])
+            await sign_in(page, served.link())
+            first = await served.pool.submit(TaskRequest("reviewer", "before"))
+            await first.result()
+            await expect(page.get_by_role("row", name="before")).to_be_visible()
+        await expect(page.locator("#connection")).to_contain_text("not connected")
+        async with serve_dashboard(FakePool(), tmp_path, port=port) as again:
+            # The cookie ended with the daemon; a new link in the same browser is enough.
+            await sign_in(page, again.link())
+            await (await again.pool.submit(TaskRequest("reviewer", "after"))).result()
+            await expect(page.get_by_role("row", name="after")).to_be_visible()
+            await expect(page.get_by_role("row", name="before")).to_be_visible()
+
+
+async def test_a_link_for_looking_shows_no_buttons(tmp_path: Path) -> None:
+    steps = Steps()
+    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:
+        handle = await served.pool.submit(TaskRequest("reviewer", "look"))
+        await sign_in(page, served.link(is_read_only=True))
+        await page.goto(f"{served.address}/ui/tasks/{handle.id}")
+        await expect(page.get_by_text("read only")).to_be_visible()
+        assert await page.get_by_role("button").count() == 0
+
+
+async def test_the_keyboard_alone_reaches_and_opens_a_task(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        await (await served.pool.submit(TaskRequest("reviewer", "look"))).result()
+        await sign_in(page, served.link())
+        for _ in range(20):
+            await page.keyboard.press("Tab")
+            focused = await page.evaluate("document.activeElement.textContent")
+            if focused == "reviewer":
+                break
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Task")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [360, 1280, 2560])
+async def test_no_page_is_wider_than_the_window(tmp_path: Path, width: int) -> None:
+    steps = Steps(Text("x" * 5000), answer="y" * 5000)
+    async with (
+        serve_dashboard(FakePool(steps.run), tmp_path) as served,
+        a_page(width=width) as page,
+    ):
+        handle = await served.pool.submit(TaskRequest("reviewer", "z" * 3000))
+        await sign_in(page, served.link())
+        for path in ("/ui/", f"/ui/tasks/{handle.id}", "/ui/history", "/ui/actions"):
+            await page.goto(served.address + path)
+            wide = await page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, path
+
+
+async def test_the_first_visit_is_small(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+
+        async def note(response: Any) -> None:
+            if "/ui/events" not in response.url:
+                sizes.append(len(await response.body()) if response.status == 200 else 0)
+
+        page.on("response", note)
+        await sign_in(page, served.link())
+        await page.wait_for_load_state("load")
+    assert 1_000 < sum(sizes) <= 150_000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_texts_have_enough_contrast(tmp_path: Path, scheme: str) -> None:
+    steps = Steps()
+    async with (
+        serve_dashboard(FakePool(steps.run), tmp_path) as served,
+        a_page(scheme=scheme) as page,
+    ):
+        await served.pool.submit(TaskRequest("reviewer", "look"))
+        await sign_in(page, served.link())
+        await expect(page.locator("#tasks tr")).to_have_count(1)
+        assert await page.evaluate(LOW_CONTRAST) == []
+
+
+LOW_CONTRAST = """() => {
+  const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (parts) => {
+    const [r, g, b] = parts.slice(0, 3).map((one) => {
+      const share = one / 255;
+      return share <= 0.03928 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const low = [];
+  for (const element of document.querySelectorAll("main *, header *")) {
+    const own = [...element.childNodes].some((one) => one.nodeType === 3 && one.data.trim());
+    if (!own || !element.getClientRects().length) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push(`${element.tagName} ${element.textContent.trim()} ${ratio}`);
+  }
+  return low;
+}"""
+"""Returns the elements whose text has a contrast below 4.5 (WCAG 2.2 AA)."""
