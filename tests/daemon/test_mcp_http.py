@@ -173,14 +173,16 @@ def test_claude_code_survives_a_new_token_between_two_calls(relays: RelayProject
 
     async def main() -> None:
         tokens: set[str] = set()
-        results: list[str] = []
+        results: dict[str, str] = {}
 
         async def script(request: ModelRequest) -> Any:
             if "You are the reviewer." in request.system_text:
                 return echo(request)
             if request.is_side:
                 return "a title"
-            results[:] = [get_result_text(one) for one in request.tool_results]
+            results.update(
+                {one["tool_use_id"]: get_result_text(one) for one in request.tool_results}
+            )
             if len(results) == 2:
                 return "done"
             if results:
@@ -208,7 +210,7 @@ def test_claude_code_survives_a_new_token_between_two_calls(relays: RelayProject
                 assert (await claude.stdout.read()).strip() == b"done"
             removed = await asyncio.to_thread(agent_pool, relays, "uninstall")
             assert "remove the MCP server agent-pool" in removed.stdout
-        assert ["echo: look" in result for result in results] == [True, True]
+        assert ["echo: look" in result for result in results.values()] == [True, True]
         assert len(tokens) == 2
 
     run(main(), 100)
