@@ -21,6 +21,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
+    Generator,
     Iterable,
     Iterator,
     Mapping,
@@ -304,7 +305,7 @@ class BlockingPool(Generic[P]):
         max_budget_usd: float | None = None,
         max_tokens: int | None = None,
         on_permission: Decide | None = None,
-    ) -> Iterator[TaskEvent]:
+    ) -> Generator[TaskEvent, None, None]:
         """Yield the events of a task as they come; see `PoolAPI.stream`.
 
         Leaving the loop early cancels the task.
@@ -468,7 +469,7 @@ class BlockingRemotePool(BlockingPool[RemotePool]):
         handle: TaskHandle = self._call(self._pool.attach, task_id)
         return BlockingHandle(self._loop, handle)
 
-    def task_events(self, task_id: str, *, after: int = 0) -> Iterator[TaskEvent]:
+    def task_events(self, task_id: str, *, after: int = 0) -> Generator[TaskEvent, None, None]:
         """Yield the events of a task until it ends; see `TaskAPI.task_events`."""
         return _iterate(self._loop, self._pool.task_events(task_id, after=after))
 
@@ -551,7 +552,9 @@ def _pumped(
             loop.call(end())
 
 
-def _iterate(loop: _LoopThread, events: AsyncGenerator[TaskEvent, None]) -> Iterator[TaskEvent]:
+def _iterate(
+    loop: _LoopThread, events: AsyncGenerator[TaskEvent, None]
+) -> Generator[TaskEvent, None, None]:
     with _pumped(loop, events) as read:
         while (event := loop.call(_await(read()))) is not None:
             yield event

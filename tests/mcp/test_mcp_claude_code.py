@@ -45,9 +45,9 @@ class DelegationModel:
 def claude_code(
     project: ServerProject, *options: str
 ) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
-    program, *arguments = project.command
+    program, *arguments = project.server_command
     server = {"command": program, "args": arguments}
-    return project.start(
+    return project.run_program(
         str(real_cli()),
         "-p",
         "delegate it",

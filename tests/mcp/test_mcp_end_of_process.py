@@ -131,8 +131,8 @@ def test_all_processes_end_when_the_client_is_killed(tmp_path: Path) -> None:
                 project = ServerProject(tmp_path, api)
                 call = legacy_call("invoke", agent="reviewer", task="hold the line")
                 lines = "".join(json.dumps({"jsonrpc": "2.0", **one}) + "\n" for one in call)
-                command = sys.executable, "-c", CLIENT, json.dumps(project.command), lines
-                async with project.start(*command) as client:
+                command = sys.executable, "-c", CLIENT, json.dumps(project.server_command), lines
+                async with project.run_program(*command) as client:
                     held = await line.taken()
                     alive = project.processes()
                     client.kill()

@@ -17,7 +17,7 @@ OpenPool = Callable[..., DurablePool]
 """Builds a durable pool over a fake pool, with the settings that are given."""
 
 
-class Gate:
+class TaskGate:
     """Runs tasks that end when their gate is opened.
 
     Attributes:

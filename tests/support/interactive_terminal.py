@@ -13,8 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from support.environment import real_cli
-from support.mcp_server import ServerProject
-from support.process_checks import kill_all
+from support.mcp_server import ServerRunner
 
 KEY = "dummy-key-that-cannot-be-taken-for-a-real-one"
 LINES, COLUMNS = 50, 150
@@ -34,18 +33,23 @@ class InteractiveTerminal:
 
 @asynccontextmanager
 async def interactive(
-    project: ServerProject, prompt: str, *options: str
+    project: ServerRunner, prompt: str, *more: str
 ) -> AsyncIterator[InteractiveTerminal]:
-    """Start Claude Code with the pool's server and a prompt; kill it at the end."""
+    """Start Claude Code with the pool's server and a prompt; kill it at the end.
+
+    Args:
+        project: the project.
+        prompt: what the person types first; empty for nothing.
+        more: further arguments of Claude Code.
+    """
     answer_first_questions(project)
-    program, *arguments = project.command
+    program, *arguments = project.server_command
     servers = {"mcpServers": {"agent-pool": {"command": program, "args": arguments}}}
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     process = await asyncio.create_subprocess_exec(
         *(str(real_cli()), prompt, "--mcp-config", json.dumps(servers), "--strict-mcp-config"),
-        "--dangerously-skip-permissions",
-        *options,
+        *("--dangerously-skip-permissions", *more),
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -61,12 +65,12 @@ async def interactive(
         yield InteractiveTerminal(process, screen)
     finally:
         loop.remove_reader(screen)
-        kill_all(project.processes())
+        project.end_processes(process)
         await process.wait()
         os.close(screen)
 
 
-def answer_first_questions(project: ServerProject) -> None:
+def answer_first_questions(project: ServerRunner) -> None:
     """Answer the first-run questions: theme, trust, API key, and bypassed permissions."""
     answers = {
         "hasCompletedOnboarding": True,

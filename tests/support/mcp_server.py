@@ -23,22 +23,17 @@ from support.project import TempProject
 IMPORTABLE = str(Path(agent_pool.__file__).parents[1])
 
 
-class ServerProject(TempProject):
-    """A project with the agent `reviewer`, in which the server and its agents run.
+class ServerRunner(TempProject):
+    """A project in which MCP servers run.
 
     Attributes:
-        env: the environment of these processes.
+        env: the environment of their processes.
     """
 
-    def __init__(self, folder: Path, api: LoopbackAPI) -> None:
-        super().__init__(folder)
-        # Not auto: that would first probe whether the binary can reset, which takes a second.
-        # PYTHONPATH: the server runs the code under test, also where another copy is installed.
-        self.env = self.environment(api.url, AGENT_POOL_RESET="clear", PYTHONPATH=IMPORTABLE)
-        self.agent("reviewer", "You are the reviewer.", description="Reviews code.")
+    env: dict[str, str]
 
     @property
-    def command(self) -> list[str]:
+    def server_command(self) -> list[str]:
         """Return the arguments that start the server."""
         return [sys.executable, "-m", "agent_pool.mcp"]
 
@@ -50,7 +45,7 @@ class ServerProject(TempProject):
     @asynccontextmanager
     async def client(self, era: str, **options: Any) -> AsyncIterator[Client]:
         """Start a server, and connect the official client to it."""
-        program, *arguments = self.command
+        program, *arguments = self.server_command
         parameters = StdioServerParameters(
             command=program, args=arguments, env=self.env, cwd=self.root
         )
@@ -60,7 +55,7 @@ class ServerProject(TempProject):
                 yield client
 
     @asynccontextmanager
-    async def start(
+    async def run_program(
         self, *command: str, stdout: int = asyncio.subprocess.PIPE
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         """Start a program in the project; at the end kill all processes of the project."""
@@ -76,16 +71,31 @@ class ServerProject(TempProject):
         try:
             yield process
         finally:
-            kill_all(self.processes())
+            self.end_processes(process)
             await process.wait()
+
+    def end_processes(self, process: asyncio.subprocess.Process) -> None:
+        """End what is left of a program that was started: by default the whole project's."""
+        kill_all(self.processes())
 
     @asynccontextmanager
     async def server(self, stdout: int = asyncio.subprocess.PIPE) -> AsyncIterator[ServerProcess]:
         """Start a server for a test that writes the messages itself."""
-        async with self.start(*self.command, stdout=stdout) as process:
+        async with self.run_program(*self.server_command, stdout=stdout) as process:
             if stdout >= 0:
                 os.close(stdout)  # the server has its own
             yield ServerProcess(process)
+
+
+class ServerProject(ServerRunner):
+    """A project with the agent `reviewer`, in which the server and its agents run."""
+
+    def __init__(self, folder: Path, api: LoopbackAPI) -> None:
+        super().__init__(folder)
+        # Not auto: that would first probe whether the binary can reset, which takes a second.
+        # PYTHONPATH: the server runs the code under test, also where another copy is installed.
+        self.env = self.environment(api.url, AGENT_POOL_RESET="clear", PYTHONPATH=IMPORTABLE)
+        self.agent("reviewer", "You are the reviewer.", description="Reviews code.")
 
 
 class ServerProcess:

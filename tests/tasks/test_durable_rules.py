@@ -42,7 +42,7 @@ from agent_pool.settings import Settings
 from agent_pool.tasks.budgets import DayBudgets, day_of
 from agent_pool.tasks.service import DurablePool
 from agent_pool.tasks.store import Store
-from support.durable_pools import Gate, OpenPool
+from support.durable_pools import OpenPool, TaskGate
 from support.fake_pool import FakePool, make_result
 from support.pools import PoolProject
 from support.waiting import run, wait_until
@@ -67,7 +67,7 @@ def test_a_task_does_not_begin_before_its_time(durable: OpenPool) -> None:
 
 def test_a_task_that_has_not_begun_fails_at_its_deadline(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate, max_workers=1) as pool:
             running = await pool.submit(TaskRequest("reviewer", "running"))
             late = await pool.submit(TaskRequest("reviewer", "late", deadline=time.time() + 0.2))
@@ -190,7 +190,7 @@ def test_dollars_do_not_count_with_a_subscription() -> None:
 
 def test_tasks_of_a_conversation_run_in_their_order(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate) as pool:
             handles = [
                 await pool.submit(TaskRequest("reviewer", name, conversation="c", priority=rank))
@@ -309,7 +309,7 @@ def test_the_first_answer_to_a_question_decides(tmp_path: Path) -> None:
 
 def test_a_subscriber_gets_each_event_of_a_task_once(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         events: list[Event] = []
         async with durable(gate, max_workers=1) as pool:
             unsubscribe = pool.subscribe(events.append)
@@ -336,11 +336,13 @@ def test_a_subscriber_gets_each_event_of_a_task_once(durable: OpenPool) -> None:
 
 
 def test_a_slow_reader_gets_every_event_from_the_store(durable: OpenPool) -> None:
+    is_followed = asyncio.Event()
+
     async def talk(agent: str, task: str, emit: OnEvent) -> TaskResult:
-        for number in range(3000):
+        emit(Text("0"))
+        await is_followed.wait()
+        for number in range(1, 3000):  # more at once than are kept for a reader
             emit(Text(str(number)))
-            if number % 500 == 0:
-                await asyncio.sleep(0)
         return make_result("done")
 
     async def main() -> None:
@@ -350,8 +352,7 @@ def test_a_slow_reader_gets_every_event_from_the_store(durable: OpenPool) -> Non
             async for event in pool.task_events(handle.id):
                 if isinstance(event, Text):
                     texts.append(event.text)
-                    if len(texts) == 1:
-                        await handle.result()  # this reader is slow
+                    is_followed.set()
             assert texts == [str(number) for number in range(3000)]
 
     run(main())
@@ -362,7 +363,7 @@ def test_a_slow_reader_gets_every_event_from_the_store(durable: OpenPool) -> Non
 
 def test_a_closed_pool_leaves_queued_tasks_in_the_store(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate, max_workers=1) as pool:
             running = await pool.submit(TaskRequest("reviewer", "running"))
             queued = await pool.submit(TaskRequest("reviewer", "queued"))
@@ -381,7 +382,7 @@ def test_a_closed_pool_leaves_queued_tasks_in_the_store(durable: OpenPool) -> No
 
 def test_a_draining_pool_starts_nothing_and_keeps_new_tasks(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate, max_workers=1) as pool:
             await pool.submit(TaskRequest("reviewer", "running"))
             await wait_until(lambda: gate.begun)

@@ -26,7 +26,7 @@ from agent_pool import (
     TooManyRequests,
     Usage,
 )
-from support.durable_pools import Gate, OpenPool, crash
+from support.durable_pools import OpenPool, TaskGate, crash
 from support.waiting import run, wait_until
 
 
@@ -50,7 +50,7 @@ def test_an_accepted_task_is_found_with_its_answer(durable: OpenPool) -> None:
 
 def test_a_task_that_ran_at_the_end_is_interrupted(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         pool = durable(gate)
         await pool.open()
         handle = await pool.submit(TaskRequest("reviewer", "long"))
@@ -71,7 +71,7 @@ def test_a_task_that_ran_at_the_end_is_interrupted(durable: OpenPool) -> None:
 
 def test_a_task_that_can_run_again_is_queued_again(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         pool = durable(gate)
         await pool.open()
         handle = await pool.submit(TaskRequest("reviewer", "long", idempotent=True))
@@ -88,7 +88,7 @@ def test_a_task_that_can_run_again_is_queued_again(durable: OpenPool) -> None:
 
 def test_queued_tasks_begin_when_the_store_is_opened_again(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         pool = durable(gate, max_workers=1)
         await pool.open()
         first = await pool.submit(TaskRequest("reviewer", "first"))
@@ -104,7 +104,7 @@ def test_queued_tasks_begin_when_the_store_is_opened_again(durable: OpenPool) ->
 
 def test_the_highest_priority_begins_first(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate, max_workers=1) as pool:
             tasks = {"running": 0, "low": -1, "normal": 0, "high": 5}
             handles = [
@@ -138,7 +138,7 @@ def test_a_second_request_with_the_same_key_is_one_task(durable: OpenPool) -> No
 
 def test_too_many_waiting_tasks_are_refused_with_numbers(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate, max_workers=1, max_queued=2) as pool:
             for number in range(3):
                 await pool.submit(TaskRequest("reviewer", f"task {number}"))
@@ -151,7 +151,7 @@ def test_too_many_waiting_tasks_are_refused_with_numbers(durable: OpenPool) -> N
 
 def test_cancelling_a_parent_cancels_its_open_children(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate, max_workers=2) as pool:
             parent = await pool.submit(TaskRequest("reviewer", "parent"))
             child = await pool.submit(TaskRequest("reviewer", "child", parent=parent.id))
@@ -173,7 +173,7 @@ def test_cancelling_a_parent_cancels_its_open_children(durable: OpenPool) -> Non
 
 def test_a_cancelled_caller_of_invoke_cancels_its_task(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate) as pool:
             call = asyncio.create_task(pool.invoke("reviewer", "long"))
             await wait_until(lambda: gate.begun)
@@ -188,7 +188,7 @@ def test_a_cancelled_caller_of_invoke_cancels_its_task(durable: OpenPool) -> Non
 
 def test_a_cancelled_wait_for_a_result_leaves_the_task_running(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate) as pool:
             handle = await pool.submit(TaskRequest("reviewer", "long"))
             waiting = asyncio.create_task(handle.result())
@@ -204,7 +204,7 @@ def test_a_cancelled_wait_for_a_result_leaves_the_task_running(durable: OpenPool
 
 def test_the_record_of_a_running_task_shows_its_step_and_tokens(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate) as pool:
             handle = await pool.submit(TaskRequest("reviewer", "long"))
             await wait_until(lambda: gate.begun)
@@ -222,7 +222,7 @@ def test_the_record_of_a_running_task_shows_its_step_and_tokens(durable: OpenPoo
 
 def test_events_are_read_from_the_store_and_then_live(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         seen: list[TaskEvent] = []
         async with durable(gate) as pool:
             handle = await pool.submit(TaskRequest("reviewer", "long"))
@@ -246,7 +246,7 @@ def test_events_are_read_from_the_store_and_then_live(durable: OpenPool) -> None
 
 def test_secrets_of_a_request_are_removed_at_its_end(durable: OpenPool, tmp_path: Path) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate, max_workers=1) as pool:
             await pool.submit(TaskRequest("reviewer", "first"))
             handle = await pool.submit(TaskRequest("reviewer", "x", env={"TOKEN": "s3cret-word"}))
@@ -273,7 +273,7 @@ def test_an_unknown_task_is_not_found(durable: OpenPool) -> None:
 
 def test_only_ended_tasks_without_success_can_be_retried(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         async with durable(gate) as pool:
             handle = await pool.submit(TaskRequest("reviewer", "long"))
             with pytest.raises(TaskNotEnded):

@@ -16,7 +16,7 @@ from agent_pool.models import TaskRecord
 from agent_pool.tasks.queries import find_numbers
 from agent_pool.tasks.store import Store
 from agent_pool.tasks.transcript import TranscriptBound, shorten_texts
-from support.durable_pools import Gate, OpenPool, fill_store
+from support.durable_pools import OpenPool, TaskGate, fill_store
 from support.fake_pool import make_result
 from support.waiting import run, wait_until
 
@@ -61,7 +61,7 @@ def test_a_broken_file_is_refused_with_the_next_step(tmp_path: Path) -> None:
 
 def test_a_full_disk_refuses_tasks_and_loses_none(durable: OpenPool) -> None:
     async def main() -> None:
-        gate = Gate()
+        gate = TaskGate()
         pool = durable(gate)
         async with pool:
             running = await pool.submit(TaskRequest("reviewer", "running"))

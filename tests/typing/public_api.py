@@ -31,6 +31,7 @@ from agent_pool import (
     Queued,
     RateLimits,
     RateLimitsChanged,
+    RemotePool,
     ResetVerdict,
     Retry,
     ReuseStats,
@@ -41,9 +42,12 @@ from agent_pool import (
     Started,
     StrayResult,
     Submitted,
+    TaskAPI,
     TaskEvent,
     TaskFailed,
+    TaskFilter,
     TaskHandle,
+    TaskRecord,
     TaskRequest,
     TaskResult,
     Text,
@@ -59,12 +63,31 @@ from agent_pool import (
     WorkerReset,
     WorkerRetired,
     WorkerStateChanged,
+    connect,
     error_from_json,
     event_from_json,
     load_settings,
     running_pools,
+    sync,
 )
 from agent_pool.mcp.unusable_pool import UnusablePool
+
+
+def check_clients_of_the_daemon(pool: RemotePool, blocking: sync.BlockingRemotePool) -> TaskAPI:
+    """Check that a client is a `TaskAPI`, and the types of the blocking face."""
+    assert_type(connect("/srv/shop", environ={}, start=False), RemotePool)
+    assert_type(connect(url="http://127.0.0.1:1", token="t"), RemotePool)
+    with sync.connect() as opened, sync.AgentPool(max_size=2) as local:
+        assert_type(opened, sync.BlockingRemotePool)
+        assert_type(opened.invoke("a", "task"), TaskResult)
+        assert_type(opened.tasks(TaskFilter(limit=5)), list[TaskRecord])
+        assert_type(opened.attach("id").result(timeout=5), TaskResult)
+        assert_type(local, sync.AgentPool)
+        assert_type(local.settings, Settings)
+        assert_type(local.map([("a", "task")]), list[Outcome])
+        for event in local.stream("a", "task", on_permission=lambda request: Denied("no")):
+            check_task_event(event)
+    return pool
 
 
 def check_pools_implement_the_interface(pool: AgentPool, unusable: UnusablePool) -> list[PoolAPI]:

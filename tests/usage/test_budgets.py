@@ -213,12 +213,14 @@ def test_the_cost_of_one_task_never_counts_for_the_next(
     harness.project.agent("other", "You do other things.", description="Tests.", tools="Bash")
 
     async def main() -> None:
-        for agent in ("tester", "tester", "other", "tester"):
+        for agent in (*["tester"] * 5, "other", "tester"):
             # Each alone is below the limit, two together are not.
             result, events = await run(harness, agent, costly("words"), "done", max_tokens=180_000)
             assert (result.text, len(spent_of(events))) == ("done", 1)
             assert spent_of(events)[0].usage.output_tokens == 100_000
         assert len({worker.pid for worker in await harness.pool.workers()}) == 1
+        # The totals of a process go on after a rewind, and begin again at `/clear`.
+        assert ((await harness.pool.stats()).rewinds > 0) == (reset == "auto")
 
     harness.run(main())
 

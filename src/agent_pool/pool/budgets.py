@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from agent_pool.agents import Agent
 from agent_pool.errors import ConfigError
@@ -37,11 +36,6 @@ class TaskBudget:
     usd: BudgetLimit | None = None
     tokens: BudgetLimit | None = None
 
-    @property
-    def is_limited(self) -> bool:
-        """Return whether there is any limit."""
-        return self.usd is not None or self.tokens is not None
-
     def problem(self, usage: Usage, cost_usd: float) -> str:
         """Return which limit is reached, with the numbers; empty if none is."""
         if (usd := self.usd) is not None and cost_usd >= usd.most:
@@ -69,10 +63,6 @@ class TaskBudget:
                 f"its budget ({', '.join(sources)}) cannot be watched; update Claude Code, or "
                 "leave the budget out"
             )
-
-
-NO_BUDGET: Final = TaskBudget()
-"""The budget of a task without limits."""
 
 
 def budget_of(

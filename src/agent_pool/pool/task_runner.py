@@ -314,18 +314,18 @@ class TaskRunner:
             TaskTimeout: the time passed.
             BudgetReached: the budget is used up, and the CLI does not end the turn.
         """
-        is_over_budget = False
+        reached = ""  # the limit that ended the turn
         seconds = float(task.request.timeout or self._settings.task_timeout)
 
         def listen(event: TurnEvent) -> None:
-            nonlocal is_over_budget
+            nonlocal reached
             if isinstance(event, Retry):
                 self._supervisor.report_retry(worker, event)
             task.emit(event)
-            if isinstance(event, Spent) and not is_over_budget:
-                problem = budget.problem(event.usage, event.cost_usd)
-                if is_over_budget := bool(problem):
-                    worker.interrupt(BudgetReached(_over_budget(task.request, worker, problem)))
+            if isinstance(event, Spent) and not reached:
+                reached = budget.problem(event.usage, event.cost_usd)
+                if reached:
+                    worker.interrupt(BudgetReached(_over_budget(task.request, worker, reached)))
 
         try:
             async with asyncio.timeout(seconds) as bound:
@@ -348,8 +348,9 @@ class TaskRunner:
         if turn.api_status in OVERLOADED:
             self._supervisor.pause(OVERLOAD_PAUSE)
         # An answer that was complete before the interrupt is not cut.
-        if is_over_budget and turn.is_error:
-            problem = budget.problem(turn.spend.usage, turn.spend.cost_usd)
+        if reached and turn.is_error:
+            # With the numbers of the whole turn, which an interrupted answer has raised.
+            problem = budget.problem(turn.spend.usage, turn.spend.cost_usd) or reached
             text = f"the task was interrupted: {problem}"
             return replace(turn, text=text, code=BudgetReached.code)
         return turn

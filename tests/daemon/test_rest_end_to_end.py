@@ -1,0 +1,133 @@
+"""The whole way: a client, the daemon in a process of its own, the real CLI."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+
+from agent_pool import Ended, TaskEvent, TaskRequest, Text, connect
+from agent_pool.loopback import LoopbackAPI
+from agent_pool.sync import connect as connect_blocking
+from support.daemons import DaemonProject
+from support.model_scripts import Gate, echo_task
+from support.waiting import run
+
+PAGE = Path(__file__).parents[2] / "docs" / "rest.md"
+
+
+@asynccontextmanager
+async def daemon(
+    project: DaemonProject, script: object = echo_task
+) -> AsyncIterator[dict[str, str]]:
+    """Yield the environment of clients of a daemon; stop the daemon at the end."""
+    async with LoopbackAPI(script) as api:  # type: ignore[arg-type]
+        yield project.daemon_environment(api.url)
+        await asyncio.to_thread(project.command, "stop", "--now")
+
+
+def test_a_task_of_a_program_runs_in_the_daemon(daemon_project: DaemonProject) -> None:
+    async def main() -> None:
+        events: list[TaskEvent] = []
+        async with daemon(daemon_project) as environ:
+            async with connect(environ=environ) as pool:
+                result = await pool.invoke("tester", "quince", on_event=events.append)
+            async with connect(environ=environ) as pool:  # another program finds it
+                assert (await pool.task(result.task_id)).result == result
+                assert (await (await pool.attach(result.task_id)).result()).text == result.text
+                (worker,) = [one for one in await pool.workers() if one.agent == "tester"]
+
+        assert result.text == "echo: quince"
+        assert [one.text for one in events if isinstance(one, Text)] == ["echo: quince"]
+        assert isinstance(events[-1], Ended)
+        assert worker.pid == result.pid
+
+    run(main())
+
+
+def test_the_port_of_the_daemon_needs_its_token(daemon_project: DaemonProject) -> None:
+    async def main() -> None:
+        async with daemon(daemon_project) as environ:
+            address = await asyncio.to_thread(daemon_project.start, environ["ANTHROPIC_BASE_URL"])
+            async with connect(environ=environ, url=address.url, token=address.token) as pool:
+                assert (await pool.invoke("tester", "quince")).text == "echo: quince"
+            async with httpx2.AsyncClient(trust_env=False) as client:
+                answer = await client.get(f"{address.url}/v1/tasks")
+                assert answer.status_code == 401
+                assert answer.json()["error"]["code"] == "unauthorized"
+
+    run(main())
+
+
+def test_a_submitted_task_outlives_its_program(daemon_project: DaemonProject) -> None:
+    async def main() -> None:
+        gate = Gate("the answer")
+        async with daemon(daemon_project, gate) as environ:
+            async with connect(environ=environ) as pool:
+                handle = await pool.submit(TaskRequest("tester", "think"))
+                await gate.reached.wait()
+            gate.open()
+            async with connect(environ=environ) as pool:
+                result = await (await pool.attach(handle.id)).result()
+
+        assert result.text == "the answer"
+
+    run(main())
+
+
+def test_a_script_without_async_uses_the_daemon(daemon_project: DaemonProject) -> None:
+    def script(environ: dict[str, str]) -> list[str]:
+        with connect_blocking(environ=environ) as pool:
+            texts = [pool.invoke("tester", "quince").text]
+            texts += [one.text for one in pool.stream("tester", "plum") if isinstance(one, Text)]
+            return texts
+
+    async def main() -> None:
+        async with daemon(daemon_project) as environ:
+            texts = await asyncio.to_thread(script, environ)
+
+        assert texts == ["echo: quince", "echo: plum"]
+
+    run(main())
+
+
+def test_every_command_of_the_page_works(daemon_project: DaemonProject, tmp_path: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    commands = tmp_path / "bin" / "agent-pool"
+    commands.parent.mkdir()
+    commands.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m agent_pool "$@"\n')
+    commands.chmod(0o700)
+    daemon_project.agent("code-reviewer", description="Reviews.")
+    # Each line is a command; an answer with an error ends the script.
+    script = "set -euo pipefail\n" + "\n".join(blocks)
+
+    def run_page(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        path = f"{commands.parent}{os.pathsep}{environ['PATH']}"
+        return subprocess.run(
+            ["bash", "-c", script],
+            cwd=daemon_project.root,
+            env={**environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+    async def main() -> None:
+        async with daemon(daemon_project) as environ:
+            done = await asyncio.to_thread(run_page, environ)
+
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert "echo: Review src/app.py" in done.stdout
+        assert done.stdout.count("event: task.ended") == 3
+        assert "agent_pool_tasks_total" in done.stdout
+        assert '"openapi":"3.1.0"' in done.stdout
+
+    run(main(), 100)
