@@ -435,6 +435,31 @@ def test_a_draining_pool_starts_nothing_and_keeps_new_tasks(durable: OpenPool) -
     run(main())
 
 
+def test_a_drain_in_the_moment_of_a_free_place_starts_nothing(durable: OpenPool) -> None:
+    async def main() -> None:
+        gate = TaskGate()
+        draining: list[asyncio.Task[None]] = []
+
+        def drain_at_the_end(event: TaskEvent) -> None:
+            # Before the pool takes the next task, and with its first step before that task's.
+            if isinstance(event, Ended):
+                draining.append(asyncio.create_task(pool.drain()))
+
+        async with durable(gate, max_workers=1) as pool:
+            first = TaskRequest("reviewer", "running")
+            running = await pool.submit(first, on_event=drain_at_the_end)
+            kept = await pool.submit(TaskRequest("reviewer", "kept"))
+            gate.open()
+            await running.result()
+            await draining[0]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (await pool.task(kept.id)).state == "queued"
+        assert gate.begun == ["running"]
+
+    run(main())
+
+
 def test_a_task_that_runs_when_the_pool_closes_is_interrupted(
     pool_project: PoolProject, tmp_path: Path
 ) -> None:

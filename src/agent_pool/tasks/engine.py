@@ -267,7 +267,7 @@ class TaskEngine:
         on_permission: OnPermission | None,
         task_id: str | None,
     ) -> LiveTask:
-        """Store a task, and give it to the pool meanwhile if there is room; return when stored.
+        """Store a task; return when it is stored. If there is room, the pool gets it then.
 
         Raises:
             TooManyRequests: `max_queued` tasks wait.
@@ -455,7 +455,11 @@ class TaskEngine:
 
     async def _run(self, live: LiveTask) -> None:
         """Give a task to the pool and wait for its end."""
+        if self.is_draining and live.state == "queued":  # the drain began in this very moment
+            self._put_back(live)
+            return
         try:
+            await self._wait_until_stored(live)
             if live.state == "queued" and not await self._mark_running(live):
                 return
             result = await self._give(live)
@@ -466,6 +470,20 @@ class TaskEngine:
             self._finish(live, error=_bug(live.request, error))
         else:
             self._finish(live, result=result)
+
+    async def _wait_until_stored(self, live: LiveTask) -> None:
+        """Wait until a new task is on the disk.
+
+        Otherwise a task that is refused, because the disk hangs or this program is killed, could
+        have begun, and its caller would submit it again.
+
+        Raises:
+            AgentPoolError: it could not be stored, so it must not begin.
+        """
+        if live.accepted is not None:
+            await asyncio.wait([live.accepted])
+            if (error := live.accepted.exception()) is not None:
+                raise self._reject(live, error)
 
     async def _mark_running(self, live: LiveTask) -> bool:
         """Note on the disk that a task begins; return False if it could not be written."""

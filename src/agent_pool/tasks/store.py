@@ -233,7 +233,9 @@ class Store:
                 "UPDATE contents SET answer = ?, result = ?, error = ? WHERE number = ?",
                 (answer, result, error, number),
             )
-            connection.execute("DELETE FROM secrets WHERE number = ?", (number,))
+            query = "DELETE FROM secrets WHERE number = ?"
+            if connection.execute(query, (number,)).rowcount:
+                self._database.erase_soon()
 
         self._write_buffer()
         self._database.post(write, done)
