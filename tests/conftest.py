@@ -16,7 +16,6 @@ from support.pools import PoolProject
 from support.process_checks import zombies
 from support.project import TempProject
 
-
 # No test depends on a clock: on a busy machine an example takes longer than 200 ms.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
