@@ -1,7 +1,7 @@
 """Where the daemon of a user is: its folders, its sockets, and the file that describes it.
 
-Only the standard library and `platformdirs`: the MCP relay imports this module, and a session's
-relay must stay small.
+Only the standard library, and `platformdirs` where the system is not Linux: the MCP relay imports
+this module, and a session's relay must stay small.
 
 The runtime folder is private to its user (mode 0700). It holds ``daemon.json`` (mode 0600), two
 Unix sockets and the lock that makes the daemon the only one. `AGENT_POOL_RUNTIME_DIR` and
@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -43,6 +44,7 @@ _OTHER_VARIABLES: Final = frozenset(
     for name in ("COOKIE", "DAEMON", "DEPTH", "LOG", "PROJECT_DIR", "RUNTIME_DIR", "SERVER")
 )
 """Variables that do not change what a daemon does for a client: a call names its project."""
+_NAME: Final = "agent-pool"
 MAX_ADDRESS: Final = 16 * 1024
 """Bytes of `ADDRESS_FILE`; a larger file is not one of ours."""
 
@@ -130,18 +132,39 @@ def runtime_folder(environ: Mapping[str, str]) -> Path:
     """Return the folder of the daemon's address and sockets; it need not exist."""
     if named := environ.get(RUNTIME_DIR):
         return Path(named)
+    if sys.platform == "linux":
+        # As `platformdirs`, which makes a relay 1.8 MB larger and warns on stderr. Always in /tmp:
+        # clients with another TMPDIR must find the same daemon.
+        own = f"/run/user/{os.getuid()}"
+        places = (environ.get("XDG_RUNTIME_DIR", ""), own)
+        found = next(filter(_is_private, places), f"/tmp/runtime-{os.getuid()}")
+        return Path(found) / _NAME
     from platformdirs import user_runtime_path
 
-    return user_runtime_path("agent-pool")
+    return user_runtime_path(_NAME)
+
+
+def _is_private(folder: str) -> bool:
+    """Check whether this is a folder of this user that no other one can enter."""
+    try:
+        found = os.stat(folder)  # noqa: PTH116 - an empty text is no folder
+    except OSError:
+        return False
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return is_own and stat.S_IMODE(found.st_mode) == 0o700
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
     """Return the folder of the daemon's log and of the store of tasks; it need not exist."""
     if named := environ.get(STATE_DIR):
         return Path(named)
+    if sys.platform == "linux":
+        home = environ.get("HOME") or str(Path.home())
+        named = environ.get("XDG_STATE_HOME", "")
+        return Path(named if named.startswith("/") else f"{home}/.local/state") / _NAME
     from platformdirs import user_state_path
 
-    return user_state_path("agent-pool")
+    return user_state_path(_NAME)
 
 
 def make_private(folder: Path) -> Path:
