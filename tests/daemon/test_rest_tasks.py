@@ -297,11 +297,10 @@ def test_a_wait_ends_when_its_client_has_left() -> None:
         gate = Gate()
         async with served(FakePool(gate.run_task)) as (server, _):
             path = f"/v1/tasks/{(await submit(server, wait=0))['id']}?wait=300"
-            before = len(asyncio.all_tasks())
             waiting = asyncio.create_task(server.ask("GET", path))
-            await wait_until(lambda: len(asyncio.all_tasks()) > before + 2)
+            await wait_until(lambda: server.requests == 1)
             waiting.cancel()
-            await wait_until(lambda: len(asyncio.all_tasks()) <= before)
+            await wait_until(lambda: server.requests == 0)
             gate.is_open.set()
 
     run(main())

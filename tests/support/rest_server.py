@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx2
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent_pool import Settings
 from agent_pool.api import PoolAPI, TaskAPI
@@ -62,6 +62,11 @@ class RestServer:
         """Return where it is."""
         return DaemonAddress(1, "1", 0.0, str(self.socket), "", "", "")
 
+    @property
+    def requests(self) -> int:
+        """Return how many requests are being answered."""
+        return 0 if self._server is None else len(self._server.server_state.tasks)
+
     async def start(self, pool: TaskAPI, **options: Any) -> None:
         """Serve a pool on the Unix socket."""
         routes = rest_routes(pool, **{"environ": {}, **options})
@@ -69,7 +74,14 @@ class RestServer:
 
     async def start_app(self, app: ASGIApp) -> None:
         """Serve any application on the Unix socket."""
-        self._server = _UnixServer(app, self.socket)
+
+        async def with_connection(scope: Scope, receive: Receive, send: Send) -> None:
+            """Give the application the connection, as the daemon's server does."""
+            connection = cast(Any, send).__self__.transport
+            scope.setdefault("state", {})["connection"] = connection
+            await app(scope, receive, send)
+
+        self._server = _UnixServer(with_connection, self.socket)
         await self._server.start()
 
     async def stop(self) -> None:

@@ -54,22 +54,15 @@ class EventStream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
+            connection = scope.get("state", {}).get("connection")
+            if connection is None:  # another server than the daemon's: it closes after an error
+                raise
             log.info("a client was dropped: it has read no event for %.0f s", self.send_timeout)
-            _abort(scope, send)
+            # uvicorn's own close waits until everything was read, which is never.
+            connection.abort()
             # uvicorn logs an error about an answer without an end, unless its client has left.
             while (await receive())["type"] != "http.disconnect":
                 pass
-
-
-def _abort(scope: Scope, send: Send) -> None:
-    """Close the connection of a client that does not read."""
-    # uvicorn's own close waits until everything was read, which is never. The daemon's server gives
-    # the connection with the request; the function that uvicorn gives an application is a method of
-    # the request, which has the transport (uvicorn 0.35 to 0.54).
-    connection = scope.get("state", {}).get("connection")
-    connection = connection or getattr(getattr(send, "__self__", None), "transport", None)
-    if connection is not None:
-        connection.abort()
 
 
 def encode_event(event: Event, event_id: str) -> ServerSentEvent:
