@@ -42,7 +42,7 @@ from agent_pool.models import (
 from agent_pool.pool.batch import Batch, read_requests
 from agent_pool.pool.event_bus import EventBus, call_listener
 from agent_pool.pool.request_checks import check_request
-from agent_pool.settings import Settings
+from agent_pool.settings import Environment, Settings
 from agent_pool.tasks.checks import check_filter, check_store_fields
 from agent_pool.tasks.engine import END_TIMEOUT, TaskEngine, pool_request, project_name
 from agent_pool.tasks.live import Follower, LiveTask
@@ -66,12 +66,22 @@ class DurablePool:
         pool: runs the tasks; this pool opens and closes it.
         store: keeps the tasks.
         settings: of the pool.
+        environ: the variables that tasks have unless their `env` says otherwise. A task that is
+            open when the store gets another owner keeps those that it had. None if every owner of
+            the store has the same.
     """
 
-    def __init__(self, pool: PoolAPI, store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        pool: PoolAPI,
+        store: Store,
+        settings: Settings,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.settings = settings
         self._pool = pool
         self._store = store
+        self._environ = None if environ is None else Environment(environ)
         self._bus = EventBus()
         self._engine = TaskEngine(pool, store, settings, self._bus)
         self._is_open = False
@@ -97,6 +107,8 @@ class DurablePool:
             return
         await self._store.open()
         try:
+            if self._environ is not None:
+                await self._store.take_environment(self._environ)
             await self._engine.load()
             await self._pool.open()
         except BaseException:
@@ -123,6 +135,8 @@ class DurablePool:
         finally:
             self._unsubscribe()
             await self._engine.close()
+            with suppress(StoreFailed):
+                await self._store.forget_environment()
             await self._store.close()
 
     def kill(self) -> None:
