@@ -266,6 +266,28 @@ def test_secrets_of_a_request_are_removed_at_its_end(durable: OpenPool, tmp_path
         assert b"s3cret-word" not in path.read_bytes()
 
 
+def test_a_key_of_another_project_is_refused_and_not_answered(
+    durable: OpenPool, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        request = TaskRequest("reviewer", "once", str(tmp_path), idempotency_key="k")
+        other = TaskRequest("reviewer", "once", str(tmp_path / "other"), idempotency_key="k")
+        gate = TaskGate()
+        async with durable(gate) as pool:
+            handle = await pool.submit(request)
+            with pytest.raises(ConfigError, match="belongs to another task"):
+                await pool.submit(other)
+            gate.open()
+            await handle.result()
+            with pytest.raises(ConfigError, match="belongs to another task"):
+                await pool.submit(other)
+            # The default project by its name is the same project.
+            again = await pool.submit(TaskRequest("reviewer", "once", idempotency_key="k"))
+            assert again.id == handle.id
+
+    run(main())
+
+
 def test_a_queued_task_keeps_its_variables_under_another_owner(tmp_path: Path) -> None:
     def build(run_task: RunTask | None, **environ: str) -> tuple[FakePool, DurablePool]:
         fake, settings = FakePool(run_task), Settings(project_dir=tmp_path, max_workers=1)

@@ -236,18 +236,18 @@ class DurablePool:
         """Accept a task, or return the one that has its key already.
 
         Raises:
-            ConfigError: the other one is of another agent, or another task.
+            ConfigError: the other one is of another agent or project, or another task.
         """
         if (live := self._engine.by_key(key)) is None:
             if (record := await self._store.load_key(key)) is not None:
-                _check_same(record.request, request)
+                self._check_same(record.request, request)
                 return self._ended_handle(record, on_event)
             # Looked up again: another caller can have come while the store was read.
             live = self._engine.by_key(key)
         if live is None:
             live = await self._engine.accept(request, on_event, on_permission, task_id)
             return DurableHandle(self._engine, live)
-        _check_same(live.request, request)
+        self._check_same(live.request, request)
         if live.has_ended:
             return self._ended_handle(live.record(), on_event)
         live.listeners += [on_event] if on_event else []
@@ -256,6 +256,15 @@ class DurablePool:
             if live.rejected is not None:
                 raise live.rejected
         return DurableHandle(self._engine, live)
+
+    def _check_same(self, first: TaskRequest, second: TaskRequest) -> None:
+        # Two projects can have an agent of one name: the answer would be about the other's files.
+        folders = [project_name(one.project, self.settings) for one in (first, second)]
+        if (first.agent, first.task) != (second.agent, second.task) or folders[0] != folders[1]:
+            raise ConfigError(
+                f"idempotency_key: {second.idempotency_key!r} belongs to another task, of agent "
+                f"{first.agent!r} in {folders[0]}; use a new key"
+            )
 
     async def _refuse_orphan(self, request: TaskRequest) -> None:
         """Refuse a child of a task that was cancelled.
@@ -626,14 +635,6 @@ def _check_key(request: TaskRequest) -> TaskRequest | None:
     except TypeError:  # a wrong field, which the check refuses
         return None
     return key
-
-
-def _check_same(first: TaskRequest, second: TaskRequest) -> None:
-    if (first.agent, first.task) != (second.agent, second.task):
-        raise ConfigError(
-            f"idempotency_key: {second.idempotency_key!r} belongs to another task, of agent "
-            f"{first.agent!r}; use a new key"
-        )
 
 
 def _closing_event(record: TaskRecord, number: int) -> Ended:
