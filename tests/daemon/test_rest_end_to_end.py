@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -25,9 +26,9 @@ from agent_pool import (
     Text,
     connect,
 )
-from agent_pool.loopback import LoopbackAPI
+from agent_pool.loopback import LoopbackAPI, ModelRequest
 from agent_pool.sync import connect as connect_blocking
-from support.daemons import DaemonProject
+from support.daemons import DaemonProject, wait_gone
 from support.model_scripts import Gate, echo_task
 from support.waiting import run, wait_until
 
@@ -75,6 +76,37 @@ def test_the_port_of_the_daemon_needs_its_token(daemon_project: DaemonProject) -
                 assert answer.json()["error"]["code"] == "unauthorized"
 
     run(main())
+
+
+def test_a_queued_task_keeps_its_key_when_another_client_starts_the_daemon(
+    daemon_project: DaemonProject,
+) -> None:
+    keys: dict[str, object] = {}
+
+    async def main() -> None:
+        gate = Gate("the answer")
+
+        async def script(request: ModelRequest) -> Any:
+            keys[request.last_user_text.strip()] = request.headers.get("x-api-key")
+            return await gate(request) if "hang" in request.last_user_text else "done"
+
+        daemon_project.configure(max_workers=1)
+        async with daemon(daemon_project, script) as environ:
+            first = {**environ, "ANTHROPIC_API_KEY": "sk-first"}
+            async with connect(environ=first) as pool:
+                await pool.submit(TaskRequest("tester", "hang"))
+                await gate.reached.wait()
+                queued = await pool.submit(TaskRequest("tester", "queued"))
+                address = daemon_project.address()
+                assert address is not None
+            os.kill(address.pid, signal.SIGKILL)
+            await asyncio.to_thread(wait_gone, address.pid)
+            async with connect(environ={**environ, "ANTHROPIC_API_KEY": "sk-second"}) as pool:
+                assert (await (await pool.attach(queued.id)).result()).text == "done"
+                assert (await pool.invoke("tester", "later")).text == "done"
+
+    run(main())
+    assert keys == {"hang": "sk-first", "queued": "sk-first", "later": "sk-second"}
 
 
 def test_a_submitted_task_outlives_its_program(daemon_project: DaemonProject) -> None:

@@ -27,7 +27,11 @@ from agent_pool import (
     TooManyRequests,
     Usage,
 )
+from agent_pool.settings import Settings
+from agent_pool.tasks.service import DurablePool
+from agent_pool.tasks.store import Store
 from support.durable_pools import OpenPool, TaskGate, crash
+from support.fake_pool import FakePool, RunTask
 from support.waiting import run, wait_until
 
 
@@ -260,6 +264,58 @@ def test_secrets_of_a_request_are_removed_at_its_end(durable: OpenPool, tmp_path
     run(main())
     for path in tmp_path.glob("tasks.db*"):
         assert b"s3cret-word" not in path.read_bytes()
+
+
+def test_a_key_of_another_project_is_refused_and_not_answered(
+    durable: OpenPool, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        request = TaskRequest("reviewer", "once", str(tmp_path), idempotency_key="k")
+        other = TaskRequest("reviewer", "once", str(tmp_path / "other"), idempotency_key="k")
+        gate = TaskGate()
+        async with durable(gate) as pool:
+            handle = await pool.submit(request)
+            with pytest.raises(ConfigError, match="belongs to another task"):
+                await pool.submit(other)
+            gate.open()
+            await handle.result()
+            with pytest.raises(ConfigError, match="belongs to another task"):
+                await pool.submit(other)
+            # The default project by its name is the same project.
+            again = await pool.submit(TaskRequest("reviewer", "once", idempotency_key="k"))
+            assert again.id == handle.id
+
+    run(main())
+
+
+def test_a_queued_task_keeps_its_variables_under_another_owner(tmp_path: Path) -> None:
+    def build(run_task: RunTask | None, **environ: str) -> tuple[FakePool, DurablePool]:
+        fake, settings = FakePool(run_task), Settings(project_dir=tmp_path, max_workers=1)
+        return fake, DurablePool(fake, Store(tmp_path / "tasks.db"), settings, environ)
+
+    async def main() -> None:
+        gate = TaskGate()
+        _, first = build(gate, KEY="first", OLD="o", SAME="s")
+        await first.open()
+        await first.submit(TaskRequest("reviewer", "running"))
+        plain = await first.submit(TaskRequest("reviewer", "plain"))
+        other = await first.submit(TaskRequest("reviewer", "other", env={"KEY": "x", "OLD": ""}))
+        await crash(first)
+        fake, second = build(None, KEY="second", NEW="n", SAME="s")
+        async with second:
+            shown = await second.task(plain.id)
+            assert set((shown.request.env or {}).values()) <= {"…", ""}
+            for handle in (plain, other):
+                await (await second.attach(handle.id)).result()
+        given = {request.task: request.env for request in fake.requests}
+        assert given == {
+            "plain": {"KEY": "first", "OLD": "o", "NEW": ""},
+            "other": {"KEY": "x", "NEW": ""},
+        }
+        # Nothing of an owner is left when no task is open.
+        assert b"second" not in (tmp_path / "tasks.db").read_bytes()
+
+    run(main())
 
 
 def test_ended_secrets_leave_the_log_of_an_idle_pool(durable: OpenPool, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -13,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
+from agent_pool.client.environment import client_environment
 from agent_pool.daemon.dashboard.pages import Dashboard, link_route
 from agent_pool.daemon.guard import Guard
 from agent_pool.daemon.mcp_faces import McpFaces
@@ -61,7 +63,14 @@ class DaemonControl(Protocol):
 
 def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> DrainablePool:
     """Return the pool of the daemon, not open yet."""
-    return DurablePool(AgentPool(settings, environ=environ), Store(state / STORE), settings)
+    pool = AgentPool(settings, environ=environ)
+    variables = client_environment(environ)
+    kept = {name: value for name, value in variables.items() if not _is_blocked(name, settings)}
+    return DurablePool(pool, Store(state / STORE), settings, kept)
+
+
+def _is_blocked(name: str, settings: Settings) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in settings.env_block)
 
 
 def make_app(

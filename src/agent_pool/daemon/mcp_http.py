@@ -48,11 +48,13 @@ class HttpCallerKey:
         project: the folder of its project.
         client_pid: its process, as it says; 0 if it does not.
         parent: the task whose worker it is; empty for a caller outside.
+        client_start: when its process started; 0 if that is not known.
     """
 
     project: str
     client_pid: int = 0
     parent: str = ""
+    client_start: float = 0.0
 
 
 def read_caller(headers: Mapping[bytes, bytes], peer: Peer | None = None) -> HttpCallerKey:
@@ -75,7 +77,8 @@ def read_caller(headers: Mapping[bytes, bytes], peer: Peer | None = None) -> Htt
     pid = headers.get(CLIENT_PID_HEADER.encode(), b"0")
     if not pid.isdigit() or len(pid) > 10:
         raise ConfigError(f"{CLIENT_PID_HEADER}: expected a process id, found {pid[:20]!r}")
-    return HttpCallerKey(project, int(pid), peer.task_id if peer else "")
+    # Another process can get the same pid, and must not get the other one's variables.
+    return HttpCallerKey(project, int(pid), peer.task_id if peer else "", _start_of(int(pid)))
 
 
 class McpHttp:
@@ -199,6 +202,13 @@ class _HttpCaller:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if self.requests else self._loop.call_later(IDLE_SECONDS, self.stop)
+
+
+def _start_of(pid: int) -> float:
+    try:
+        return float(psutil.Process(pid).create_time()) if pid > 1 else 0.0
+    except (psutil.Error, OverflowError):
+        return 0.0
 
 
 def _environment_of(pid: int) -> dict[str, str] | None:

@@ -42,7 +42,7 @@ from agent_pool.models import (
 from agent_pool.pool.batch import Batch, read_requests
 from agent_pool.pool.event_bus import EventBus, call_listener
 from agent_pool.pool.request_checks import check_request
-from agent_pool.settings import Settings
+from agent_pool.settings import Environment, Settings
 from agent_pool.tasks.checks import check_filter, check_store_fields
 from agent_pool.tasks.engine import (
     END_TIMEOUT,
@@ -72,12 +72,22 @@ class DurablePool:
         pool: runs the tasks; this pool opens and closes it.
         store: keeps the tasks.
         settings: of the pool.
+        environ: the variables that tasks have unless their `env` says otherwise. A task that is
+            open when the store gets another owner keeps those that it had. None if every owner of
+            the store has the same.
     """
 
-    def __init__(self, pool: PoolAPI, store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        pool: PoolAPI,
+        store: Store,
+        settings: Settings,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.settings = settings
         self._pool = pool
         self._store = store
+        self._environ = None if environ is None else Environment(environ)
         self._bus = EventBus()
         self._engine = TaskEngine(pool, store, settings, self._bus)
         self._is_open = False
@@ -103,6 +113,8 @@ class DurablePool:
             return
         await self._store.open()
         try:
+            if self._environ is not None:
+                await self._store.take_environment(self._environ)
             await self._engine.load()
             await self._pool.open()
         except BaseException:
@@ -129,6 +141,8 @@ class DurablePool:
         finally:
             self._unsubscribe()
             await self._engine.close()
+            with suppress(StoreFailed):
+                await self._store.forget_environment()
             await self._store.close()
 
     def kill(self) -> None:
@@ -246,18 +260,18 @@ class DurablePool:
         """Accept a task, or return the one that has its key already.
 
         Raises:
-            ConfigError: the other one is of another agent, or another task.
+            ConfigError: the other one is of another agent or project, or another task.
         """
         if (live := self._engine.by_key(key)) is None:
             if (record := await self._store.load_key(key)) is not None:
-                _check_same(record.request, request)
+                self._check_same(record.request, request)
                 return self._ended_handle(record, on_event)
             # Looked up again: another caller can have come while the store was read.
             live = self._engine.by_key(key)
         if live is None:
             live = await self._engine.accept(request, on_event, on_permission, task_id)
             return DurableHandle(self._engine, live)
-        _check_same(live.request, request)
+        self._check_same(live.request, request)
         if live.has_ended:
             return self._ended_handle(live.record(), on_event)
         live.listeners += [on_event] if on_event else []
@@ -266,6 +280,15 @@ class DurablePool:
             if live.rejected is not None:
                 raise live.rejected
         return DurableHandle(self._engine, live)
+
+    def _check_same(self, first: TaskRequest, second: TaskRequest) -> None:
+        # Two projects can have an agent of one name: the answer would be about the other's files.
+        folders = [project_name(one.project, self.settings) for one in (first, second)]
+        if (first.agent, first.task) != (second.agent, second.task) or folders[0] != folders[1]:
+            raise ConfigError(
+                f"idempotency_key: {second.idempotency_key!r} belongs to another task, of agent "
+                f"{first.agent!r} in {folders[0]}; use a new key"
+            )
 
     async def _refuse_orphan(self, request: TaskRequest) -> None:
         """Refuse a child of a task that was cancelled.
@@ -687,14 +710,6 @@ def _check_key(request: TaskRequest) -> TaskRequest | None:
     except TypeError:  # a wrong field, which the check refuses
         return None
     return key
-
-
-def _check_same(first: TaskRequest, second: TaskRequest) -> None:
-    if (first.agent, first.task) != (second.agent, second.task):
-        raise ConfigError(
-            f"idempotency_key: {second.idempotency_key!r} belongs to another task, of agent "
-            f"{first.agent!r}; use a new key"
-        )
 
 
 def _closing_event(record: TaskRecord, number: int) -> Ended:

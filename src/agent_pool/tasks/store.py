@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from agent_pool.tasks.rows import (
     record_from,
     request_json,
     result_columns,
+    shown_request,
     to_json,
 )
 from agent_pool.tasks.schema import MIGRATIONS
@@ -47,6 +49,8 @@ PRUNE_CHUNK: Final = 20
 """Tasks that one transaction removes, so that other writes do not wait for long."""
 VACUUM_PAGES: Final = 2000
 DAYS_KEPT: Final = 400
+_OPEN: Final = "('queued', 'running', 'input_required')"
+_OPEN_NUMBERS: Final = f"SELECT number FROM tasks WHERE state IN {_OPEN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Store:
         self._unwritten_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._keeper: Keeper | None = None
+        self._owner = secrets.token_hex(8)
 
     async def open(self) -> None:
         """Open the file, or make it.
@@ -377,6 +382,33 @@ class Store:
 
         return await self._database.read(load)
 
+    # The environment of the store's owner
+
+    async def take_environment(self, environ: Mapping[str, str]) -> None:
+        """Note the variables that every task has, and give open tasks those that they had before.
+
+        A task has what its client had differently from the owner of the store. With another owner
+        the difference is another one: otherwise the task would run with the keys of this one.
+
+        Raises:
+            StoreFailed: it could not be written.
+        """
+        await self._database.write(lambda c: _take_environment(c, self._owner, environ))
+
+    async def forget_environment(self) -> None:
+        """Remove the owner's variables, unless tasks are open or there is another owner.
+
+        Raises:
+            StoreFailed: it could not be written.
+        """
+
+        def forget(connection: sqlite3.Connection) -> None:
+            query = f"DELETE FROM owner WHERE name = ? AND NOT EXISTS ({_OPEN_NUMBERS})"
+            if connection.execute(query, (self._owner,)).rowcount:
+                self._database.erase_soon()
+
+        await self._database.write(forget)
+
     # Sums of days
 
     def post_spending(self, day: str, project: str, tokens: int, cost_usd: float) -> None:
@@ -539,8 +571,43 @@ def _load(connection: sqlite3.Connection, condition: str, value: object) -> Task
     return None if row is None else record_from(row)
 
 
+def _take_environment(
+    connection: sqlite3.Connection, owner: str, environ: Mapping[str, str]
+) -> None:
+    row = connection.execute("SELECT env FROM owner").fetchone()
+    former: dict[str, str] | None = None if row is None else json.loads(row["env"])
+    if former is not None and former != environ:
+        for stored in _load_open(connection):
+            _write_env(
+                connection, stored, _difference({**former, **(stored.request.env or {})}, environ)
+            )
+    connection.execute("DELETE FROM owner")
+    connection.execute("INSERT INTO owner VALUES (?, ?)", (owner, to_json(dict(environ))))
+
+
+def _difference(wanted: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what must be added to an environment to get another one; "" removes a variable."""
+    names = {**environ, **wanted}
+    return {
+        name: wanted.get(name, "")
+        for name in names
+        if wanted.get(name, "") != environ.get(name, "")
+    }
+
+
+def _write_env(connection: sqlite3.Connection, stored: StoredTask, env: dict[str, str]) -> None:
+    number = stored.record.number
+    request = shown_request(replace(stored.request, env=env or None))
+    connection.execute(
+        "UPDATE contents SET request = ? WHERE number = ?", (request_json(request), number)
+    )
+    connection.execute("DELETE FROM secrets WHERE number = ?", (number,))
+    if env:
+        connection.execute("INSERT INTO secrets VALUES (?, ?)", (number, to_json(env)))
+
+
 def _load_open(connection: sqlite3.Connection) -> list[StoredTask]:
-    query = f"{RECORDS} WHERE state IN ('queued', 'running', 'input_required') ORDER BY number"
+    query = f"{RECORDS} WHERE state IN {_OPEN} ORDER BY number"
     return [_stored(connection, record_from(row)) for row in connection.execute(query)]
 
 
