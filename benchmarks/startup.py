@@ -83,17 +83,19 @@ async def _start(
     found: list[tuple[str, tuple[float, int]]] = []
     try:
         for step, messages in STEPS.items():
-            is_alive = await _send(process, messages)
+            is_alive = await send_messages(process, messages)
             seconds = time.perf_counter() - started
             if not is_alive:
                 return found or [("ended", (seconds, 0))]
             found.append((step, (seconds, psutil.Process(process.pid).memory_info().rss)))
         return found
     finally:
-        await _end(process)
+        await end_server(process)
 
 
-async def _send(process: asyncio.subprocess.Process, messages: Sequence[dict[str, Any]]) -> bool:
+async def send_messages(
+    process: asyncio.subprocess.Process, messages: Sequence[dict[str, Any]]
+) -> bool:
     """Send messages and wait for an answer; return False if the program ends instead."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -102,7 +104,8 @@ async def _send(process: asyncio.subprocess.Process, messages: Sequence[dict[str
     return bool(await asyncio.wait_for(process.stdout.readline(), ANSWER_TIMEOUT_SECONDS))
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end_server(process: asyncio.subprocess.Process) -> None:
+    """Close the stdin of a server and wait for its end."""
     assert process.stdin is not None
     process.stdin.close()
     try:

@@ -25,7 +25,7 @@ from agent_pool.models import TaskState
 from agent_pool.tasks.service import DurablePool
 from agent_pool.tasks.store import Store, TaskEnd
 
-LISTINGS: Final = 200
+LISTINGS: Final = 100
 """Timed calls for each filter."""
 CHUNK: Final = 1000
 STATES: Final[tuple[TaskState, ...]] = ("succeeded", "succeeded", "succeeded", "failed")
@@ -35,6 +35,7 @@ FILTERS: Final[Mapping[str, TaskFilter]] = {
     "of one agent": TaskFilter(agent="agent-1"),
     "of one project and state": TaskFilter(project="/work/1", states=("queued", "failed")),
     "none in this state": TaskFilter(states=("interrupted",)),
+    "with a text that none has": TaskFilter(text="nowhere"),
 }
 _DEFINITION: Final = "---\nname: tester\ndescription: Tests.\n---\nYou test.\n"
 

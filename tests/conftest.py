@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from support.pool_harness import PoolHarness
 from support.pools import PoolProject
 from support.process_checks import zombies
 from support.project import TempProject
+
+# No test depends on a clock: on a busy machine an example takes longer than 200 ms.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)

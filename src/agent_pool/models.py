@@ -246,8 +246,9 @@ class TaskRequest(JsonValue):
         model: a model's alias or id, instead of the definition's; ``inherit`` for the session's.
         effort: low, medium, high, xhigh or max, instead of the definition's.
         permission_mode: a mode that is at most as permissive as the definition's own.
-        env: further environment variables of the agent's process. Their values are secrets: no
-            text form, event, log or list shows them; `as_json` does.
+        env: further environment variables of the agent's process; one with an empty value is not
+            set. Their values are secrets: no text form, event, log or list shows them; `as_json`
+            does.
         isolation: ``worktree``: the task runs in a git worktree of its own, as with the field
             `isolation` of a definition; None for what the definition says.
         attachments: pictures and files that the agent gets with the task.

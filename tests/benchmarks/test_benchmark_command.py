@@ -203,6 +203,30 @@ def test_agents_in_turn_and_first_tasks_are_compared_with_claude(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_the_daemon_benchmark_compares_sessions_and_leaves_nothing(
+    project: TempProject, tmp_path: Path
+) -> None:
+    running = start_command(
+        project,
+        *("daemon", "--sessions", "2", "--starts", "1", "--pairs", "1"),
+        temporary=tmp_path / "tmp",
+    )
+    stdout, stderr = running.communicate(timeout=110)
+    assert (running.returncode, stderr) == (0, "")
+    counts = re.findall(
+        r"^2 sessions, (.+): (\d+) processes, (\d+) of them of Claude Code, [\d,]+ MiB$",
+        stdout,
+        re.MULTILINE,
+    )
+    assert [name for name, *_ in counts] == ["daemon", "a server each"]
+    assert int(counts[0][1]) < int(counts[1][1])
+    assert int(counts[0][2]) < int(counts[1][2])
+    assert len(re.findall(r"daemon ÷ a server each: 0\.\d\d", stdout)) == 2
+    assert re.search(r"ratio, median of 1 pairs: \d+\.\d\d$", stdout.rstrip()) is not None
+    assert project.processes() == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 @pytest.mark.long
 def test_an_interrupted_memory_benchmark_leaves_no_process(
     project: TempProject, tmp_path: Path

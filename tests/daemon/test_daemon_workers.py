@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from agent_pool import DaemonUnavailable, TaskRequest, connect
+from agent_pool import TaskInterrupted, TaskRequest, connect
 from agent_pool.client import start as client
 from agent_pool.loopback import LoopbackAPI, ModelRequest
 from agent_pool.runtime import ADDRESS_FILE, DaemonAddress
@@ -102,11 +102,9 @@ def test_a_stop_at_once_waits_for_no_task(daemon_project: DaemonProject, tmp_pat
     run(main(), 100)
 
 
-def test_a_drained_daemon_finishes_its_task_before_the_next_starts(
-    daemon_project: DaemonProject, monkeypatch: pytest.MonkeyPatch
+def test_the_next_daemon_serves_while_a_drained_one_finishes_its_task(
+    daemon_project: DaemonProject,
 ) -> None:
-    monkeypatch.setattr(client, "DRAIN_WAIT", 0.3)
-
     async def main() -> None:
         gate = Gate("the answer")
         async with LoopbackAPI(gate) as api:
@@ -118,19 +116,45 @@ def test_a_drained_daemon_finishes_its_task_before_the_next_starts(
                 old = await address_of(daemon_project)
                 # An edit of the settings file makes it outdated, as an upgrade does.
                 daemon_project.configure(max_size=2, close_timeout=0.1)
-                with pytest.raises(DaemonUnavailable, match=f"pid {old.pid}.*finishes"):
-                    await asyncio.to_thread(client.ensure_daemon, environ)
+                new = await asyncio.to_thread(client.ensure_daemon, environ)
+                assert new.pid != old.pid
                 assert is_alive(old.pid)
-                gate.open()
-                assert (await result).text == "the answer"
+                async with connect(environ=environ) as other:
+                    assert (await other.task(task.id)).state == "running"
+                    waiting = asyncio.create_task((await other.attach(task.id)).result())
+                    gate.open()
+                    assert (await other.invoke("tester", "more")).text == "the answer"
+                    assert (await result).text == (await waiting).text == "the answer"
+                    assert (await other.task(task.id)).attempts == 1
             await wait_until(lambda: not is_alive(old.pid))
-            async with connect(environ=environ) as pool:
-                assert (await address_of(daemon_project)).pid != old.pid
-                assert (await pool.task(task.id)).state == "succeeded"
             await stop(daemon_project)
 
     # Otherwise the close of the pool would let the task end.
     daemon_project.configure(close_timeout=0.1)
+    run(main(), 100)
+
+
+def test_a_drained_daemon_that_is_killed_leaves_its_task_interrupted(
+    daemon_project: DaemonProject,
+) -> None:
+    async def main() -> None:
+        gate = Gate("the answer")
+        async with LoopbackAPI(gate) as api:
+            environ = daemon_project.daemon_environment(api.url)
+            async with connect(environ=environ) as pool:
+                task = await pool.submit(TaskRequest("tester", "think"))
+                await gate.reached.wait()
+                old = await address_of(daemon_project)
+            daemon_project.configure(max_size=2)
+            await asyncio.to_thread(client.ensure_daemon, environ)
+            async with connect(environ=environ) as other:
+                handle = await other.attach(task.id)
+                os.kill(old.pid, signal.SIGKILL)
+                with pytest.raises(TaskInterrupted):
+                    await handle.result()
+            gate.open()
+            await stop(daemon_project)
+
     run(main(), 100)
 
 

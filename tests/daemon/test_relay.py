@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from agent_pool import TaskFilter, TaskRequest
-from agent_pool.client.remote_pool import RemotePool
-from agent_pool.loopback import LoopbackAPI, ModelReply, ModelRequest, ToolUseBlock
-from support.mcp_client import modern_request
+from agent_pool.client import start as client
+from agent_pool.client.connect import connect
+from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock
+from agent_pool.runtime import RUNTIME_DIR, STATE_DIR
+from support.mcp_client import legacy_call, modern_request
 from support.mcp_server import ServerProcess
 from support.mcp_task_client import EXTENSION
 from support.process_checks import is_alive
@@ -54,18 +56,22 @@ class HeldModel:
         self.go = asyncio.Event()
 
     async def __call__(self, request: ModelRequest) -> Any:
-        text = request.last_user_text
+        text = request.last_user_text.strip()
         self.began.put_nowait(text)
         await self.go.wait()
         return f"echo: {text}"
 
 
+def echo(request: ModelRequest) -> Any:
+    return f"echo: {request.last_user_text.strip()}"
+
+
 @asynccontextmanager
 async def session(
-    project: RelayProject, script: Callable[[ModelRequest], Any] | None = None
+    project: RelayProject, script: Callable[[ModelRequest], Any] = echo
 ) -> AsyncIterator[ServerProcess]:
     """Start a relay for a client of the older protocol."""
-    async with LoopbackAPI(script) if script else LoopbackAPI() as api:
+    async with LoopbackAPI(script) as api:
         project.use(api)
         async with project.server() as server:
             await initialize(server)
@@ -100,7 +106,7 @@ async def seconds_to_tools(project: RelayProject) -> float:
 
 def test_a_relay_lists_tools_in_a_quarter_of_the_time(relays: RelayProject) -> None:
     async def main() -> None:
-        async with LoopbackAPI() as api:
+        async with LoopbackAPI(echo) as api:
             figures: dict[str, list[float]] = {"on": [], "off": []}
             await seconds_to_tools(relays)  # starts the daemon
             for _ in range(3):
@@ -137,7 +143,7 @@ def test_a_client_that_leaves_ends_its_call_and_no_task(relays: RelayProject, en
     model = HeldModel()
 
     async def main() -> None:
-        async with session(relays, model) as server, RemotePool(environ=relays.env) as pool:
+        async with session(relays, model) as server, connect(environ=relays.env) as pool:
             kept = await pool.submit(TaskRequest("reviewer", "kept"))
             assert await model.began.get() == "kept"
             server.send(call(1, "invoke", agent="reviewer", task="called"))
@@ -169,7 +175,7 @@ def test_a_daemon_killed_in_mid_call_costs_only_that_call(relays: RelayProject) 
             server.send(call(2, "invoke", **A_TASK))
             assert text_in(await server.answer(2)) == "echo: look"
             assert (await relays.wait_for_daemon()).pid != killed.pid
-            async with RemotePool(environ=relays.env) as pool:
+            async with connect(environ=relays.env) as pool:
                 states = [one.state for one in await pool.tasks(TaskFilter())]
             assert states == ["succeeded", "interrupted"]
 
@@ -197,21 +203,18 @@ def test_a_session_survives_a_daemon_that_is_replaced(relays: RelayProject) -> N
     model = HeldModel()
 
     async def main() -> None:
-        async with session(relays, model) as server:
+        async with session(relays, model) as server, session(relays, model) as idle:
             server.send(call(1, "invoke", **A_TASK))
             await model.began.get()
             first = await relays.wait_for_daemon()
-            relays.configure(max_size=3)  # another content of the settings file
-            async with session(relays, model) as other:
-                second = await relays.wait_for_daemon(other_than=first.pid)
-                other.send(call(1, "list"))
-                assert text_in(await other.answer(1)) == "[]"
+            assert client.ask(first, "POST", "/v1/daemon/drain").status == 202
             model.go.set()
             assert text_in(await server.answer(1)) == "echo: look"
             await wait_until(lambda: not is_alive(first.pid))
-            server.send(call(2, "invoke", **A_TASK))
-            assert text_in(await server.answer(2)) == "echo: look"
-            assert (await relays.wait_for_daemon()).pid == second.pid
+            for one in (server, idle):
+                one.send(call(2, "invoke", **A_TASK))
+                assert text_in(await one.answer(2)) == "echo: look"
+            assert (await relays.wait_for_daemon()).pid != first.pid
 
     run(main())
 
@@ -315,7 +318,7 @@ def test_without_a_daemon_the_relay_becomes_the_server(relays: RelayProject, cas
     variables, reason = REFUSALS[case]
 
     async def main() -> None:
-        async with LoopbackAPI() as api:
+        async with LoopbackAPI(echo) as api:
             relays.use(api)
             if case == "other settings":
                 relays.start(api.url)
@@ -338,7 +341,7 @@ def test_without_a_daemon_the_relay_becomes_the_server(relays: RelayProject, cas
 def test_a_client_that_reads_nothing_still_ends_its_relay(relays: RelayProject) -> None:
     async def main() -> None:
         unread, stdout = os.pipe()
-        async with LoopbackAPI() as api:
+        async with LoopbackAPI(echo) as api:
             relays.use(api)
             async with relays.server(stdout) as server:
                 server.call("list")
@@ -350,25 +353,24 @@ def test_a_client_that_reads_nothing_still_ends_its_relay(relays: RelayProject) 
     run(main())
 
 
-def test_a_tool_of_a_worker_gets_no_pool(relays: RelayProject) -> None:
-    """A worker that starts a relay would be a task inside of a task."""
-
+def test_a_process_of_a_worker_gets_no_pool(relays: RelayProject) -> None:
     async def main() -> None:
-        command = "agent-pool-relay"
-        hello = (
-            '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list","arguments":{}}}'
-        )
-        shell = f"echo '{hello}' | {' '.join(relays.server_command)} >found.txt 2>&1; echo done"
+        lines = [json.dumps({"jsonrpc": "2.0", **one}) for one in legacy_call("list")]
+        (relays.root / "lines").write_text("\n".join(lines) + "\n")
 
         def script(request: ModelRequest) -> Any:
-            if "done" not in str(request.messages):
-                return ToolUseBlock("Bash", {"command": shell})
-            return ModelReply(command)
+            # Workers do not have these variables; with them, the relay finds the daemon.
+            names = (RUNTIME_DIR, STATE_DIR, "AGENT_POOL_DAEMON", "CLAUDE_CLI")
+            places = " ".join(f"{name}={relays.env[name]}" for name in names)
+            relay = f"{places} {' '.join(relays.server_command)}"
+            shell = f"(cat lines; sleep 2) | {relay} >found.txt 2>&1; true"
+            return "done" if request.tool_results else ToolUseBlock("Bash", {"command": shell})
 
         async with session(relays, script) as server:
             server.send(call(1, "invoke", **A_TASK))
-            assert text_in(await server.answer(1)) == command
+            assert text_in(await server.answer(1)) == "done"
         found = (relays.root / "found.txt").read_text()
-        assert "agents cannot" in found
+        assert "and agents cannot use the pool" in found
+        assert "this is a pool inside an agent of a pool" in found
 
     run(main())

@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
+import pytest
 
-from agent_pool import Ended, TaskEvent, TaskRequest, Text, connect
+from agent_pool import (
+    Ended,
+    Started,
+    TaskEvent,
+    TaskInterrupted,
+    TaskRequest,
+    Text,
+    connect,
+)
 from agent_pool.loopback import LoopbackAPI
 from agent_pool.sync import connect as connect_blocking
 from support.daemons import DaemonProject
 from support.model_scripts import Gate, echo_task
-from support.waiting import run
+from support.waiting import run, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "rest.md"
 
@@ -80,6 +91,36 @@ def test_a_submitted_task_outlives_its_program(daemon_project: DaemonProject) ->
         assert result.text == "the answer"
 
     run(main())
+
+
+def test_a_client_whose_daemon_is_killed_starts_the_next_one(
+    daemon_project: DaemonProject,
+) -> None:
+    async def main() -> None:
+        gate = Gate("the answer")
+        async with daemon(daemon_project, gate) as environ, connect(environ=environ) as pool:
+            once, again = list[TaskEvent](), list[TaskEvent]()
+            request = TaskRequest("tester", "think")
+            broken = await pool.submit(request, on_event=once.append)
+            await gate.reached.wait()
+            repeated = await pool.submit(replace(request, idempotent=True), on_event=again.append)
+            await wait_until(lambda: any(isinstance(one, Started) for one in again))
+            address = await asyncio.to_thread(daemon_project.address)
+            assert address is not None
+            os.kill(address.pid, signal.SIGKILL)
+            with pytest.raises(TaskInterrupted):
+                await broken.result()
+            gate.open()
+            result = await repeated.result()
+
+        assert result.text == "the answer"
+        for events in (once, again):
+            numbers = [one.number for one in events]
+            assert numbers == sorted(set(numbers))
+            assert [isinstance(one, Ended) for one in events].count(True) == 1
+            assert isinstance(events[-1], Ended)
+
+    run(main(), 100)
 
 
 def test_a_script_without_async_uses_the_daemon(daemon_project: DaemonProject) -> None:

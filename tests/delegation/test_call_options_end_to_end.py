@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from agent_pool import ConfigError
+from agent_pool import AgentPool, ConfigError
 from agent_pool.loopback import LoopbackAPI, ModelRequest
 from support.cli_runner import agent_pool
 from support.model_scripts import as_text, bash, echo_task
 from support.pool_harness import PoolHarness
+from support.pools import PLAIN, PoolProject
 from support.project import TempProject
+from support.waiting import run
 
 SONNET = "claude-sonnet-4-6"
 
@@ -82,6 +84,26 @@ def test_a_command_of_the_agent_sees_variables_of_its_call_only(
         assert "s3cret" not in repr(await harness.pool.workers())
 
     harness.run(main())
+
+
+def test_an_empty_variable_of_a_call_is_not_set_at_all(pool_project: PoolProject) -> None:
+    show = bash('echo "value: ${OF_POOL-not set} ${OTHER-not set}"')
+
+    def script(request: ModelRequest) -> Any:
+        return echo_task(request) if request.tool_results else show
+
+    async def main() -> None:
+        async with (
+            LoopbackAPI(script) as api,
+            AgentPool(
+                environ=pool_project.environment(api.url, OF_POOL="of the pool"), **PLAIN
+            ) as pool,
+        ):
+            assert "value: of the pool" in (await pool.invoke("tester", "x")).text
+            given = await pool.invoke("tester", "x", env={"OF_POOL": "", "OTHER": ""})
+            assert "value: not set not set" in given.text
+
+    run(main())
 
 
 def test_a_stricter_mode_of_a_call_denies_what_the_agent_may(

@@ -15,6 +15,7 @@ from agent_pool import Denied, PermissionRequest, Settings, TaskRequest, TaskTim
 from agent_pool.claude.permissions import Decider, PermissionRequests
 from agent_pool.claude.process_tree import ProcessTree
 from agent_pool.claude.protocol.results import Spend, TurnResult
+from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import PermissionAsked
 from agent_pool.loopback import ModelReply, ToolUseBlock
 from agent_pool.models import AgentKey
@@ -240,10 +241,14 @@ class AskingWorker:
     def __init__(self, turn: Turn) -> None:
         self.name, self.note, self.pid, self.turns = "worker-1", "", 1, 0
         self.taints: list[str] = []
-        self.words = ""
+        self.words, self.spent = "", Spend()
+        self.session = Session(max_line=1000)
+        self.launch = SimpleNamespace(version="")
         self._turn = turn
 
-    async def turn(self, text: str, listener: object, decider: Decider) -> TurnResult:
+    async def turn(
+        self, text: str, listener: object, decider: Decider, attachments: object
+    ) -> TurnResult:
         await self._turn(decider)
         return TurnResult("done", False, "success", 1, Spend(), "session")
 
@@ -259,7 +264,10 @@ async def run_task(turn: Turn, handler: Any, **settings: float) -> str:
         return AskingWorker(turn)
 
     runner = TaskRunner(
-        cast(Any, SimpleNamespace(resolve=resolve, isolates=lambda *_: None)),
+        cast(
+            Any,
+            SimpleNamespace(resolve=resolve, isolates=lambda *_: None, agent=lambda _: None),
+        ),
         cast(Any, SimpleNamespace(acquire=acquire, release=released.append)),
         cast(Any, None),
         Settings(**cast(Any, settings)),

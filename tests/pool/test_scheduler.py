@@ -75,15 +75,16 @@ def test_a_repeated_request_gets_its_old_place_in_a_full_queue() -> None:
 
 
 def test_an_agent_without_workers_and_callers_is_forgotten() -> None:
-    pool = SchedulerDriver(max_size=1, max_waiting=0)
-    name = pool.idle()
+    pool = SchedulerDriver(max_size=1, max_workers=1, max_waiting=1)
+    name = pool.leased()
+    waiting = pool.request()
+    with pytest.raises(TooManyRequests):
+        pool.request(B)
     assert pool.scheduler.agents == {A.key}
+    pool.tell("abandon", waiting)
     pool.tell("stop", name, RetireReason.ASKED)
     assert pool.scheduler.agents == {A.key}
     pool.tell("removed", name)
-    assert pool.scheduler.agents == set()
-    with pytest.raises(TooManyRequests):
-        pool.request(B)
     assert pool.scheduler.agents == set()
 
 

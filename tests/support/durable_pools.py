@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -63,6 +64,8 @@ async def crash(pool: DurablePool) -> None:
     if pool._pruning is not None:
         pool._pruning.cancel()
     await pool._store._database.close()
+    if (keeper := pool._store._keeper) is not None and keeper._descriptor is not None:
+        os.close(keeper._descriptor)  # as the kernel does; the file stays
 
 
 async def fill_store(store: Store, count: int, *, text: str = "look", agents: int = 5) -> None:

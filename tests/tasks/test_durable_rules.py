@@ -31,6 +31,7 @@ from agent_pool import (
     TaskEvent,
     TaskFailed,
     TaskInterrupted,
+    TaskNotFound,
     TaskRequest,
     Text,
     Usage,
@@ -183,6 +184,41 @@ def test_dollars_do_not_count_with_a_subscription() -> None:
         budgets.has_subscription = True
         budgets.add(day_of(now), "/a", 0, 2.0)
         assert bool(budgets.problem(now, "/a")) is with_subscription
+
+
+def test_open_tasks_are_never_removed_from_the_history(durable: OpenPool) -> None:
+    async def main() -> None:
+        gate = TaskGate()
+        async with durable(gate, max_workers=1, history_size=1) as pool:
+            running = await pool.submit(TaskRequest("reviewer", "running"))
+            queued = await pool.submit(TaskRequest("reviewer", "queued"))
+            ended = await pool.submit(TaskRequest("reviewer", "ended"))
+            await pool.cancel(ended.id)
+            await pool._store.flush()
+            await pool._prune()
+            assert [one.id for one in await pool.tasks()] == [queued.id, running.id]
+            with pytest.raises(TaskNotFound, match="history_size"):
+                await pool.task(ended.id)
+            gate.open()
+            await queued.result()
+
+    run(main())
+
+
+def test_a_stored_task_runs_in_its_project_after_a_move(tmp_path: Path) -> None:
+    async def main() -> None:
+        here, there = tmp_path / "here", tmp_path / "there"
+        first = DurablePool(FakePool(), Store(tmp_path / "tasks.db"), Settings(project_dir=here))
+        async with first:
+            await first.drain()
+            await first.submit(TaskRequest("reviewer", "look"))
+        fake = FakePool()
+        moved = DurablePool(fake, Store(tmp_path / "tasks.db"), Settings(project_dir=there))
+        async with moved:
+            await (await moved.attach((await moved.tasks())[0].id)).result()
+        assert [one.project for one in fake.requests] == [str(here)]
+
+    run(main())
 
 
 # Conversations and batches
@@ -395,6 +431,31 @@ def test_a_draining_pool_starts_nothing_and_keeps_new_tasks(durable: OpenPool) -
         assert gate.begun == ["running"]
         async with durable() as pool:
             await (await pool.attach(kept.id)).result()
+
+    run(main())
+
+
+def test_a_drain_in_the_moment_of_a_free_place_starts_nothing(durable: OpenPool) -> None:
+    async def main() -> None:
+        gate = TaskGate()
+        draining: list[asyncio.Task[None]] = []
+
+        def drain_at_the_end(event: TaskEvent) -> None:
+            # Before the pool takes the next task, and with its first step before that task's.
+            if isinstance(event, Ended):
+                draining.append(asyncio.create_task(pool.drain()))
+
+        async with durable(gate, max_workers=1) as pool:
+            first = TaskRequest("reviewer", "running")
+            running = await pool.submit(first, on_event=drain_at_the_end)
+            kept = await pool.submit(TaskRequest("reviewer", "kept"))
+            gate.open()
+            await running.result()
+            await draining[0]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (await pool.task(kept.id)).state == "queued"
+        assert gate.begun == ["running"]
 
     run(main())
 

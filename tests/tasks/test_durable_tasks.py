@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,43 @@ def test_secrets_of_a_request_are_removed_at_its_end(durable: OpenPool, tmp_path
     run(main())
     for path in tmp_path.glob("tasks.db*"):
         assert b"s3cret-word" not in path.read_bytes()
+
+
+def test_ended_secrets_leave_the_log_of_an_idle_pool(durable: OpenPool, tmp_path: Path) -> None:
+    def has_secret() -> bool:
+        return any(b"s3cret-word" in path.read_bytes() for path in tmp_path.glob("tasks.db*"))
+
+    async def main() -> None:
+        gate = TaskGate()
+        async with durable(gate) as pool:
+            # The log is emptied once after the start.
+            await wait_until(lambda: pool._store._database._erase_at is None)
+            handle = await pool.submit(TaskRequest("reviewer", "x", env={"TOKEN": "s3cret-word"}))
+            assert has_secret()  # a restart would need it
+            gate.open()
+            await handle.result()
+            await wait_until(lambda: not has_secret())
+
+    run(main())
+
+
+def test_a_task_does_not_begin_before_it_is_on_the_disk(durable: OpenPool) -> None:
+    async def main() -> None:
+        gate = TaskGate()
+        async with durable(gate) as pool:
+            disk = threading.Event()
+            pool._store._database.post(lambda _: disk.wait())
+            submitting = asyncio.create_task(pool.submit(TaskRequest("reviewer", "x")))
+            await wait_until(lambda: pool._engine._live)
+            for _ in range(20):  # more steps of the loop than a task needs to begin
+                await asyncio.sleep(0)
+            assert not gate.begun
+            disk.set()
+            await submitting
+            await wait_until(lambda: gate.begun)
+            gate.open()
+
+    run(main())
 
 
 def test_an_unknown_task_is_not_found(durable: OpenPool) -> None:

@@ -71,6 +71,7 @@ from agent_pool import (
     sync,
 )
 from agent_pool.mcp.unusable_pool import UnusablePool
+from agent_pool.tasks.service import DurablePool
 
 
 def check_clients_of_the_daemon(pool: RemotePool, blocking: sync.BlockingRemotePool) -> TaskAPI:
@@ -294,6 +295,11 @@ def check_event(event: Event) -> None:
             assert_type(event.stats, PoolStats)
         case _:
             check_task_event(event)
+
+
+def check_durable_pool(pool: DurablePool) -> TaskAPI:
+    """Check that a pool with a store has the whole interface."""
+    return pool
 
 
 async def check_errors(pool: PoolAPI) -> None:

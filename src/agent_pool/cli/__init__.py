@@ -10,6 +10,10 @@ def main() -> None:
         from agent_pool.relay import run
 
         run()
+    if sys.argv[1:] == ["mcp-headers"]:  # Claude Code waits for it too
+        from agent_pool.client.mcp_headers import run as run_headers
+
+        run_headers()
     from agent_pool.cli.app import main as run_command
 
     run_command()

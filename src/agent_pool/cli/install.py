@@ -17,6 +17,7 @@ from agent_pool.cli.registration import (
     RegistrationStep,
     Scope,
     apply_step,
+    free_port,
 )
 
 scope_option = click.option(
@@ -35,6 +36,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Print the steps; 
 @click.option(
     "--allow", is_flag=True, help="Permit every pool tool, so that nobody is asked for each call."
 )
+@click.option("--http", is_flag=True, help="Register the daemon's HTTP server, instead of a relay.")
 @dry_run_option
 @project_option
 @click.pass_context
@@ -43,6 +45,7 @@ def install(
     scope: Scope,
     no_hook: bool,
     allow: bool,
+    http: bool,
     dry_run: bool,
     project: Path | None,
 ) -> None:
@@ -57,6 +60,11 @@ def install(
     With --allow the rule mcp__agent-pool is added to permissions.allow of that file. The agents'
     own permissions stay as they are. Leave it out where hostile text can reach the model.
 
+    With --http Claude Code connects to the daemon's HTTP server, and no process runs for the
+    session. The daemon then needs a port that stays: one is chosen and written as daemon_port into
+    the settings file, unless a setting names one. The command agent-pool mcp-headers, which Claude
+    Code runs, starts the daemon and prints the present token.
+
     Both name this Python by its full path, so --scope project works only on machines where it has
     the same path.
 
@@ -66,7 +74,11 @@ def install(
       agent-pool install --scope user
     """
     settings = load_command_settings(ctx, project)
-    steps = Registration(settings.project_dir).plan_install(scope, hook=not no_hook, allow=allow)
+    registration = Registration(settings.project_dir)
+    port = (settings.daemon_port or free_port()) if http else None
+    steps = registration.plan_install(scope, hook=not no_hook, allow=allow, http_port=port)
+    if port is not None and not settings.daemon_port:
+        steps.insert(0, registration.plan_port(port))
     apply_steps(steps, settings, dry_run=dry_run)
     if not dry_run and any(not step.unchanged for step in steps):
         echo("Restart Claude Code, or type /mcp in it, to see the server.", err=True)

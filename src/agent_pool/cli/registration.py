@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ import agent_pool
 from agent_pool.cli import json_text
 from agent_pool.cli.json_file import new_file_text, read_json, replace_file
 from agent_pool.errors import AgentPoolError, ConfigError
-from agent_pool.settings import Environment, claude_home
+from agent_pool.settings import Environment, claude_home, config_file
 
 Scope: TypeAlias = Literal["local", "project", "user"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -43,6 +44,33 @@ def server_command() -> list[str]:
     """Return the command that starts the server: with this Python."""
     # -P: a folder `agent_pool` in the current directory must not be imported instead.
     return [sys.executable, "-P", "-m", "agent_pool", "serve"]
+
+
+def headers_command() -> str:
+    """Return the shell command that prints the headers for the daemon: with this Python."""
+    return shlex.join([sys.executable, "-P", "-m", "agent_pool", "mcp-headers"])
+
+
+def http_server_entry(port: int) -> dict[str, Any]:
+    """Return the entry of the daemon's MCP server on this port, in Claude Code's form."""
+    url = f"http://127.0.0.1:{port}/mcp"
+    return {"type": "http", "url": url, "headersHelper": headers_command()}
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that no program listens on now, the same one for each user.
+
+    It is below the ports that systems give to any program that asks for one.
+    """
+    first = 8400 + os.getuid() % 400
+    for port in range(first, first + 400):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AgentPoolError(f"no port from {first} to {first + 399} is free; set daemon_port")
 
 
 def hook_command() -> str:
@@ -158,26 +186,47 @@ class Registration:
         yield self.project
 
     def plan_install(
-        self, scope: Scope, *, hook: bool, allow: bool = False
+        self, scope: Scope, *, hook: bool, allow: bool = False, http_port: int | None = None
     ) -> list[RegistrationStep]:
         """Return the steps that register the server and, with `hook`, the hook.
 
-        With `allow` they also permit every tool of the server without a question.
+        With `allow` they also permit every tool of the server without a question. With `http_port`
+        the server is the daemon's, on this port.
 
         Raises:
             ConfigError: a file cannot be read, or another server has our name.
         """
-        steps = list(self._add_server(scope))
+        entry = None if http_port is None else http_server_entry(http_port)
+        steps = list(self._add_server(scope, entry))
         if hook:
             steps += self._add_hook(scope)
         if allow:
             steps.append(self._add_rule(scope, steps[-1].text))
         return steps
 
-    def _add_server(self, scope: Scope) -> Iterator[RegistrationStep]:
+    def plan_port(self, port: int) -> RegistrationStep:
+        """Return the step that writes the daemon's port into the settings file.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        path = config_file(self.environ)
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from None
+        # At the beginning: a line at the end could belong to a table.
+        new_text = f"daemon_port = {port}\n{text}"
+        action = f"set daemon_port = {port} in {path}"
+        return RegistrationStep(action, file=path, text=new_text)
+
+    def _add_server(
+        self, scope: Scope, entry: dict[str, Any] | None = None
+    ) -> Iterator[RegistrationStep]:
+        """Yield the steps that register the server: `entry`, or without it the relay."""
         action = f"register the MCP server {SERVER} (scope {scope})"
         present, wanted = self.find_server(scope), server_command()
-        if present is not None and server_argv(present) == wanted:
+        if present is not None and _is_same_server(present, entry):
             yield RegistrationStep(action, unchanged="it is registered already")
             return
         if present is not None:
@@ -189,6 +238,8 @@ class Registration:
                 )
             yield self._remove_step(scope, f"remove the older entry of {SERVER} (scope {scope})")
         command = ("mcp", "add", "--scope", scope, SERVER, "--", *wanted)
+        if entry is not None:
+            command = ("mcp", "add-json", "--scope", scope, SERVER, json.dumps(entry))
         yield RegistrationStep(action, command, self._file_with_layout(scope))
 
     def _add_hook(self, scope: Scope) -> Iterator[RegistrationStep]:
@@ -355,8 +406,17 @@ def server_argv(entry: Mapping[str, Any]) -> list[str]:
     return [str(entry["command"]), *map(str, entry.get("args") or [])]
 
 
+def _is_same_server(present: Mapping[str, Any], entry: Mapping[str, Any] | None) -> bool:
+    if entry is not None:
+        return all(present.get(name) == value for name, value in entry.items())
+    return server_argv(present) == server_command()
+
+
 def _is_our_server(entry: Mapping[str, Any]) -> bool:
     """Check whether a server is this package's, started by any Python."""
+    helper = str(entry.get("headersHelper", ""))
+    if helper.endswith("-m agent_pool mcp-headers"):
+        return True
     argv = server_argv(entry)
     is_module = argv[-3:] == ["-m", "agent_pool", "serve"]
     return is_module or (Path(argv[0]).name == SERVER and argv[1:] == ["serve"])

@@ -319,10 +319,11 @@ def _read_answer(answer: httpx2.Response) -> Any:
     if answer.is_success and found is not None:
         return found
     error = found.get("error") if isinstance(found, dict) else None
-    if isinstance(error, dict):
+    if isinstance(error, dict) and isinstance(error.get("code"), str):
         raise error_from_json(error)
     raise DaemonUnavailable(
-        f"the daemon answered with status {answer.status_code} and no JSON; is it agent-pool?"
+        f"the server at {answer.url} answered with status {answer.status_code} and nothing that "
+        "this client knows; is it agent-pool?"
     )
 
 

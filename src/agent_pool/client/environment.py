@@ -63,8 +63,8 @@ def changed_variables(
 ) -> dict[str, str] | None:
     """Return the variables that a client has differently from the daemon; None if there are none.
 
-    A variable that only the daemon has is empty in what is returned: an environment of a task can
-    add and replace variables, not remove them, and a task must not use the key of another client.
+    A variable that only the daemon has is empty in what is returned, so that tasks do not have it:
+    they must not use the key of another client.
 
     Args:
         client: the client's variables, as it sent them; those that `client_environment` leaves out

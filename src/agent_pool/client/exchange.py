@@ -11,11 +11,9 @@ import re
 from typing import Any, Final
 
 INTERNAL_ERROR: Final = -32603
+LISTEN: Final = "subscriptions/listen"
 REPEATABLE: Final = frozenset(
-    (
-        *("initialize", "ping", "server/discover", "subscriptions/listen"),
-        *("tasks/get", "tools/list"),
-    )
+    (*("initialize", "ping", "server/discover", LISTEN, "tasks/get", "tools/list"),)
 )
 """Requests that change nothing, so the next daemon gets them again instead of an error."""
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
@@ -42,7 +40,7 @@ class Exchange:
     @property
     def is_waiting(self) -> bool:
         """Return whether the client waits for an answer; a subscription is none."""
-        return any(method != "subscriptions/listen" for method, _ in self._open.values())
+        return any(method != LISTEN for method, _ in self._open.values())
 
     def from_client(self, line: bytes) -> bytes:
         """Note a line of the client; return the line for the daemon, empty for no line."""
@@ -121,11 +119,12 @@ class Exchange:
 
         Args:
             words: what has happened, and what to do.
-            is_final: no daemon will answer the other open requests either.
+            is_final: no daemon will answer the other open requests soon either. A subscription
+                stays: the client would not ask for it again.
         """
         lines = b""
         for key, (method, _) in list(self._open.items()):
-            if is_final or method not in REPEATABLE:
+            if method not in REPEATABLE or (is_final and method != LISTEN):
                 lines += _error(key, words)
                 self._forget(key)
         for shown in self._asked:

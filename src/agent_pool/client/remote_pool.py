@@ -368,6 +368,7 @@ class RemotePool:
     async def _stream(
         self, request: TaskRequest, on_permission: OnPermission | None
     ) -> AsyncGenerator[TaskEvent, None]:
+        """Yield the events of a task; cancel it if the reader leaves early."""
         events: asyncio.Queue[TaskEvent | None] = asyncio.Queue()
         handle = await self.submit(request, on_event=events.put_nowait, on_permission=on_permission)
         # The end without an event too: the daemon was lost, or this pool is closed.
@@ -453,8 +454,11 @@ class RemotePool:
         record = TaskRecord.from_json(await connection.get("tasks", task_id))
         return RemoteTask(connection, record.id, record.request, self._start)
 
-    def task_events(self, task_id: str, *, after: int = 0) -> AsyncGenerator[TaskEvent, None]:
-        return task_events(self._open_connection(), task_id, after)
+    async def task_events(self, task_id: str, *, after: int = 0) -> AsyncGenerator[TaskEvent, None]:
+        connection = self._open_connection()
+        async with aclosing(task_events(connection, task_id, after)) as events:
+            async for event in events:
+                yield event
 
     async def retry(self, task_id: str) -> TaskHandle:
         connection = self._open_connection()

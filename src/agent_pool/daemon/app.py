@@ -29,6 +29,10 @@ STORE: Final = "tasks.db"
 class DrainablePool(TaskAPI, Protocol):
     """A pool that can finish what runs and leave the rest in its store."""
 
+    async def hand_over(self) -> None:
+        """Let another pool own the store, and keep only the tasks that run."""
+        ...
+
     async def drain(self) -> None:
         """Begin no task any more, and wait until those that run have ended."""
         ...

@@ -15,6 +15,13 @@ KEPT_FILES: Final = 3
 _FORM: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
+def stop_rotation() -> None:
+    """Write on into the present file, however large: another daemon owns the log from now on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RotatingFileHandler):
+            handler.maxBytes = 0
+
+
 def open_log(path: Path, environ: Mapping[str, str], *, to_stderr: bool) -> None:
     """Send the log messages of this process to a file, and to stderr too if that is wanted.
 

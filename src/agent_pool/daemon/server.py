@@ -25,7 +25,7 @@ from agent_pool.daemon.dashboard.pages import Dashboard
 from agent_pool.daemon.http_server import DaemonHttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
 from agent_pool.daemon.lock import take_lock
-from agent_pool.daemon.log_files import open_log
+from agent_pool.daemon.log_files import open_log, stop_rotation
 from agent_pool.daemon.mcp_faces import McpFaces
 from agent_pool.errors import AgentPoolError, ConfigError, DaemonUnavailable
 from agent_pool.models import OPEN_STATES, TaskFilter
@@ -223,7 +223,8 @@ class Daemon:
         is_idle = not (self._drain_asked.is_set() or self._stop_asked.is_set())
         log.info("the daemon ends: %s", "nobody uses it" if is_idle else "it was asked to")
         self._release_address()
-        if self._drain_asked.is_set():
+        if self._drain_asked.is_set() and not self._stop_asked.is_set():
+            await self._hand_over()
             await _unless(self._stop_asked, self._pool.drain())
         await _unless(self._kill_asked, self._close_pool())
         if self._kill_asked.is_set():
@@ -233,6 +234,17 @@ class Daemon:
         await self._http.finish(CONNECTION_SECONDS)
         if self._relays_end is not None:
             await asyncio.wait([self._relays_end], timeout=CONNECTION_SECONDS)
+
+    async def _hand_over(self) -> None:
+        """Let the next daemon start while this one finishes its tasks."""
+        try:
+            await self._pool.hand_over()
+        except AgentPoolError as error:
+            # The next one can start when this one has ended.
+            log.error("the store of tasks cannot be handed over: %s", error)
+        else:
+            stop_rotation()
+            self._lock.release()
 
     async def _close_pool(self) -> None:
         try:

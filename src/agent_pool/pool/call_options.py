@@ -39,7 +39,7 @@ class CallOptions:
         model: a model's alias or id, or ``inherit``.
         effort: one of `EFFORTS`.
         permission_mode: one of `PERMISSION_MODES`.
-        env: further variables of the worker's environment.
+        env: further variables of the worker's environment; an empty value removes one.
         isolation: ``worktree``, or None for what the definition says.
     """
 
@@ -91,8 +91,13 @@ class CallOptions:
         return [f"env {hashlib.blake2b(text, key=_KEY, digest_size=6).hexdigest()}"]
 
     def environment_of(self, project: Project) -> Project:
-        """Return the project with these variables in its environment."""
-        return replace(project, environ={**project.environ, **self.env}) if self.env else project
+        """Return the project with these variables in its environment, without the empty ones."""
+        if not self.env:
+            return project
+        # Removed, not empty: git fails with an empty GIT_DIR, for one.
+        kept = {name: value for name, value in project.environ.items() if name not in self.env}
+        given = {name: value for name, value in self.env.items() if value}
+        return replace(project, environ={**kept, **given})
 
 
 NO_OPTIONS: Final = CallOptions()

@@ -12,6 +12,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,6 +38,8 @@ CLOSE_TIMEOUT: Final = 10.0
 BUSY_SECONDS: Final = 5.0
 """Seconds for which a connection waits for the lock of another program, such as a backup."""
 WAL_LIMIT: Final = 16 * 2**20
+ERASE_SECONDS: Final = 1.0
+"""For so long what was deleted can be left in the write-ahead log."""
 
 _OWN_FAULTS: Final = (
     sqlite3.IntegrityError,
@@ -83,6 +86,7 @@ class Database:
         self._lock: int | None = None
         self._writer: sqlite3.Connection | None = None
         self._is_failing = False
+        self._erase_at: float | None = None  # only the writer's thread uses it
 
     async def open(self) -> None:
         """Make or open the file, and bring its tables to the newest version.
@@ -126,6 +130,10 @@ class Database:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def hand_over(self) -> None:
+        """Let another pool own the file; both can write to it from now on."""
+        self._release_lock()
 
     async def close(self) -> None:
         """Write what waits, and close the file; a second call has no effect.
@@ -180,6 +188,35 @@ class Database:
         """
         await self.write(lambda _: None)
 
+    def erase_soon(self) -> None:
+        """Remove what an operation deletes from the write-ahead log too; call it in the operation.
+
+        `secure_delete` overwrites it in the file only. The log keeps its old pages until new ones
+        take their place, on an idle daemon for hours.
+        """
+        if self._erase_at is None:
+            self._erase_at = time.monotonic() + ERASE_SECONDS
+
+    def _erase_log(self, connection: sqlite3.Connection) -> None:
+        now = time.monotonic()
+        if self._erase_at is None or now < self._erase_at:
+            return
+        self._erase_at = now + ERASE_SECONDS  # the next attempt, if this one fails
+        with suppress(sqlite3.Error):
+            # Without a wait for readers: other writes must not wait for them too.
+            connection.execute("PRAGMA busy_timeout = 0")
+            is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if not is_busy:
+                self._erase_at = None
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
+
+    def _next_wait(self, *, is_retrying: bool) -> float | None:
+        """Return for how many seconds the writer waits for operations; None for any time."""
+        times = [RETRY_SECONDS] if is_retrying else []
+        if self._erase_at is not None:
+            times.append(max(0.0, self._erase_at - time.monotonic()))
+        return min(times, default=None)
+
     def _run(self, opened: asyncio.Future[None]) -> None:
         try:
             connection = self._writer = self._open_writer()
@@ -191,9 +228,10 @@ class Database:
         kept: list[_Write] = []
         is_closing = False
         while not is_closing:
-            batch = self._take_batch(RETRY_SECONDS if kept else None)
+            batch = self._take_batch(self._next_wait(is_retrying=bool(kept)))
             is_closing = None in batch
             kept = self._write_batch(connection, [*kept, *(one for one in batch if one)])
+            self._erase_log(connection)
         if kept:
             log.error("%s: %d updates of tasks could not be written", self.path, len(kept))
         with suppress(sqlite3.Error):
@@ -306,6 +344,7 @@ class Database:
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA foreign_keys = ON")
             self._migrate(connection)
+            self.erase_soon()  # what a program that was killed has left in the log
         except BaseException:
             connection.close()
             raise

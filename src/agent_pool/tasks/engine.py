@@ -74,6 +74,8 @@ MAX_ATTEMPTS: Final = 5
 can be the cause."""
 LONGEST_SLEEP: Final = 3600.0
 """Timers are set anew after this time: the clock can be changed."""
+KEEPER_SECONDS: Final = 0.5
+"""Seconds between two looks at what a former owner of the store does, or is asked to do."""
 END_TIMEOUT: Final = 5.0
 """Seconds in which a cancelled task has its end; it takes some steps of the event loop."""
 
@@ -89,6 +91,7 @@ class TaskEngine:
 
     Attributes:
         is_draining: no task is given to the pool any more.
+        is_handed_over: another pool owns the store; this one only finishes what runs.
     """
 
     def __init__(self, pool: PoolAPI, store: Store, settings: Settings, bus: EventBus) -> None:
@@ -104,6 +107,8 @@ class TaskEngine:
         self._ending: dict[str, TaskRecord] = {}
         self._keys: dict[str, LiveTask] = {}
         self._children: dict[str, set[str]] = {}
+        self._kept: dict[str, list[int]] = {}
+        self.is_handed_over = False
         self._background: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._announcer: asyncio.TimerHandle | None = None
@@ -121,10 +126,14 @@ class TaskEngine:
         today = day_of(datetime.now())
         self._budgets.begin_day(today, await self._store.day_sums(today))
         stored = await self._store.open_tasks()
-        lost = {
-            _conversation(one) for one in stored if _is_broken(one) and one.request.conversation
-        }
-        for one in stored:
+        kept = [one for one in stored if one.keeper and self._store.is_kept(one.keeper)]
+        for one in kept:
+            self._kept.setdefault(one.keeper, []).append(one.record.number)
+        free = [one for one in stored if one not in kept]
+        # The context of a conversation is in a worker of the owner that runs its task.
+        broken = [*kept, *(one for one in free if _is_broken(one))]
+        lost = {_conversation(one) for one in broken if one.request.conversation}
+        for one in free:
             self._take_over(one, lost)
 
     def _take_over(self, stored: StoredTask, lost: set[object]) -> None:
@@ -132,7 +141,7 @@ class TaskEngine:
         live = self._make(
             record.id,
             record.number,
-            stored.request,
+            _in_its_project(stored),
             created=record.created,
             attempts=record.attempts,
             # Numbers of events that were sent but not written must not be used again.
@@ -152,7 +161,41 @@ class TaskEngine:
     def start(self) -> None:
         """Give tasks to the pool, which is open now."""
         self.is_draining = False
+        if self._kept:
+            self.spawn(self._watch_keepers(), "watch of former owners")
         self._pump()
+
+    async def _watch_keepers(self) -> None:
+        """Take over what a former owner has not ended when it ends itself."""
+        while self._kept and not self.is_closing:
+            await asyncio.sleep(KEEPER_SECONDS)
+            for keeper in [one for one in self._kept if not self._store.is_kept(one)]:
+                for stored in await self._store.open_among(self._kept.pop(keeper)):
+                    self._take_over(stored, set())
+                self._pump()
+
+    async def hand_over(self) -> None:
+        """Let another pool own the store; finish what runs, and leave what is queued to the other.
+
+        Raises:
+            StoreFailed: it could not be written; this pool goes on to own the store.
+        """
+        self.is_draining = True
+        numbers = [live.number for live in self._live.values() if live.state != "queued"]
+        await self._store.hand_over(numbers)
+        self.is_handed_over = True
+        for live in [one for one in self._live.values() if one.state == "queued"]:
+            if self._dispatcher.remove(live.id, time.time()):
+                self._leave_queued(live)
+        self.spawn(self._obey_cancels(), "cancels for a former owner")
+
+    async def _obey_cancels(self) -> None:
+        """Cancel what clients of the new owner ask to cancel."""
+        while self._live and not self.is_closing:
+            await asyncio.sleep(KEEPER_SECONDS)
+            with suppress(StoreFailed):
+                for task_id in await self._store.cancels_asked():
+                    self.cancel(task_id)
 
     async def drain(self) -> None:
         """Give no more tasks to the pool, and wait until those that it has have ended."""
@@ -224,7 +267,7 @@ class TaskEngine:
         on_permission: OnPermission | None,
         task_id: str | None,
     ) -> LiveTask:
-        """Store a task, and give it to the pool meanwhile if there is room; return when stored.
+        """Store a task; return when it is stored. If there is room, the pool gets it then.
 
         Raises:
             TooManyRequests: `max_queued` tasks wait.
@@ -336,7 +379,7 @@ class TaskEngine:
         Raises:
             StoreFailed: it could not be written.
         """
-        record, request = stored.record, stored.request
+        record, request = stored.record, _in_its_project(stored)
         if request.deadline is not None and request.deadline <= time.time():
             request = replace(request, deadline=None)
         live = self._make(
@@ -412,7 +455,11 @@ class TaskEngine:
 
     async def _run(self, live: LiveTask) -> None:
         """Give a task to the pool and wait for its end."""
+        if self.is_draining and live.state == "queued":  # the drain began in this very moment
+            self._put_back(live)
+            return
         try:
+            await self._wait_until_stored(live)
             if live.state == "queued" and not await self._mark_running(live):
                 return
             result = await self._give(live)
@@ -423,6 +470,20 @@ class TaskEngine:
             self._finish(live, error=_bug(live.request, error))
         else:
             self._finish(live, result=result)
+
+    async def _wait_until_stored(self, live: LiveTask) -> None:
+        """Wait until a new task is on the disk.
+
+        Otherwise a task that is refused, because the disk hangs or this program is killed, could
+        have begun, and its caller would submit it again.
+
+        Raises:
+            AgentPoolError: it could not be stored, so it must not begin.
+        """
+        if live.accepted is not None:
+            await asyncio.wait([live.accepted])
+            if (error := live.accepted.exception()) is not None:
+                raise self._reject(live, error)
 
     async def _mark_running(self, live: LiveTask) -> bool:
         """Note on the disk that a task begins; return False if it could not be written."""
@@ -441,7 +502,7 @@ class TaskEngine:
         self._dispatcher.ended(live.id, time.time())
         if live.cancel_error is not None:
             self._finish(live, error=live.cancel_error)
-        elif self.is_closing:
+        elif self.is_closing or self.is_handed_over:
             self._leave_queued(live)
         else:
             self._dispatcher.add(live.ticket(), time.time())
@@ -742,7 +803,11 @@ class TaskEngine:
 
     def _spend_rest(self, live: LiveTask) -> None:
         """Add what the result reports beyond the last `Spent`."""
-        result = live.result or getattr(live.error, "result", None)
+        result = live.result
+        partial: TaskResult | None = getattr(live.error, "result", None)
+        # What an interrupted agent had said can come without all that it had used.
+        if partial is not None and partial.cost_usd > live.cost_usd:
+            result = partial
         if result is None or not (result.cost_usd or result.usage.prompt_tokens):
             return
         before = live.usage, live.cost_usd
@@ -784,6 +849,12 @@ def _is_broken(stored: StoredTask) -> bool:
     """Return whether a task ran when the last owner of the store ended, and cannot run again."""
     can_run_again = stored.request.idempotent and stored.record.attempts < MAX_ATTEMPTS
     return stored.record.state != "queued" and not can_run_again
+
+
+def _in_its_project(stored: StoredTask) -> TaskRequest:
+    """Return the request with its folder: the pool's own folder can be another one by now."""
+    request = stored.request
+    return replace(request, project=request.project or stored.record.project)
 
 
 def _conversation(stored: StoredTask) -> object:

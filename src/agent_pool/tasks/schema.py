@@ -29,7 +29,9 @@ CREATE TABLE tasks (
     output_tokens INTEGER NOT NULL DEFAULT 0,
     cache_write_tokens INTEGER NOT NULL DEFAULT 0,
     cache_read_tokens INTEGER NOT NULL DEFAULT 0,
-    cost_usd REAL NOT NULL DEFAULT 0
+    cost_usd REAL NOT NULL DEFAULT 0,
+    keeper TEXT NOT NULL DEFAULT '',
+    cancel_asked INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX tasks_key ON tasks (idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX tasks_state ON tasks (state, number);

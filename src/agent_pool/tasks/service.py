@@ -44,7 +44,13 @@ from agent_pool.pool.event_bus import EventBus, call_listener
 from agent_pool.pool.request_checks import check_request
 from agent_pool.settings import Settings
 from agent_pool.tasks.checks import check_filter, check_store_fields
-from agent_pool.tasks.engine import END_TIMEOUT, TaskEngine, pool_request, project_name
+from agent_pool.tasks.engine import (
+    END_TIMEOUT,
+    KEEPER_SECONDS,
+    TaskEngine,
+    pool_request,
+    project_name,
+)
 from agent_pool.tasks.live import Follower, LiveTask
 from agent_pool.tasks.store import Store
 
@@ -130,10 +136,22 @@ class DurablePool:
         self._engine.is_draining = self._engine.is_closing = True
         self._pool.kill()
 
+    async def hand_over(self) -> None:
+        """Let another pool own the store; this one finishes what runs, see `drain`.
+
+        Queued tasks belong to the next owner, and new ones are refused with `PoolClosed`.
+
+        Raises:
+            StoreFailed: it could not be written; this pool is the owner still.
+        """
+        if self._pruning is not None:
+            self._pruning.cancel()
+        await self._engine.hand_over()
+
     async def drain(self) -> None:
         """Give no more tasks to the pool; return when those that run have ended.
 
-        New tasks are still accepted. They stay in the store for the next daemon.
+        Unless the store was handed over, new tasks are still accepted, and stay in it.
         """
         await self._engine.drain()
 
@@ -148,6 +166,8 @@ class DurablePool:
     def _check_open(self) -> None:
         if self._is_closed or not self._is_open:
             raise PoolClosed("the pool is not open; use `async with` or `open`")
+        if self._engine.is_handed_over:
+            raise PoolClosed("another pool owns the store of tasks now; ask that one")
 
     async def _prune_forever(self) -> None:
         while True:
@@ -159,8 +179,12 @@ class DurablePool:
 
     async def _prune(self) -> None:
         wanted = self.settings
+        has_removed = False
         while await self._store.prune(wanted.history_age, wanted.history_size):
-            await self._store.vacuum()
+            has_removed = True
+            await asyncio.sleep(PRUNE_PAUSE)
+        while has_removed:
+            has_removed = await self._store.vacuum() > 0
             await asyncio.sleep(PRUNE_PAUSE)
 
     # Tasks
@@ -380,7 +404,17 @@ class DurablePool:
             self._engine.spawn(self._engine.end_conversation(request), "end of a conversation")
 
     async def cancel(self, task_id: str, *, error: TaskError | None = None) -> bool:
-        return self._engine.cancel(task_id, error)
+        if self._engine.cancel(task_id, error):
+            return True
+        stored = await self._store.load_stored(task_id)
+        if stored is None or not self._is_kept(stored.record):
+            return False
+        await self._store.ask_cancel(stored.record.number)
+        return True
+
+    def _is_kept(self, record: TaskRecord) -> bool:
+        """Return whether a former owner of the store still runs a task."""
+        return not record.has_ended and self._engine.record(record.id) is None
 
     async def check(self, request: TaskRequest) -> None:
         await self._pool.check(pool_request(request))
@@ -427,6 +461,8 @@ class DurablePool:
         if (live := self._engine.live(record.id)) is not None:
             live.listeners += [on_event] if on_event else []
             return DurableHandle(self._engine, live)
+        if self._is_kept(record):
+            return KeptHandle(self, record)
         if on_event is not None:
             call_listener(on_event, _closing_event(record, 0))
         return DurableHandle(self._engine, record)
@@ -434,7 +470,12 @@ class DurablePool:
     async def task_events(self, task_id: str, *, after: int = 0) -> AsyncGenerator[TaskEvent, None]:
         record = await self.task(task_id)
         live = self._engine.live(task_id)
-        found = self._ended_events(record, after) if live is None else self._follow(live, after)
+        if live is not None:
+            found = self._follow(live, after)
+        elif self._is_kept(record):
+            found = self._kept_tasks_events(task_id, after)
+        else:
+            found = self._ended_events(record, after)
         async with aclosing(found) as events:
             async for event in events:
                 yield event
@@ -473,6 +514,19 @@ class DurablePool:
         last, is_end = await self._store.last_event(record.number)
         if not has_end and not (is_end and after >= last):
             yield _closing_event(record, max(last, after) + 1)
+
+    async def _kept_tasks_events(self, task_id: str, after: int) -> AsyncGenerator[TaskEvent, None]:
+        """Yield the events of a task that a former owner runs, as it writes them, to its end."""
+        while self._is_kept(record := await self.task(task_id)):
+            async with aclosing(self._kept_events(record.number, after)) as kept:
+                async for event in kept:
+                    after = event.number
+                    yield event
+            await asyncio.sleep(KEEPER_SECONDS)
+        # It has ended, or it is this pool's by now.
+        async with aclosing(self.task_events(task_id, after=after)) as rest:
+            async for event in rest:
+                yield event
 
     async def _kept_events(self, number: int, after: int) -> AsyncGenerator[TaskEvent, None]:
         await self._flush()
@@ -600,6 +654,27 @@ class DurableHandle:
         if self.cancel() and isinstance(self._task, LiveTask):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._task.ended.wait(), END_TIMEOUT)
+
+
+class KeptHandle(DurableHandle):
+    """A task that a former owner of the store still runs; see `TaskHandle`."""
+
+    def __init__(self, pool: DurablePool, record: TaskRecord) -> None:
+        super().__init__(pool._engine, record)
+        self._pool = pool
+
+    async def result(self) -> TaskResult:
+        while self._pool._is_kept(await self._pool.task(self.id)):  # noqa: ASYNC110
+            await asyncio.sleep(KEEPER_SECONDS)
+        # It has ended, or it is this pool's by now.
+        return await (await self._pool.attach(self.id)).result()
+
+    def cancel(self) -> bool:
+        self._engine.spawn(self._pool.cancel(self.id), f"cancel {self.id}")
+        return True
+
+    async def cancel_and_wait(self) -> None:
+        await self._pool.cancel(self.id)
 
 
 def _check_key(request: TaskRequest) -> TaskRequest | None:

@@ -24,6 +24,7 @@ from agent_pool.models import (
     Usage,
 )
 from agent_pool.tasks.database import Database, Operation
+from agent_pool.tasks.keeper import Keeper
 from agent_pool.tasks.queries import RECORDS, find_numbers, load_rows
 from agent_pool.tasks.rows import (
     attachments_from,
@@ -42,7 +43,7 @@ BUFFER_SECONDS: Final = 0.25
 """For so long events wait to be written together: each write waits for the disk."""
 MAX_BUFFERED: Final = 32 * 2**20
 """Bytes of events that wait while the disk is full; later ones are not kept."""
-PRUNE_CHUNK: Final = 100
+PRUNE_CHUNK: Final = 20
 """Tasks that one transaction removes, so that other writes do not wait for long."""
 VACUUM_PAGES: Final = 2000
 DAYS_KEPT: Final = 400
@@ -56,11 +57,13 @@ class StoredTask:
         record: the task; secrets masked.
         request: what was submitted, with its secrets and attachments.
         last_event: the number of its last event that was kept; 0 without one.
+        keeper: the former owner of the store that still runs it, see `Keeper`; usually empty.
     """
 
     record: TaskRecord
     request: TaskRequest
     last_event: int
+    keeper: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Store:
         self._later: list[Operation[object]] = []
         self._unwritten_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._keeper: Keeper | None = None
 
     async def open(self) -> None:
         """Open the file, or make it.
@@ -125,6 +129,9 @@ class Store:
         """Write what waits and close the file."""
         self._write_buffer()
         await self._database.close()
+        if self._keeper is not None:
+            self._keeper.release()
+            self._keeper = None
 
     async def flush(self) -> None:
         """Wait until everything so far is on the disk.
@@ -226,7 +233,9 @@ class Store:
                 "UPDATE contents SET answer = ?, result = ?, error = ? WHERE number = ?",
                 (answer, result, error, number),
             )
-            connection.execute("DELETE FROM secrets WHERE number = ?", (number,))
+            query = "DELETE FROM secrets WHERE number = ?"
+            if connection.execute(query, (number,)).rowcount:
+                self._database.erase_soon()
 
         self._write_buffer()
         self._database.post(write, done)
@@ -308,6 +317,53 @@ class Store:
 
         return await self._database.read(find)
 
+    # Tasks that a former owner still runs
+
+    async def hand_over(self, numbers: list[int]) -> None:
+        """Let another pool own the store, and keep these tasks, which run, until they have ended.
+
+        Raises:
+            StoreFailed: it could not be written; this pool is the owner still.
+        """
+        try:
+            keeper = Keeper.hold(self.path)
+        except OSError as error:
+            raise self._database.failure("handed over", error) from None
+
+        def mark(connection: sqlite3.Connection) -> None:
+            rows = [(keeper.name, number) for number in numbers]
+            connection.executemany("UPDATE tasks SET keeper = ? WHERE number = ?", rows)
+
+        try:
+            await self.flush()
+            await self._database.write(mark)
+        except BaseException:
+            keeper.release()
+            raise
+        self._keeper = keeper
+        self._database.hand_over()
+
+    def is_kept(self, keeper: str) -> bool:
+        """Return whether a former owner still lives, and so its tasks may run."""
+        return Keeper.is_held(self.path, keeper)
+
+    async def open_among(self, numbers: list[int]) -> list[StoredTask]:
+        """Return those of these tasks that have not ended, the oldest first."""
+        wanted = set(numbers)
+        return [one for one in await self.open_tasks() if one.record.number in wanted]
+
+    async def ask_cancel(self, number: int) -> None:
+        """Ask the former owner that runs a task to cancel it."""
+        query = "UPDATE tasks SET cancel_asked = 1 WHERE number = ?"
+        await self._database.write(lambda c: c.execute(query, (number,)))
+
+    async def cancels_asked(self) -> list[str]:
+        """Return the ids of the tasks that this former owner keeps and is asked to cancel."""
+        query = "SELECT id FROM tasks WHERE keeper = ? AND cancel_asked = 1 AND ended IS NULL"
+        name = self._keeper.name if self._keeper is not None else ""
+        rows = await self._database.read(lambda c: c.execute(query, (name,)).fetchall())
+        return [row["id"] for row in rows]
+
     async def open_tasks(self) -> list[StoredTask]:
         """Return all tasks that have not ended, the oldest first."""
         return await self._database.read(_load_open)
@@ -356,15 +412,19 @@ class Store:
         oldest = None if max_age is None else time.time() - max_age
         return await self._database.write(lambda c: _prune(c, oldest, max_size))
 
-    async def vacuum(self) -> None:
-        """Give free pages back to the file system, some at a time.
+    async def vacuum(self) -> int:
+        """Give some free pages back to the file system; return how many are left.
 
         Raises:
             StoreFailed: it could not be written.
         """
-        query = f"PRAGMA incremental_vacuum({VACUUM_PAGES})"
-        # Each row of this statement frees one page.
-        await self._database.write(lambda c: c.execute(query).fetchall())
+
+        def free(connection: sqlite3.Connection) -> int:
+            # Each row of this statement frees one page.
+            connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+        return await self._database.write(free)
 
 
 def _new_task(record: TaskRecord, request: TaskRequest) -> dict[str, Any]:
@@ -391,7 +451,7 @@ def _requeue(connection: sqlite3.Connection, record: TaskRecord, limit: int) -> 
         connection.execute("DELETE FROM events WHERE task = ?", (record.number,))
     connection.execute(
         "UPDATE tasks SET state = 'queued', started = NULL, ended = NULL, deadline = ?, line = '', "
-        "attempts = ? WHERE number = ?",
+        "attempts = ?, keeper = '', cancel_asked = 0 WHERE number = ?",
         (record.request.deadline, record.attempts, record.number),
     )
     connection.execute(
@@ -405,7 +465,7 @@ def _write_end(connection: sqlite3.Connection, number: int, end: TaskEnd) -> Non
     connection.execute(
         "UPDATE tasks SET state = ?, ended = ?, started = ?, line = ?, worker = ?, pid = ?, "
         "input_tokens = ?, output_tokens = ?, cache_write_tokens = ?, cache_read_tokens = ?, "
-        "cost_usd = ? WHERE number = ?",
+        "cost_usd = ?, keeper = '', cancel_asked = 0 WHERE number = ?",
         (
             *(end.state, end.ended, end.started, end.line, end.worker, end.pid),
             *_counts(end.usage),
@@ -492,7 +552,9 @@ def _stored(connection: sqlite3.Connection, record: TaskRecord) -> StoredTask:
     query = "SELECT env FROM secrets WHERE number = ?"
     if row := connection.execute(query, (record.number,)).fetchone():
         request = replace(request, env=json.loads(row["env"]))
-    return StoredTask(record, request, _last_event(connection, record.number))
+    query = "SELECT keeper FROM tasks WHERE number = ?"
+    keeper = connection.execute(query, (record.number,)).fetchone()["keeper"]
+    return StoredTask(record, request, _last_event(connection, record.number), keeper)
 
 
 def _prune(connection: sqlite3.Connection, oldest: float | None, max_size: int | None) -> int:

@@ -48,7 +48,7 @@ async def submit(pool: DurablePool, client: str) -> None:
 async def main(folder: Path, what: str, number: str) -> None:
     """Open the pool and submit, or wait for the ends."""
     # With much room a task begins at once; with little it waits in the store first.
-    room = 64 if number in ("", "1", "3", "5", "7") else 4
+    room = 64 if number[-1:] in "13579" else 4
     settings = Settings(project_dir=folder, max_workers=room, max_size=room, max_queued=100_000)
     async with DurablePool(journaling(folder), Store(folder / "tasks.db"), settings) as pool:
         if what == "submit":

@@ -1,0 +1,240 @@
+"""MCP over HTTP on the daemon: the real Claude Code and the official client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from agent_pool import ConfigError
+from agent_pool.cli.registration import free_port
+from agent_pool.client.hello import CLIENT_PID_HEADER, PROJECT_HEADER
+from agent_pool.client.mcp_headers import make_headers
+from agent_pool.daemon.mcp_http import HttpCallerKey, read_caller
+from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, get_result_text
+from support.environment import real_cli
+from support.mcp_client import text_of
+from support.mcp_task_client import TasksOfClient, begin_task, send_request, wait_for_status
+from support.relays import RelayProject
+from support.waiting import run
+
+TOOL = "mcp__agent-pool__invoke"
+A_TASK = {"agent": "reviewer", "task": "look"}
+
+
+@pytest.fixture
+def relays(tmp_path: Path, short_folder: Path) -> Iterator[RelayProject]:
+    """Return a project with a daemon of its own; afterwards none of its processes lives."""
+    project = RelayProject(tmp_path, short_folder)
+    yield project
+    project.end()
+    assert [" ".join(process.cmdline()) for process in project.processes()] == []
+
+
+def echo(request: ModelRequest) -> Any:
+    return f"echo: {request.last_user_text.strip()}"
+
+
+@asynccontextmanager
+async def http_client(
+    project: RelayProject, era: str, pid: int = 0, **options: Any
+) -> AsyncIterator[Client]:
+    """Connect the official client, as `mcp-headers` describes it."""
+    headers = await asyncio.to_thread(make_headers, project.env)
+    headers[CLIENT_PID_HEADER] = str(pid)
+    address = await project.wait_for_daemon()
+    async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
+        transport = streamable_http_client(f"{address.url}/mcp", http_client=http)
+        async with Client(transport, mode=era, **options) as client:
+            yield client
+
+
+@pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
+def test_both_eras_reach_the_agents_of_their_project(relays: RelayProject, era: str) -> None:
+    async def main() -> None:
+        async with LoopbackAPI(echo) as api:
+            relays.use(api)
+            async with http_client(relays, era) as client:
+                (invoke, *_) = (await client.list_tools()).tools
+                assert "- reviewer: Reviews code." in (invoke.description or "")
+                answer = await client.call_tool("invoke", A_TASK)
+                assert text_of(answer) == "echo: look"
+
+    run(main())
+
+
+def test_a_task_over_http_is_found_by_another_caller(relays: RelayProject) -> None:
+    gate = asyncio.Event()
+
+    async def script(request: ModelRequest) -> Any:
+        await gate.wait()
+        return echo(request)
+
+    async def main() -> None:
+        extensions = [TasksOfClient()]
+        async with LoopbackAPI(script) as api:
+            relays.use(api)
+            async with http_client(relays, "2026-07-28", 11, extensions=extensions) as one:
+                task = await begin_task(one, "invoke", A_TASK)
+            async with http_client(relays, "2026-07-28", 12, extensions=extensions) as other:
+                state = await send_request(other.session, "tasks/get", taskId=task.task_id)
+                assert state["status"] == "working"
+                gate.set()
+                state = await wait_for_status(other.session, task.task_id, "completed")
+                assert state["result"]["content"] == [{"type": "text", "text": "echo: look"}]
+                gone = await send_request(other.session, "tasks/get", taskId="reviewer-0")
+                assert (gone["status"], gone["resultType"]) == ("failed", "complete")
+                assert "`agent-pool tasks` lists them" in gone["error"]["message"]
+
+    run(main())
+
+
+def test_a_request_without_a_project_is_refused_in_words(relays: RelayProject) -> None:
+    async def main() -> None:
+        headers = await asyncio.to_thread(make_headers, relays.env)
+        url = f"{(await relays.wait_for_daemon()).url}/mcp"
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        async with httpx2.AsyncClient() as http:
+            unknown = await http.post(url, json=ping)
+            del headers[PROJECT_HEADER]
+            refused = await http.post(url, json=ping, headers=headers)
+        assert unknown.status_code == 401
+        assert "resource_metadata" not in str(unknown.headers)  # no OAuth
+        assert refused.status_code == 400
+        assert "`agent-pool install --http` sets it up" in refused.json()["error"]["message"]
+
+    run(main())
+
+
+def test_a_folder_in_any_script_reaches_the_daemon(tmp_path: Path) -> None:
+    folder = tmp_path / "Проект ü %41"
+    folder.mkdir()
+    headers = {PROJECT_HEADER.encode(): quote(str(folder)).encode()}
+    assert read_caller(headers) == HttpCallerKey(str(folder))
+    given = {**headers, CLIENT_PID_HEADER.encode(): b"12"}
+    assert read_caller(given) == HttpCallerKey(str(folder), 12)
+
+
+@pytest.mark.parametrize(
+    "folder", [b"", b"relative", b"/nowhere/at/all", b"/%ff", b"/tmp%00", "/ü".encode()]
+)
+def test_a_header_without_an_existing_folder_is_refused(folder: bytes) -> None:
+    with pytest.raises(ConfigError, match=PROJECT_HEADER):
+        read_caller({PROJECT_HEADER.encode(): folder})
+
+
+def test_the_helper_sends_no_token_to_a_foreign_server(relays: RelayProject) -> None:
+    done = headers_process(relays, CLAUDE_CODE_MCP_SERVER_URL="http://127.0.0.1:9/mcp")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "run `agent-pool install --http` again" in done.stderr
+    done = headers_process(relays, AGENT_POOL_DAEMON="off")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "AGENT_POOL_DAEMON is off" in done.stderr
+
+
+def test_the_helper_names_token_project_and_client(relays: RelayProject) -> None:
+    done = headers_process(relays, CLAUDE_CODE_MESSAGING_SOCKET="/tmp/cc-socks/4711.sock")
+    address = relays.address()
+    assert address is not None
+    assert json.loads(done.stdout) == {
+        "Authorization": f"Bearer {address.token}",
+        PROJECT_HEADER: quote(str(relays.root)),
+        CLIENT_PID_HEADER: "4711",
+    }
+
+
+def headers_process(project: RelayProject, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "agent_pool", "mcp-headers"],
+        env=project.env | more,
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_claude_code_survives_a_new_token_between_two_calls(relays: RelayProject) -> None:
+    """The registration is that of `agent-pool install --http`."""
+    port = free_port()
+    relays.configure(daemon_port=port)
+
+    async def main() -> None:
+        tokens: set[str] = set()
+        results: dict[str, str] = {}
+
+        async def script(request: ModelRequest) -> Any:
+            if "You are the reviewer." in request.system_text:
+                return echo(request)
+            if request.is_side:
+                return "a title"
+            results.update(
+                {one["tool_use_id"]: get_result_text(one) for one in request.tool_results}
+            )
+            if len(results) == 2:
+                return "done"
+            if results:
+                await relays.kill_daemon()
+                await asyncio.to_thread(relays.start, api.url)
+            tokens.add((await relays.wait_for_daemon()).token)
+            return ToolUseBlock(TOOL, A_TASK)
+
+        async with LoopbackAPI(script) as api:
+            relays.use(api)
+            installed = await asyncio.to_thread(
+                agent_pool, relays, "install", "--http", "--no-hook"
+            )
+            assert installed.returncode == 0, installed.stderr
+            assert f"http://127.0.0.1:{port}/mcp" in installed.stdout
+            again = await asyncio.to_thread(agent_pool, relays, "install", "--http", "--no-hook")
+            assert again.stdout.startswith("unchanged")
+            relays.trust()
+            async with relays.run_program(
+                *(str(real_cli()), "-p", "delegate", "--dangerously-skip-permissions"),
+            ) as claude:
+                assert claude.stdin is not None
+                claude.stdin.close()
+                assert claude.stdout is not None
+                assert (await claude.stdout.read()).strip() == b"done"
+            removed = await asyncio.to_thread(agent_pool, relays, "uninstall")
+            assert "remove the MCP server agent-pool" in removed.stdout
+        assert ["echo: look" in result for result in results.values()] == [True, True]
+        assert len(tokens) == 2
+
+    run(main(), 100)
+
+
+def agent_pool(project: RelayProject, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agent_pool", *arguments],
+        env=project.env,
+        cwd=project.root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_install_over_http_writes_a_port_that_stays(relays: RelayProject) -> None:
+    done = agent_pool(relays, "install", "--http", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert f"would do    set daemon_port = {free_port()} in {relays.settings_file}" in done.stdout
+    assert "mcp add-json --scope local agent-pool" in done.stdout
+    before = relays.settings_file.read_text()
+    agent_pool(relays, "install", "--http", "--no-hook")
+    written = relays.settings_file.read_text()
+    assert written == f"daemon_port = {free_port()}\n{before}"
+    agent_pool(relays, "uninstall")
