@@ -654,3 +654,13 @@ def test_no_id_is_completed_and_no_daemon_started_without_one(
     monkeypatch.setattr("agent_pool.cli.connect.find_daemon", lambda _: None)
     assert complete("wait", "rev").stdout.strip() == ""
     assert tasks.clients == 0
+
+
+def test_an_ended_task_is_listed_with_its_error_or_answer(tasks: Tasks) -> None:
+    tasks.ended("reviewer", "do it")
+    tasks.ended("reviewer", "fail now")
+    rows = [line.split("\t") for line in invoke("tasks").stdout.splitlines()]
+    listed = {row[-1]: row[-2] for row in rows}
+    assert listed["do it"] == "did do it"
+    assert "thinking" not in listed["fail now"]
+    assert listed["fail now"] != ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from playwright.async_api import Page, expect
 
 from agent_pool import TaskRequest, TaskResult
 from agent_pool.api import OnEvent
-from agent_pool.events import Started, Text, ToolOutput, ToolUse
+from agent_pool.events import Started, Text, ToolOutput, ToolUse, WorkerRetired
 from support.browser import a_page, needs_chromium
 from support.dashboards import serve_dashboard
 from support.fake_pool import FakePool, make_result
@@ -200,10 +201,80 @@ async def test_no_page_is_wider_than_the_window(tmp_path: Path, width: int) -> N
     ):
         handle = await served.pool.submit(TaskRequest("reviewer", "z" * 3000))
         await sign_in(page, served.link())
-        for path in ("/ui/", f"/ui/tasks/{handle.id}", "/ui/history", "/ui/actions"):
+        paths = ("", f"tasks/{handle.id}", "history", "actions", "agents?project=/x", "agents/a")
+        for path in (f"/ui/{path}" for path in paths):
             await page.goto(served.address + path)
             wide = await page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, path
+
+
+async def test_a_narrow_window_shows_every_cell_of_a_row(tmp_path: Path) -> None:
+    steps = Steps(ToolUse("1", "Bash", {"command": "npm test"}))
+    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page(width=360) as page:
+        await sign_in(page, served.link())
+        await served.pool.submit(TaskRequest("reviewer", "look"))
+        row = page.get_by_role("row", name="reviewer")
+        await expect(row.get_by_role("cell")).to_have_count(7)
+        for cell in await row.get_by_role("cell").all():
+            box = await cell.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 360
+
+
+async def test_the_page_of_an_agent_shows_its_prompt_and_size(tmp_path: Path) -> None:
+    pool = FakePool()
+    async with serve_dashboard(pool, tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        await page.goto(f"{served.address}/ui/agents/reviewer?project={tmp_path}")
+        await expect(page.get_by_role("heading", name="System prompt")).to_be_visible()
+        await page.get_by_role("button", name="Measure").click()
+        await expect(page.get_by_text("Sent with each task")).to_be_visible()
+
+
+async def test_a_wrong_address_gets_a_page_that_says_so(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        response = await page.goto(f"{served.address}/ui/nowhere")
+        assert response is not None
+        assert response.status == 404
+        await page.get_by_role("link", name="Now").click()
+        await expect(page.get_by_role("heading", name="Now", exact=True)).to_be_visible()
+
+
+async def test_a_hidden_page_reads_no_events_until_it_is_seen(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        async with page.expect_event("requestfailed", lambda one: "/ui/events" in one.url):
+            await page.evaluate(HIDE, True)
+        await (await served.pool.submit(TaskRequest("reviewer", "unseen"))).result()
+        assert await page.locator("#tasks tr").count() == 0
+        async with page.expect_request(lambda one: "/ui/events" in one.url):
+            await page.evaluate(HIDE, False)
+        await expect(page.get_by_role("row", name="unseen")).to_be_visible()
+
+
+async def test_a_retired_worker_is_named_with_its_reason(tmp_path: Path) -> None:
+    pool = FakePool()
+    async with serve_dashboard(pool, tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        pool.emit(WorkerRetired(worker="worker-7", reason="max_tasks", agent="reviewer"))
+        await expect(page.get_by_text("worker-7 (reviewer), max_tasks")).to_be_visible()
+
+
+async def test_the_command_of_a_task_is_copied(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        request = TaskRequest("reviewer", "- look", isolation="worktree", asks=True, timeout=90.0)
+        handle = await served.pool.submit(request)
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await sign_in(page, served.link())
+        await page.goto(f"{served.address}/ui/tasks/{handle.id}")
+        await page.get_by_text("Submit it again from a terminal").click()
+        await page.get_by_role("button", name="Copy").click()
+        await expect(page.locator("#connection")).to_contain_text("copied")
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        words = ["--timeout", "90", "--worktree", "--ask", "reviewer", "--", "- look"]
+        assert shlex.split(copied)[-7:] == words
 
 
 async def test_the_first_visit_is_small(tmp_path: Path) -> None:
@@ -232,6 +303,12 @@ async def test_texts_have_enough_contrast(tmp_path: Path, scheme: str) -> None:
         await expect(page.locator("#tasks tr")).to_have_count(1)
         assert await page.evaluate(LOW_CONTRAST) == []
 
+
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+"""Lets a page believe that its tab is hidden, or seen again."""
 
 LOW_CONTRAST = """() => {
   const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
@@ -32,6 +33,7 @@ from agent_pool import (
     TaskResult,
     Usage,
     WorkerInfo,
+    WorkerRetired,
 )
 from agent_pool.api import BatchItem, OnEvent, OnPermission
 from agent_pool.pool.batch import Batch, read_requests
@@ -190,6 +192,15 @@ class FakePool:
         self._run_task = run_task
         self._task_numbers = itertools.count(1)
         self._handles: dict[str, FakeHandle] = {}
+        self._listeners: list[Callable[[Event], None]] = []
+        self._retired: Counter[str] = Counter()
+
+    def emit(self, event: Event) -> None:
+        """Pass an event of the pool to everyone who subscribed."""
+        if isinstance(event, WorkerRetired):
+            self._retired[event.reason] += 1
+        for listener in self._listeners:
+            listener(event)
 
     def _called(self, *call: str) -> None:
         self.calls.append(call)
@@ -409,12 +420,13 @@ class FakePool:
 
     async def stats(self) -> PoolStats:
         self._called("stats")
-        return make_stats()
+        return make_stats(retired=dict(self._retired))
 
     async def reset(self, agent: str, *, project: str | None = None) -> int:
         self._called("reset", agent)
         return len(self.worker_infos)
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
         listener(Snapshot(stats=make_stats()))
-        return lambda: None
+        return lambda: self._listeners.remove(listener)

@@ -23,6 +23,11 @@ def open(ctx: click.Context, /, read_only: bool, print_link: bool, project: Path
 
     The link works once and for a minute; then the browser has a cookie. On another machine, send
     the port through ssh first: `ssh -L PORT:127.0.0.1:PORT HOST`, and open the printed link.
+
+    \b
+    Example:
+      agent-pool open
+      agent-pool open --read-only --print
     """
     url = run_async(_make_link(load_command_settings(ctx, project), read_only))
     if print_link or not webbrowser.open(url):

@@ -44,7 +44,7 @@ def stats(as_json: bool, watch: bool) -> None:
 
     A pool is the daemon, an MCP server of a Claude Code session that does not use it, or a program
     that uses the library. The command asks each of them now; one that does not answer within two
-    seconds is listed as such.
+    seconds is listed as such. `agent-pool top` shows the tasks too, and can cancel them.
 
     \b
     Example:

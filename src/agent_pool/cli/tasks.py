@@ -19,6 +19,7 @@ from agent_pool.cli.moments import age_text, moment_text, read_past_option
 from agent_pool.cli.output import console, echo, print_json
 from agent_pool.cli.task_ids import MAX_LISTED, run_on_tasks
 from agent_pool.text import count, one_line, seconds_text
+from agent_pool.views.rows import step_text
 
 STATES: Final[tuple[TaskState, ...]] = get_args(TaskState)
 GROUPS: Final[tuple[tuple[TaskState, ...], ...]] = (
@@ -174,7 +175,7 @@ def _whole_list(found: Sequence[TaskRecord], now: float) -> Listing:
             moment_text(task.created),
             running_time(task, now),
             f"${task.cost_usd:.4f}",
-            one_line(task.line, _MAX_TEXT),
+            one_line(step_text(task), _MAX_TEXT),
             one_line(task.request.task, _MAX_TEXT),
         )
     return listing

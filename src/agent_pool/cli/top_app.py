@@ -34,6 +34,7 @@ _STYLES: Final = {
     "running": "cyan",
     "queued": "dim",
     "done": "green",
+    "cancelled": "dim",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ STEP_WIDTH: Final = 120
 TASK_WIDTH: Final = 160
 """Characters of a step and of a task's text in a row."""
 
-_ORDER: Final = ("asks", "stalled", "failed", "running", "queued", "done")
-"""The groups of rows: first what a person must do something about."""
+_PLACE: Final = {
+    "asks": 0, "stalled": 1, "failed": 2, "running": 3, "queued": 4, "done": 5, "cancelled": 5
+}  # fmt: skip
+"""The place of each group of rows: first what a person must do something about."""
 
 _STATE_WORDS: Final = {
     "queued": "queued",
@@ -38,7 +41,8 @@ class TaskRow:
 
     Attributes:
         id: its id.
-        group: one of ``asks``, ``stalled``, ``failed``, ``running``, ``queued``, ``done``.
+        group: one of ``asks``, ``stalled``, ``failed``, ``running``, ``queued``, ``done``,
+            ``cancelled``.
         state: the state in words.
         agent: the agent's name.
         project: the last part of the project's folder.
@@ -92,7 +96,7 @@ def task_row(record: TaskRecord, *, is_stalled: bool = False) -> TaskRow:
         project=PurePath(record.project).name,
         folder=record.project,
         text=one_line(record.request.task, TASK_WIDTH),
-        step=one_line(_step(record), STEP_WIDTH),
+        step=one_line(step_text(record), STEP_WIDTH),
         began=record.started or record.created,
         ended=record.ended,
         tokens=record.usage.prompt_tokens + record.usage.output_tokens,
@@ -111,10 +115,11 @@ def _group(record: TaskRecord, is_stalled: bool) -> str:
         return "stalled" if is_stalled else "running"
     if record.state in ("failed", "interrupted"):
         return "failed"
-    return "queued" if record.state == "queued" else "done"
+    return record.state if record.state in ("queued", "cancelled") else "done"
 
 
-def _step(record: TaskRecord) -> str:
+def step_text(record: TaskRecord) -> str:
+    """Return what a task does now, or how it ended: its answer or its error."""
     if record.questions:
         request = record.questions[0].request
         return f"asks for permission to use {request.tool}"
@@ -130,7 +135,7 @@ def ordered(rows: Iterable[TaskRow]) -> list[TaskRow]:
     found = list(rows)
 
     def key(row: TaskRow) -> tuple[int, float]:
-        return _ORDER.index(row.group), row.began if row.group == "queued" else -row.began
+        return _PLACE[row.group], row.began if row.group == "queued" else -row.began
 
     return sorted(found, key=key)
 
@@ -192,10 +197,21 @@ def submit_command(request: TaskRequest) -> str:
         "--project": request.project,
         "--model": request.model,
         "--effort": request.effort,
+        "--permission-mode": request.permission_mode,
+        "--timeout": f"{request.timeout:g}" if request.timeout else None,
+        "--budget": f"{request.max_budget_usd:g}" if request.max_budget_usd else None,
+        "--max-tokens": str(request.max_tokens) if request.max_tokens else None,
+        "--schema": json.dumps(dict(request.schema)) if request.schema else None,
         "--priority": str(request.priority) if request.priority else None,
+    }
+    flags = {
+        "--worktree": request.isolation == "worktree",
+        "--idempotent": request.idempotent,
+        "--ask": request.asks,
     }
     words = ["agent-pool", "submit"]
     for option, value in options.items():
         words += [option, value] if value else []
+    words += [flag for flag, is_on in flags.items() if is_on]
     task = whole_characters(request.task)
     return shlex.join([*words, str(request.agent), *(["--"] if task.startswith("-") else []), task])

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from agent_pool.api import TaskAPI
 from agent_pool.errors import AgentPoolError
-from agent_pool.events import Event
+from agent_pool.events import Event, WorkerRetired
 from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskFilter, TaskRecord
 from agent_pool.settings import Settings
+from agent_pool.text import one_line
 from agent_pool.views.rows import (
     STALLED_SECONDS,
     TaskRow,
@@ -35,6 +36,9 @@ BEAT_SECONDS: Final = 2.0
 SHOWN_OPEN: Final = 500
 SHOWN_ENDED: Final = 50
 """The most rows of open tasks and of ended ones."""
+
+RETIRED_WIDTH: Final = 300
+"""Characters of the words about retired workers."""
 
 RenderTask = Callable[[TaskRow], str]
 RenderWorker = Callable[[WorkerRow], str]
@@ -87,6 +91,7 @@ class NowView:
         self._number = 0
         self._tasks, self._workers = _Rows(), _Rows()
         self._figures: dict[str, str] = {}
+        self._retired: WorkerRetired | None = None
         self._steps: dict[str, tuple[str, float]] = {}
         self._pages = 0
         self._looking: asyncio.Task[None] | None = None
@@ -161,6 +166,8 @@ class NowView:
             unsubscribe()
 
     def _note(self, event: Event) -> None:
+        if isinstance(event, WorkerRetired):
+            self._retired = event
         self._changed.set()
 
     async def _look(self) -> None:
@@ -185,6 +192,7 @@ class NowView:
             "memory": f"{sum(one.rss for one in workers) / 2**20:,.0f} MiB",
             "cost": f"${total.cost_usd:,.2f}",
             "paused": stats.pause_reason if stats.paused else "",
+            "retired": _retired_words(stats.retired, self._retired),
         }
         if figures != self._figures or number in self._numbers():
             self._figures = figures
@@ -209,3 +217,16 @@ class NowView:
     def _forget_steps(self, known: set[str]) -> None:
         for task_id in self._steps.keys() - known:
             del self._steps[task_id]
+
+
+def _retired_words(by_reason: Mapping[str, int], last: WorkerRetired | None) -> str:
+    """Return how many workers were retired and why, and which one was the last."""
+    if not by_reason:
+        return ""
+    reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(by_reason.items()))
+    words = f"Retired since the start: {reasons}."
+    if last is not None:
+        agent = f" ({last.agent})" if last.agent else ""
+        taints = f": {', '.join(last.taints)}" if last.taints else ""
+        words += f" The last one: {last.worker}{agent}, {last.reason}{taints}."
+    return one_line(words, RETIRED_WIDTH)

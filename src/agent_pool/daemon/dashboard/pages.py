@@ -118,6 +118,7 @@ class Dashboard:
             Route("/run", post(self._run), methods=["POST"]),
             Route("/actions", get(self._show_actions)),
             Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/{path:path}", get(self._show_no_page)),
         ]
         return [Mount("/ui", routes=routes, middleware=[Middleware(PageHeaders)])]
 
@@ -171,9 +172,9 @@ class Dashboard:
         except AgentPoolError as error:
             return message_page("This did not work", str(error), 400)
 
-    def _html(self, name: str, section: str, visitor: Visitor, **values: Any) -> Response:
-        page = name.removesuffix(".html")
-        return HTMLResponse(render(name, page=page, section=section, visitor=visitor, **values))
+    def _html(self, template: str, section: str, visitor: Visitor, /, **values: Any) -> Response:
+        page = template.removesuffix(".html")
+        return HTMLResponse(render(template, page=page, section=section, visitor=visitor, **values))
 
     # Now
 
@@ -357,6 +358,9 @@ class Dashboard:
         handle = await self._pool.submit(made)
         self._actions.add(visitor.name, f"gave {agent} a task", handle.id)
         return _to_task(handle.id)
+
+    async def _show_no_page(self, request: Request, visitor: Visitor) -> Response:
+        return message_page("No such page", "The address is wrong, or the page has moved.", 404)
 
     async def _show_actions(self, request: Request, visitor: Visitor) -> Response:
         return self._html("actions.html", "Actions", visitor, actions=self._actions.newest())

@@ -34,9 +34,9 @@ def templates() -> Environment:
     return made
 
 
-def render(name: str, **values: Any) -> str:
+def render(template: str, /, **values: Any) -> str:
     """Return a page or a part of one."""
-    return templates().get_template(name).render(**values)
+    return templates().get_template(template).render(**values)
 
 
 def render_task_cells(row: TaskRow) -> str:

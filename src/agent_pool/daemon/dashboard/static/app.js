@@ -22,6 +22,7 @@ function replaceRows(name, { order, rows }) {
     known.delete(id);
     if (!row) {
       row = document.createElement("tr");
+      row.setAttribute("role", "row"); // narrow windows show a row as a block
       row.id = id;
     }
     if (key in rows) row.innerHTML = rows[key];
@@ -36,7 +37,7 @@ function showFigures(figures) {
   for (const [key, value] of Object.entries(figures)) {
     for (const place of document.querySelectorAll(`[data-figure="${key}"]`)) {
       if (place.textContent !== value) place.textContent = value;
-      if (key === "paused") place.hidden = !value;
+      if (place.tagName === "P") place.hidden = !value;
     }
   }
 }
@@ -67,6 +68,14 @@ if (page === "task" && steps.dataset.live) {
       showSeconds();
       if (data.ended) stop();
     },
+  });
+}
+
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    say("copied");
   });
 }
 
