@@ -172,7 +172,7 @@ def test_a_later_class_with_a_used_code_replaces_none() -> None:
     class OtherError(AgentPoolError):
         code = "task_not_found"
 
-    assert type(error_from_json(Other("missing").as_json())) is TaskNotFound
+    assert type(error_from_json(OtherError("missing").as_json())) is TaskNotFound
 
 
 def test_every_public_dataclass_has_only_fields_with_a_json_form() -> None:
