@@ -36,6 +36,7 @@ from agent_pool import (
     SilentPool,
     TaskFailed,
     TaskFilter,
+    TaskNotFound,
     TaskQuestion,
     TaskRecord,
     TaskRequest,
@@ -165,6 +166,13 @@ def test_a_subclass_of_an_error_does_not_replace_its_code() -> None:
         pass
 
     assert type(error_from_json(Slow("slow").as_json())) is TaskTimeout
+
+
+def test_a_later_class_with_a_used_code_replaces_none() -> None:
+    class OtherError(AgentPoolError):
+        code = "task_not_found"
+
+    assert type(error_from_json(OtherError("missing").as_json())) is TaskNotFound
 
 
 def test_every_public_dataclass_has_only_fields_with_a_json_form() -> None:

@@ -1062,7 +1062,8 @@ def _error_classes(base: type[AgentPoolError]) -> dict[str, type[AgentPoolError]
     # A subclass of a user inherits its code and must not replace the class that has it.
     found = {base.code: base} if "code" in vars(base) else {}
     for kind in base.__subclasses__():
-        found |= _error_classes(kind)
+        # The first one counts: those of `errors` are defined before all others.
+        found = _error_classes(kind) | found
     return found
 
 

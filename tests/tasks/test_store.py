@@ -114,6 +114,37 @@ def test_an_update_is_kept_until_it_can_be_written(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_full_disk_keeps_no_owner_from_opening_the_store(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = Store(tmp_path / "tasks.db")
+        await store.open()
+        limit_pages(store, 0)
+        large = {"KEY": "x" * 9000}
+        await store.take_environment(large)  # no task is open, so it can be written later
+        with pytest.raises(StoreFailed):
+            await store.flush()
+        limit_pages(store, 2**30)
+        await store.flush()
+
+        def add(connection: sqlite3.Connection) -> None:
+            names, values = "number, id, state, agent, project, created", "1, 't', 'queued', 'a'"
+            connection.execute(f"INSERT INTO tasks ({names}) VALUES ({values}, 'p', 0)")
+            request = '{"agent":"a"}'
+            connection.execute(
+                f"INSERT INTO contents VALUES (1, 'x', '{request}', NULL, NULL, NULL)"
+            )
+
+        await store._database.write(add)
+        limit_pages(store, 0)
+        await store.take_environment(large)
+        with pytest.raises(StoreFailed):  # the task would run with another key
+            await store.take_environment({"KEY": "y" * 90_000})
+        limit_pages(store, 2**30)
+        await store.close()
+
+    run(main())
+
+
 def test_old_records_are_removed_and_their_space_is_freed(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "tasks.db"

@@ -8,11 +8,11 @@ from typing import Any
 
 from mcp_types import CallToolResult
 
-from agent_pool import AgentPoolError, PoolAPI
+from agent_pool import AgentPoolError, PoolAPI, TaskNotFound
 from agent_pool.mcp import results
 from agent_pool.mcp.calls import Caller
 from agent_pool.mcp.delegation import invoke, reporting
-from agent_pool.mcp.kept_tasks import KeptTasks, NoSuchTask, TaskView
+from agent_pool.mcp.kept_tasks import KeptTasks, TaskView
 from agent_pool.mcp.tool_arguments import BackgroundArguments, ResultArguments
 
 
@@ -37,7 +37,7 @@ async def fetch_result(_: PoolAPI, call: ResultArguments, caller: Caller) -> Cal
     """Return the answer of a task, or after some time how far it is.
 
     Raises:
-        NoSuchTask: there is no such task.
+        TaskNotFound: there is no such task.
     """
     tasks = _tasks_of(caller)
     found = await _view(tasks, call.id)
@@ -56,7 +56,7 @@ async def fetch_result(_: PoolAPI, call: ResultArguments, caller: Caller) -> Cal
 async def _view(tasks: KeptTasks, task_id: str) -> TaskView:
     found = await tasks.view(task_id)
     if found is None:
-        raise NoSuchTask(tasks.explain_unknown(task_id))
+        raise TaskNotFound(tasks.explain_unknown(task_id))
     return found
 
 

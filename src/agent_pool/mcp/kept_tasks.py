@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Protocol
 
 from mcp_types import CallToolResult, ErrorData
 
-from agent_pool import AgentPoolError, PermissionRequest
+from agent_pool import PermissionRequest
 from agent_pool.mcp.permissions import Decision
 
 ACCEPT_SECONDS: Final = 2.0
@@ -21,12 +21,6 @@ ACCEPT_SECONDS: Final = 2.0
 
 TaskStatus = Literal["working", "input_required", "completed", "failed", "cancelled"]
 """The states of a task in MCP."""
-
-
-class NoSuchTask(AgentPoolError):  # noqa: N818
-    """The client asks for a task that is not kept."""
-
-    code = "task_not_found"
 
 
 @dataclass(frozen=True, slots=True)

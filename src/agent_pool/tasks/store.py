@@ -391,9 +391,17 @@ class Store:
         the difference is another one: otherwise the task would run with the keys of this one.
 
         Raises:
-            StoreFailed: it could not be written.
+            StoreFailed: open tasks need other variables now, and these could not be written.
         """
-        await self._database.write(lambda c: _take_environment(c, self._owner, environ))
+
+        def take(connection: sqlite3.Connection) -> None:
+            _take_environment(connection, self._owner, environ)
+
+        if await self._database.read(lambda c: _needs_change(c, environ)):
+            await self._database.write(take)
+        else:
+            # Not awaited: a daemon starts on a full disk. It is written before the next new task.
+            self._database.post(take)
 
     async def forget_environment(self) -> None:
         """Remove the owner's variables, unless tasks are open or there is another owner.
@@ -571,12 +579,22 @@ def _load(connection: sqlite3.Connection, condition: str, value: object) -> Task
     return None if row is None else record_from(row)
 
 
+def _former_environment(connection: sqlite3.Connection) -> dict[str, str] | None:
+    row = connection.execute("SELECT env FROM owner").fetchone()
+    return None if row is None else json.loads(row["env"])
+
+
+def _needs_change(connection: sqlite3.Connection, environ: Mapping[str, str]) -> bool:
+    """Return whether there are open tasks, and they had other variables than these."""
+    has_open = connection.execute(f"{_OPEN_NUMBERS} LIMIT 1").fetchone() is not None
+    return has_open and _former_environment(connection) not in (None, dict(environ))
+
+
 def _take_environment(
     connection: sqlite3.Connection, owner: str, environ: Mapping[str, str]
 ) -> None:
-    row = connection.execute("SELECT env FROM owner").fetchone()
-    former: dict[str, str] | None = None if row is None else json.loads(row["env"])
-    if former is not None and former != environ:
+    former = _former_environment(connection)
+    if former is not None and former != dict(environ):
         for stored in _load_open(connection):
             _write_env(
                 connection, stored, _difference({**former, **(stored.request.env or {})}, environ)
