@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
@@ -75,6 +76,34 @@ def test_top_shows_a_running_task_and_its_workers(tmp_path: Path) -> None:
                 assert "reviewer" in words_of(app)
                 workers = app.query_one("#workers", DataTable)
                 assert str(workers.get_row_at(0)[0]) == "worker-1"
+            held.end.set()
+
+    run(main())
+
+
+@pytest.mark.parametrize(("width", "has_all"), [(60, False), (80, False), (120, True)])
+def test_a_narrow_window_leaves_out_columns_and_shows_the_step(
+    tmp_path: Path, width: int, has_all: bool
+) -> None:
+    async def main() -> None:
+        held = HeldTask()
+        async with durable(FakePool(held.run), tmp_path) as pool:
+            await pool.submit(TaskRequest("reviewer", "one"))
+            app = TopApp(pool)
+            async with app.run_test(size=(width, 24)) as pilot:
+                await shown(pilot, lambda: "I think" in words_of(app))
+                names = [column.value for column in table_of(app).columns]
+                assert ("project" in names) is has_all
+                assert ("tokens" in names) is has_all
+                columns = list(table_of(app).columns.values())
+                step = sum(one.get_render_width(table_of(app)) for one in columns[:-1])
+                assert step + len("I think") <= width
+                right = [
+                    str(key.value)
+                    for key, one in table_of(app).columns.items()
+                    if one.label.justify == "right"
+                ]
+                assert right == [name for name in names if name in ("time", "tokens", "cost")]
             held.end.set()
 
     run(main())

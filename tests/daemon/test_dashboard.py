@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from agent_pool.api import OnEvent
 from agent_pool.events import Started, Text, ToolOutput, ToolUse, WorkerRetired
 from support.browser import a_page, needs_chromium
 from support.dashboards import serve_dashboard
-from support.fake_pool import FakePool, make_result
+from support.fake_pool import FakePool, make_result, make_worker
 
 pytestmark = [needs_chromium, pytest.mark.anyio]
 
@@ -232,6 +233,14 @@ async def test_the_page_of_an_agent_shows_its_prompt_and_size(tmp_path: Path) ->
         await expect(page.get_by_text("Sent with each task")).to_be_visible()
 
 
+async def test_every_empty_page_says_how_to_begin(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        for path in ("", "history", "agents", "actions"):
+            await page.goto(f"{served.address}/ui/{path}")
+            await expect(page.locator(".empty").first).to_be_visible()
+
+
 async def test_a_wrong_address_gets_a_page_that_says_so(tmp_path: Path) -> None:
     async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
         await sign_in(page, served.link())
@@ -278,17 +287,21 @@ async def test_the_command_of_a_task_is_copied(tmp_path: Path) -> None:
 
 
 async def test_the_first_visit_is_small(tmp_path: Path) -> None:
-    sizes: list[int] = []
-    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
-
-        async def note(response: Any) -> None:
-            if "/ui/events" not in response.url:
-                sizes.append(len(await response.body()) if response.status == 200 else 0)
-
-        page.on("response", note)
+    pool = FakePool()
+    pool.worker_infos = [make_worker(worker=f"worker-{number}") for number in range(32)]
+    async with serve_dashboard(pool, tmp_path) as served, a_page() as page:
+        later = time.time() + 3600
+        for number in range(200):
+            text = f"task {number} {'long ' * 50}"
+            await served.pool.submit(TaskRequest("reviewer", text, not_before=later))
+        session = await page.context.new_cdp_session(page)
+        await session.send("Network.enable")
+        received: list[float] = []
+        session.on("Network.loadingFinished", lambda one: received.append(one["encodedDataLength"]))
         await sign_in(page, served.link())
         await page.wait_for_load_state("load")
-    assert 1_000 < sum(sizes) <= 150_000
+        assert await page.locator("#tasks tr").count() == 200
+    assert 1_000 < sum(received) <= 150_000
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -75,6 +77,22 @@ def test_pages_are_refused_for_a_foreign_host_or_origin(stopped: DaemonProject) 
         assert client.get("/ui/", headers={"host": "evil.example"}).status_code == 403
         assert client.get("/ui/", headers={"origin": "http://evil.example"}).status_code == 403
         assert client.get("/ui/").status_code == 200
+
+
+async def test_the_log_of_actions_names_the_command_that_cancelled(
+    stopped: DaemonProject,
+) -> None:
+    link = await asyncio.to_thread(link_of, stopped)
+    environ = stopped.daemon_environment()
+    folder = Path(environ["CLAUDE_PROJECT_DIR"])
+    async with connect(project=folder, environ=environ) as pool:
+        later = TaskRequest("tester", "later", not_before=time.time() + 3600)
+        handle = await pool.submit(later)
+        assert await pool.cancel(handle.id)
+    with httpx2.Client(base_url=f"http://{urlsplit(link).netloc}") as client:
+        client.get(link)
+        shown = client.get("/ui/actions").text
+    assert re.search(rf"process {os.getpid()}</td>.*cancelled.*{handle.id}", shown)
 
 
 @needs_chromium

@@ -11,6 +11,7 @@ from textual import on, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.events import Resize
 from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Footer, Header, Input, Static
 
@@ -27,6 +28,11 @@ BEAT_SECONDS: Final = 1.0
 
 _TASK_COLUMNS: Final = ("state", "agent", "project", "time", "tokens", "cost", "step")
 _WORKER_COLUMNS: Final = ("worker", "state", "agent", "memory", "tasks", "age")
+_NUMBERS: Final = frozenset(("time", "tokens", "cost", "memory", "tasks", "age"))
+_ONLY_WIDE: Final = frozenset(("project", "tokens"))
+"""Columns that a window narrower than `WIDE` leaves out, so that it shows the step."""
+WIDE: Final = 90
+
 _STYLES: Final = {
     "asks": "bold yellow",
     "stalled": "yellow",
@@ -38,10 +44,25 @@ _STYLES: Final = {
 }
 
 
+def _heading(name: str) -> Text:
+    return _cell(name, name)
+
+
+def _cell(column: str, value: str) -> Text:
+    """Return a value for a column; numbers stand at the right."""
+    return Text(one_line(value), justify="right" if column in _NUMBERS else "left")
+
+
 async def run_top(settings: Settings) -> None:
     """Show the screens until the person ends them."""
     async with connect_tasks(settings.project_dir) as pool:
         await TopApp(pool).run_async()
+
+
+class TaskTable(DataTable[Text]):
+    """A table whose key for the chosen row is in the footer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "steps")]
 
 
 class TopApp(App[None]):
@@ -74,26 +95,35 @@ class TopApp(App[None]):
         self.records: list[TaskRecord] = []
         self._text = ""
         self._is_paused = False
+        self._columns: tuple[str, ...] = ()
         self._changed = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         yield Header()
         yield Static("", id="problem")
         yield Input(placeholder="show tasks with this text; Enter to apply", id="filter")
-        yield DataTable(id="tasks", cursor_type="row", zebra_stripes=True)
+        yield TaskTable(id="tasks", cursor_type="row", zebra_stripes=True)
         yield DataTable(id="workers", cursor_type="none", show_cursor=False)
         yield Footer()
 
     def on_mount(self) -> None:
         """Begin to look at the daemon."""
-        for table, names in (
-            (self._task_table, _TASK_COLUMNS),
-            (self._worker_table, _WORKER_COLUMNS),
-        ):
-            for name in names:
-                table.add_column(name, key=name)
+        for name in _WORKER_COLUMNS:
+            self._worker_table.add_column(_heading(name), key=name)
         self._task_table.focus()
         self._refresh_rows()
+
+    def on_resize(self, event: Resize) -> None:
+        """Choose the columns that the window has room for."""
+        names = tuple(
+            name for name in _TASK_COLUMNS if event.size.width >= WIDE or name not in _ONLY_WIDE
+        )
+        if names != self._columns:
+            self._columns = names
+            self._task_table.clear(columns=True)
+            for name in names:
+                self._task_table.add_column(_heading(name), key=name)
+            self._show_tasks()
 
     @property
     def _task_table(self) -> DataTable[Text]:
@@ -144,8 +174,9 @@ class TopApp(App[None]):
         table.clear()
         for row in ordered(map(task_row, self.records)):
             style = _STYLES[row.group]
-            state, *others = cells(row, now)
-            shown = [Text(state, style=style), *(Text(one_line(one)) for one in others)]
+            values = dict(zip(_TASK_COLUMNS, cells(row, now), strict=True))
+            shown = [_cell(name, values[name]) for name in self._columns]
+            shown[0].stylize(style)
             table.add_row(*shown, key=row.id)
         # The rows change their places, and the person has chosen a task and not a place.
         if chosen is not None and any(key.value == chosen for key in table.rows):
@@ -162,7 +193,7 @@ class TopApp(App[None]):
         for one in workers:
             values = (one.worker, one.state, one.agent or "spare", mebibytes(one.rss))
             rest = (str(one.tasks), clock_text(one.uptime))
-            table.add_row(*(Text(one_line(value)) for value in (*values, *rest)))
+            table.add_row(*map(_cell, _WORKER_COLUMNS, (*values, *rest)))
 
     def chosen_id(self) -> str | None:
         """Return the id of the chosen task; None if there is none."""

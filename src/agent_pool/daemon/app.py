@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import psutil
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -15,6 +18,8 @@ from starlette.types import ASGIApp
 
 from agent_pool.api import TaskAPI
 from agent_pool.client.environment import client_environment
+from agent_pool.daemon.callers import Peer
+from agent_pool.daemon.dashboard.actions import ActionLog
 from agent_pool.daemon.dashboard.pages import Dashboard, link_route
 from agent_pool.daemon.guard import Guard
 from agent_pool.daemon.mcp_faces import McpFaces
@@ -90,6 +95,7 @@ def make_app(
         environ=environ,
         env_block=settings.env_block,
         is_draining=lambda: control.is_draining,
+        note=partial(_note, dashboard.actions),
     )
     pages = [*dashboard.routes(), link_route(dashboard, port)]
     # Those of the daemon first: the others are all that is left below `/v1`.
@@ -101,6 +107,21 @@ def make_app(
         token=token,
         port=port,
     )
+
+
+def _note(actions: ActionLog, request: Request, action: str, task_id: str) -> None:
+    """Write what a program or a command did to a task into the log of actions."""
+    actions.add(_caller_name(request.state.peer), action, task_id)
+
+
+def _caller_name(peer: Peer) -> str:
+    if peer.worker:
+        return f"agent on {peer.worker}"
+    if not peer.pid:  # TCP does not say who it is
+        return "program"
+    with suppress(psutil.Error):
+        return f"{psutil.Process(peer.pid).name()}, process {peer.pid}"
+    return f"process {peer.pid}"
 
 
 def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:

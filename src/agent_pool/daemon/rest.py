@@ -51,6 +51,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 LEAVE_CHECK_SECONDS: Final = 1.0
 """How often a request that waits looks whether its client is still there."""
+NoteAction = Callable[[Request, str, str], None]
+"""Takes note of what a request did to a task: the request, the action in words, the task's id."""
+
 COUNTED_TASKS: Final = 1000
 """The most open tasks that `health` counts."""
 
@@ -62,6 +65,7 @@ def rest_routes(
     env_block: tuple[str, ...] = (),
     send_timeout: float = SEND_TIMEOUT,
     is_draining: Callable[[], bool] = lambda: False,
+    note: NoteAction = lambda request, action, task_id: None,
 ) -> list[BaseRoute]:
     """Return the routes below ``/v1``.
 
@@ -71,8 +75,9 @@ def rest_routes(
         env_block: patterns of variables that workers never get, the setting of this name.
         send_timeout: seconds after which a client is dropped that does not read its events.
         is_draining: says whether the daemon finishes its tasks and takes no new ones.
+        note: takes note of each cancel, retry and answer.
     """
-    interface = _Interface(pool, environ, env_block, send_timeout, is_draining)
+    interface = _Interface(pool, environ, env_block, send_timeout, is_draining, note)
     by_path: dict[str, dict[str, Endpoint]] = {}
     for one in OPERATIONS:
         endpoint = _endpoint(one, getattr(interface, one.name))
@@ -138,9 +143,11 @@ class _Interface:
         env_block: tuple[str, ...],
         send_timeout: float,
         is_draining: Callable[[], bool],
+        note: NoteAction,
     ) -> None:
         self._pool = pool
         self._is_draining = is_draining
+        self._note = note
         self._environ = environ
         self._env_block = env_block
         self._send_timeout = send_timeout
@@ -223,16 +230,20 @@ class _Interface:
         if record.has_ended or not await self._pool.cancel(task_id):
             state = (await self._pool.task(task_id)).state
             raise HasEnded(f"task {task_id!r} has ended ({state}), so it cannot be cancelled")
+        self._note(request, "cancelled", task_id)
         return JsonAnswer((await self._pool.task(task_id)).as_json())
 
     async def retry(self, request: Request, query: Query) -> Response:
         handle = await self._pool.retry(request.path_params["id"])
+        self._note(request, "ran it again", handle.id)
         return JsonAnswer((await self._pool.task(handle.id)).as_json())
 
     async def answer(self, request: Request, query: Query) -> Response:
         body = await read_body(request, AnswerBody)
         answer = True if body.allow else Denied(body.reason)
-        accepted = await self._pool.answer(request.path_params["id"], body.key, answer)
+        task_id = request.path_params["id"]
+        if accepted := await self._pool.answer(task_id, body.key, answer):
+            self._note(request, "allowed" if body.allow else f"denied {body.reason}", task_id)
         return JsonAnswer({"accepted": accepted})
 
     async def check(self, request: Request, query: Query) -> Response:

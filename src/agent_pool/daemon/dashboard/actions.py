@@ -1,4 +1,4 @@
-"""The log of what people did on the pages: who cancelled, repeated, answered or ran what."""
+"""The log of actions: who cancelled, repeated or answered what, on the pages or by a command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Action:
 
     Attributes:
         time: when, in seconds since 1970.
-        visitor: who: ``browser-1``.
+        visitor: who: ``browser-1``, or ``agent-pool, process 4242``.
         action: what, in words.
         task: the task that it was about.
     """

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from agent_pool.api import TaskAPI
 from agent_pool.errors import AgentPoolError
@@ -44,21 +44,31 @@ RenderTask = Callable[[TaskRow], str]
 RenderWorker = Callable[[WorkerRow], str]
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Rendered rows; each has the number of the look at which it last changed."""
+Row = TypeVar("Row", TaskRow, WorkerRow)
 
+
+@dataclass(slots=True)
+class _Rows(Generic[Row]):
+    """Rendered rows; each has the number of the look at which it last changed.
+
+    Attributes:
+        render: returns the HTML of a row.
+    """
+
+    render: Callable[[Row], str]
     html: dict[str, tuple[int, str]] = field(default_factory=dict)
     order: tuple[str, ...] = ()
+    _rows: dict[str, Row] = field(default_factory=dict)
 
-    def take(self, number: int, rendered: Mapping[str, str]) -> None:
-        """Replace the rows by those of a look."""
-        before = self.html
+    def take(self, number: int, rows: Iterable[Row]) -> None:
+        """Replace the rows by those of a look; only those that changed are rendered."""
+        before, known = self.html, self._rows
+        self._rows = {row.id: row for row in rows}
         self.html = {
-            key: before[key] if key in before and before[key][1] == html else (number, html)
-            for key, html in rendered.items()
+            key: before[key] if known.get(key) == row else (number, self.render(row))
+            for key, row in self._rows.items()
         }
-        self.order = tuple(rendered)
+        self.order = tuple(self._rows)
 
     def since(self, number: int) -> dict[str, Any]:
         """Return all ids in order, and the rows that changed after the look with this number."""
@@ -84,12 +94,10 @@ class NowView:
     ) -> None:
         self._pool = pool
         self._settings = settings
-        self._render_task = render_task
-        self._render_worker = render_worker
         # A page that was open before a restart must not take numbers of this process for its own.
         self._boot = secrets.token_hex(4)
         self._number = 0
-        self._tasks, self._workers = _Rows(), _Rows()
+        self._tasks, self._workers = _Rows(render_task), _Rows(render_worker)
         self._figures: dict[str, str] = {}
         self._retired: WorkerRetired | None = None
         self._steps: dict[str, tuple[str, float]] = {}
@@ -180,9 +188,8 @@ class NowView:
         )
         self._forget_steps({one.id for one in running})
         number = self._number + 1
-        self._tasks.take(number, {row.id: self._render_task(row) for row in rows})
-        shown = [worker_row(one, self._settings.max_rss) for one in workers]
-        self._workers.take(number, {row.id: self._render_worker(row) for row in shown})
+        self._tasks.take(number, rows)
+        self._workers.take(number, (worker_row(one, self._settings.max_rss) for one in workers))
         total = stats.total
         figures = {
             "running": str(sum(one.state in ("running", "input_required") for one in running)),

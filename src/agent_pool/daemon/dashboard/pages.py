@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import (
     HTMLResponse,
@@ -66,6 +67,8 @@ MAX_STEPS: Final = 2000
 SEND_TIMEOUT: Final = 30.0
 """Seconds after which a page that takes nothing is disconnected."""
 KEEP_ALIVE: Final = 15
+MIN_COMPRESSED: Final = 2000
+"""Bytes of the smallest page that is compressed: 200 tasks are 180 kB, mostly the same tags."""
 
 _CHANGES_HEAD: Final = (Started, Spent, PermissionAsked, PermissionAnswered)
 """The events that change the state, the figures or the questions of a task."""
@@ -86,13 +89,14 @@ class Dashboard:
 
     Attributes:
         visitors: the links and the browsers that are signed in.
+        actions: the log of actions.
     """
 
     def __init__(self, pool: TaskAPI, settings: Settings, state: Path, totals: ReadTotals) -> None:
         self.visitors = Visitors()
         self._pool = pool
         self._totals = totals
-        self._actions = ActionLog(state / "actions.jsonl")
+        self.actions = ActionLog(state / "actions.jsonl")
         self._now = NowView(pool, settings, render_task_cells, render_worker_cells)
 
     def close(self) -> None:
@@ -120,7 +124,9 @@ class Dashboard:
             Mount("/static", StaticFiles(directory=STATIC)),
             Route("/{path:path}", get(self._show_no_page)),
         ]
-        return [Mount("/ui", routes=routes, middleware=[Middleware(PageHeaders)])]
+        # It leaves streams of events as they are, so that each event is sent at once.
+        compressed = Middleware(GZipMiddleware, minimum_size=MIN_COMPRESSED)
+        return [Mount("/ui", routes=routes, middleware=[Middleware(PageHeaders), compressed])]
 
     # Entrance
 
@@ -268,13 +274,13 @@ class Dashboard:
     async def _cancel(self, request: Request, visitor: Visitor) -> Response:
         task_id = request.path_params["id"]
         was_open = await self._pool.cancel(task_id)
-        self._actions.add(visitor.name, "cancelled" if was_open else "cancelled too late", task_id)
+        self.actions.add(visitor.name, "cancelled" if was_open else "cancelled too late", task_id)
         return _to_task(task_id)
 
     async def _retry(self, request: Request, visitor: Visitor) -> Response:
         task_id = request.path_params["id"]
         await self._pool.retry(task_id)
-        self._actions.add(visitor.name, "ran it again", task_id)
+        self.actions.add(visitor.name, "ran it again", task_id)
         return _to_task(task_id)
 
     async def _answer(self, request: Request, visitor: Visitor) -> Response:
@@ -283,7 +289,7 @@ class Dashboard:
             key, reason = _text(form, "key"), _text(form, "reason")
             allowed = form.get("allow") == "yes"
         await self._pool.answer(task_id, key, True if allowed else Denied(reason))
-        self._actions.add(visitor.name, "allowed" if allowed else f"denied {reason}", task_id)
+        self.actions.add(visitor.name, "allowed" if allowed else f"denied {reason}", task_id)
         return _to_task(task_id)
 
     # History
@@ -356,14 +362,14 @@ class Dashboard:
         # A person looks at the page, so the agent may ask.
         made = TaskRequest(agent, task, project=project or None, asks=True)
         handle = await self._pool.submit(made)
-        self._actions.add(visitor.name, f"gave {agent} a task", handle.id)
+        self.actions.add(visitor.name, f"gave {agent} a task", handle.id)
         return _to_task(handle.id)
 
     async def _show_no_page(self, request: Request, visitor: Visitor) -> Response:
         return message_page("No such page", "The address is wrong, or the page has moved.", 404)
 
     async def _show_actions(self, request: Request, visitor: Visitor) -> Response:
-        return self._html("actions.html", "Actions", visitor, actions=self._actions.newest())
+        return self._html("actions.html", "Actions", visitor, actions=self.actions.newest())
 
 
 def link_route(dashboard: Dashboard, port: int) -> Route:

@@ -5,6 +5,7 @@ Jinja2 escapes every value, so what an agent wrote is text and never markup.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from functools import cache
@@ -31,6 +32,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"seconds": clock_text, "clock": _clock, "json": _json}
+    made.filters["command"] = shlex.join
     return made
 
 
