@@ -54,45 +54,44 @@ for an error that is a field of a value, such as `Ended.error`.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from agent_pool.models import TaskResult
 
 
-# `dataclasses.asdict` makes a dict of everything that has `__dataclass_fields__`, and copies
-# everything else. The copy of an exception is no JSON. So each error class names its members here.
-
-
-@dataclass
 class _Members:
-    code: str
-    message: str
-    retryable: bool
+    """The members of an error, as `dataclasses.asdict` looks for them.
+
+    It makes a dict of everything that has `__dataclass_fields__`, and copies everything else. The
+    copy of an exception is no JSON. They are made when they are first asked for: a relay never
+    asks, and the module `dataclasses` would make it a megabyte larger.
+
+    Args:
+        names: the names of the members.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._fields: Any = None
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if self._fields is None:
+            from dataclasses import fields, make_dataclass
+
+            made = make_dataclass("Members", self._names)
+            self._fields = {field.name: field for field in fields(made)}
+        return self._fields
 
 
-@dataclass
-class _WorkerMembers(_Members):
-    worker: str
-    pid: int | None
-    stderr_tail: str
-
-
-@dataclass
-class _SpawnMembers(_WorkerMembers):
-    is_fatal: bool
-
-
-@dataclass
-class _TaskMembers(_Members):
-    result: TaskResult | None
+_OF_ALL = ("code", "message", "retryable")
+_OF_WORKERS = (*_OF_ALL, "worker", "pid", "stderr_tail")
 
 
 class AgentPoolError(Exception):
     """The root of all errors that this package raises on purpose."""
 
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]] = _Members.__dataclass_fields__
+    __dataclass_fields__: ClassVar[Any] = _Members(*_OF_ALL)
 
     code: ClassVar[str] = "agent_pool_error"
     retryable: ClassVar[bool] = False
@@ -186,7 +185,7 @@ class WorkerError(AgentPoolError):
         stderr_tail: the last lines that it wrote to stderr.
     """
 
-    __dataclass_fields__ = _WorkerMembers.__dataclass_fields__
+    __dataclass_fields__ = _Members(*_OF_WORKERS)
 
     code = "worker_error"
 
@@ -214,7 +213,7 @@ class SpawnError(WorkerError):
         is_fatal: the next start would fail in the same way, so the pool does not try again.
     """
 
-    __dataclass_fields__ = _SpawnMembers.__dataclass_fields__
+    __dataclass_fields__ = _Members(*_OF_WORKERS, "is_fatal")
 
     code = "spawn_error"
 
@@ -249,7 +248,7 @@ class TaskError(AgentPoolError):
         advice: the one next step that can help.
     """
 
-    __dataclass_fields__ = _TaskMembers.__dataclass_fields__
+    __dataclass_fields__ = _Members(*_OF_ALL, "result")
 
     code = "task_error"
     advice: ClassVar[str] = "Run `agent-pool doctor`, which checks the set-up."
