@@ -79,7 +79,8 @@ class _Members:
         if self._fields is None:
             from dataclasses import fields, make_dataclass
 
-            made = make_dataclass("Members", self._names)
+            # With types: without them their annotation is text, which pydantic cannot resolve.
+            made = make_dataclass("Members", [(name, Any) for name in self._names])
             self._fields = {field.name: field for field in fields(made)}
         return self._fields
 

@@ -45,7 +45,11 @@ def record(
 
 
 STATES: tuple[TaskState, ...] = ("running", "failed", "succeeded")
-FOUND = [record(number, state) for number, state in enumerate(STATES, 1)]
+
+
+def three_tasks() -> list[TaskRecord]:
+    """Make a task of each state now: their ages are shown."""
+    return [record(number, state) for number, state in enumerate(STATES, 1)]
 
 
 def shown(found: list[TaskRecord], width: int) -> list[str]:
@@ -66,7 +70,7 @@ def shown(found: list[TaskRecord], width: int) -> list[str]:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_table_of_tasks_shortens_only_the_request(width: int) -> None:
-    head, *rows = shown(FOUND, width)
+    head, *rows = shown(three_tasks(), width)
     assert head.split() == ["Task", "State", "Age", "Time", "Cost", "Request"]
     assert [row.split()[:3] for row in rows] == [
         ["code-reviewer-000001", "running", "60"],
@@ -79,15 +83,15 @@ def test_a_table_of_tasks_shortens_only_the_request(width: int) -> None:
 
 
 def test_a_narrow_terminal_gets_a_block_for_each_task() -> None:
-    lines = shown(FOUND, 60)
-    assert [line for line in lines if not line.startswith(" ")] == [one.id for one in FOUND]
+    lines = shown(three_tasks(), 60)
+    assert [line for line in lines if not line.startswith(" ")] == [one.id for one in three_tasks()]
     assert max(map(cell_len, lines)) <= 60
     assert "State: running  Age: 60 min  Time: 2 min 5 s" in " ".join(lines)
 
 
 def test_the_project_is_shown_only_if_there_are_several() -> None:
-    assert not any("/srv/shop" in line for line in shown(FOUND, 200))
-    both = shown([*FOUND, record(9, "queued", project="/srv/other")], 200)
+    assert not any("/srv/shop" in line for line in shown(three_tasks(), 200))
+    both = shown([*three_tasks(), record(9, "queued", project="/srv/other")], 200)
     assert "Project" in both[0]
     assert "/srv/other" in both[-1]
 
@@ -100,7 +104,7 @@ def test_text_of_others_reaches_a_terminal_as_escapes() -> None:
         questions=(TaskQuestion("k", request, 0.0),),
     )
     for width in (60, 200):
-        text = "\n".join(shown([evil, *FOUND], width))
+        text = "\n".join(shown([evil, *three_tasks()], width))
         assert RAW.search(text) is None
         assert f"id{SHOWN}" in text
         assert f"asks for permission to use Bash{SHOWN}" in " ".join(text.split())

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agent_pool import TaskFilter, TaskRequest
+from agent_pool import TaskFilter, TaskRequest, connect
 from agent_pool.client import start as client
 from agent_pool.client.connect import connect
 from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock
@@ -240,6 +240,8 @@ def test_a_task_outlives_its_session_and_its_daemon(relays: RelayProject) -> Non
                 model.go.set()
                 state = await task_state(server, created["taskId"], "completed")
                 assert state["result"]["content"] == [{"type": "text", "text": "echo: look"}]
+                async with connect(environ=relays.env) as pool:
+                    await pool.tasks()  # it waits until every end is on the disk
                 await relays.kill_daemon()
                 again = await task_state(server, created["taskId"], "completed")
                 assert again["result"]["content"] == state["result"]["content"]

@@ -268,7 +268,12 @@ async def run_task(turn: Turn, handler: Any, **settings: float) -> str:
             Any,
             SimpleNamespace(resolve=resolve, isolates=lambda *_: None, agent=lambda _: None),
         ),
-        cast(Any, SimpleNamespace(acquire=acquire, release=released.append)),
+        cast(
+            Any,
+            SimpleNamespace(
+                acquire=acquire, release=released.append, new_place=lambda: None, hold=None
+            ),
+        ),
         cast(Any, None),
         Settings(**cast(Any, settings)),
     )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Mapping
 from typing import Final
 
 from agent_pool.client.hello import RelayHello, check_acceptance
 from agent_pool.client.start import ensure_daemon
 from agent_pool.errors import DaemonUnavailable
+from agent_pool.runtime import DaemonAddress
 
 START_TIMEOUT: Final = 30.0
 """Seconds for the start of a daemon."""
+REACH_SECONDS: Final = 5.0
+"""Seconds in which a daemon that runs must be reached."""
+RETRY_SECONDS: Final = 0.1
 HELLO_TIMEOUT: Final = 10.0
 """Seconds for the answer to the first line."""
 MAX_ANSWER: Final = 64 * 1024
@@ -24,7 +29,21 @@ def open_link(hello: RelayHello, environ: Mapping[str, str]) -> socket.socket:
     Raises:
         AgentPoolError: it cannot be started or reached, or it refuses this client.
     """
-    address = ensure_daemon(environ, START_TIMEOUT)
+    deadline = time.monotonic() + REACH_SECONDS
+    while True:
+        address = ensure_daemon(environ, START_TIMEOUT)
+        try:
+            return _open_once(address, hello)
+        except OSError as error:
+            # A daemon that was just killed looks alive until the last of its threads has ended.
+            if time.monotonic() > deadline:
+                problem = f"the daemon (pid {address.pid}) cannot be reached: {error}"
+                advice = "`agent-pool daemon status` shows more"
+                raise DaemonUnavailable(f"{problem}. {advice}") from None
+        time.sleep(RETRY_SECONDS)
+
+
+def _open_once(address: DaemonAddress, hello: RelayHello) -> socket.socket:
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         link.settimeout(HELLO_TIMEOUT)
@@ -32,22 +51,22 @@ def open_link(hello: RelayHello, environ: Mapping[str, str]) -> socket.socket:
         link.sendall(hello.line())
         check_acceptance(_read_line(link))
         link.setblocking(False)
-    except OSError as error:
-        link.close()
-        problem = f"the daemon (pid {address.pid}) cannot be reached: {error}"
-        raise DaemonUnavailable(f"{problem}. `agent-pool daemon status` shows more") from None
-    except DaemonUnavailable:
+    except BaseException:
         link.close()
         raise
     return link
 
 
 def _read_line(link: socket.socket) -> bytes:
-    """Return the answer to the first line; the daemon sends nothing after it yet."""
+    """Return the answer to the first line; the daemon sends nothing after it yet.
+
+    Raises:
+        OSError: there is none.
+    """
     line = b""
     while not line.endswith(b"\n"):
         data = link.recv(MAX_ANSWER)
         if not data or len(line) > MAX_ANSWER:
-            raise DaemonUnavailable("the daemon closed the connection without an answer")
+            raise ConnectionError("it closed the connection without an answer")
         line += data
     return line
