@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agent_pool import TaskFilter, TaskRequest, connect
+from agent_pool import TaskFilter, TaskRequest
 from agent_pool.client import start as client
 from agent_pool.client.connect import connect
 from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock
