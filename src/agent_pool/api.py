@@ -380,13 +380,17 @@ class TaskAPI(PoolAPI, Protocol):
         """
         ...
 
-    async def retry(self, task_id: str) -> TaskHandle:
+    async def retry(self, task_id: str, *, env: Mapping[str, str] | None = None) -> TaskHandle:
         """Queue a task again that failed, was cancelled or was interrupted; its id stays.
+
+        Args:
+            task_id: the task.
+            env: the variables that it gets; the values of its request's `env` are not kept.
 
         Raises:
             TaskNotFound: as `task`.
             TaskNotEnded: it has not ended.
-            ConfigError: it has succeeded, or its request had an `env`, which is not kept.
+            ConfigError: it has succeeded, or its request had an `env` and there is none here.
         """
         ...
 

@@ -120,6 +120,33 @@ def test_a_running_task_is_cancelled_and_an_ended_one_is_not() -> None:
     run(main())
 
 
+def test_a_task_is_retried_with_the_variables_of_who_asks() -> None:
+    async def main() -> None:
+        gate = Gate()
+        inner = FakePool(gate.run_task)
+        async with served(inner) as (server, _):
+            body = {**task_body(env={"OWN": "2"}), "environment": {"KEY": "first"}}
+            record = (await server.ask("POST", "/v1/tasks", body)).body
+            path = f"/v1/tasks/{record['id']}"
+            await server.ask("DELETE", path)
+            await server.ask("GET", f"{path}?wait=20")
+            without = await server.ask("POST", f"{path}/retry")
+            lacking = {"environment": {"KEY": "second"}}
+            refused = await server.ask("POST", f"{path}/retry", lacking)
+            given = {"environment": {"KEY": "second", "OWN": "3"}}
+            retried = await server.ask("POST", f"{path}/retry", given)
+            gate.is_open.set()
+            ended = await server.ask("GET", f"{path}?wait=20")
+
+        assert (without.status, refused.status) == (400, 400)
+        assert "OWN" in refused.body["error"]["message"]
+        assert retried.status == 200
+        assert ended.body["state"] == "succeeded"
+        assert inner.requests[-1].env == {"KEY": "second", "OWN": "3"}
+
+    run(main())
+
+
 def test_a_cancelled_task_can_be_retried_and_a_running_one_cannot() -> None:
     async def main() -> None:
         gate = Gate()

@@ -460,9 +460,13 @@ class RemotePool:
             async for event in events:
                 yield event
 
-    async def retry(self, task_id: str) -> TaskHandle:
+    async def retry(self, task_id: str, *, env: Mapping[str, str] | None = None) -> TaskHandle:
         connection = self._open_connection()
-        found = await connection.request("POST", "tasks", task_id, "retry", is_repeatable=False)
+        # As for a new task: what this process has differently from the daemon.
+        body = {"environment": {**client_environment(self._environ), **(env or {})}}
+        found = await connection.request(
+            "POST", "tasks", task_id, "retry", body=body, is_repeatable=False
+        )
         record = TaskRecord.from_json(found)
         return RemoteTask(connection, record.id, record.request, self._start)
 

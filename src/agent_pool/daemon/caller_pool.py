@@ -162,8 +162,8 @@ class CallerPool:
     def task_events(self, task_id: str, *, after: int = 0) -> AsyncGenerator[TaskEvent, None]:
         return self._pool.task_events(task_id, after=after)
 
-    async def retry(self, task_id: str) -> TaskHandle:
-        return await self._pool.retry(task_id)
+    async def retry(self, task_id: str, *, env: Mapping[str, str] | None = None) -> TaskHandle:
+        return await self._pool.retry(task_id, env=env)
 
     async def answer(self, task_id: str, key: str, answer: bool | Denied) -> bool:
         return await self._pool.answer(task_id, key, answer)

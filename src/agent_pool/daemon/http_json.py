@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, TypeVar, cast
 
@@ -93,6 +93,17 @@ class TaskBody:
     request: TaskRequest
     environment: dict[str, str] | None = None
     task_id: str | None = None
+
+
+@dataclass(frozen=True)
+class RetryBody:
+    """How a task is to run again.
+
+    Attributes:
+        environment: all variables of the client, as for a new task.
+    """
+
+    environment: dict[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from agent_pool.daemon.http_json import (
     MAX_WAIT,
     AnswerBody,
     ConversationBody,
+    RetryBody,
     TaskBody,
 )
 from agent_pool.events import Event, TaskEvent
@@ -38,7 +39,7 @@ from agent_pool.models import (
 
 VERSION: Final = "3.1.0"
 _REF: Final = "#/components/schemas/{model}"
-_BODIES: Final = (TaskBody, AnswerBody, ConversationBody)
+_BODIES: Final = (TaskBody, AnswerBody, ConversationBody, RetryBody)
 _ANSWERS: Final = (
     *(TaskRecord, TaskResult, AgentList, LaunchSpec, PromptSize, ResetVerdict, WorkerInfo),
     *(AgentStats, ReuseStats, PoolStats),
@@ -228,8 +229,10 @@ OPERATIONS: Final = (
         "POST",
         "/tasks/{id}/retry",
         "retry",
-        "Queue a task again that failed, was cancelled or was interrupted.",
+        "Queue a task again that failed, was cancelled or was interrupted; a body is needed only "
+        "if its request had variables of its own.",
         "TaskRecord",
+        body=RetryBody,
         errors=(404, 409),
     ),
     Operation(
@@ -402,7 +405,7 @@ def _operation(one: Operation, path: str) -> Schema:
     if one.body is not None:
         schema = _ref(one.body.__name__)
         content = {"application/json": {"schema": schema}}
-        made["requestBody"] = {"required": True, "content": content}
+        made["requestBody"] = {"required": one.body is not RetryBody, "content": content}
     return made
 
 

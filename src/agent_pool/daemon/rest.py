@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from agent_pool.api import TaskAPI
+from agent_pool.api import TaskAPI, TaskHandle
 from agent_pool.client.environment import changed_variables
 from agent_pool.daemon.http_json import (
     MAX_WAIT,
@@ -31,6 +31,7 @@ from agent_pool.daemon.http_json import (
     JsonAnswer,
     NoSuchRoute,
     Query,
+    RetryBody,
     TaskBody,
     error_answer,
     read_body,
@@ -40,7 +41,7 @@ from agent_pool.daemon.http_json import (
 from agent_pool.daemon.metrics import CONTENT_TYPE, metrics_text
 from agent_pool.daemon.openapi import OPERATIONS, Operation, openapi_document
 from agent_pool.daemon.sse import SEND_TIMEOUT, EventStream, PoolEvents, task_stream
-from agent_pool.errors import AgentPoolError
+from agent_pool.errors import AgentPoolError, ConfigError
 from agent_pool.models import OPEN_STATES, Denied, TaskFilter, TaskRecord, TaskRequest
 from agent_pool.tasks.engine import new_id
 
@@ -234,9 +235,23 @@ class _Interface:
         return JsonAnswer((await self._pool.task(task_id)).as_json())
 
     async def retry(self, request: Request, query: Query) -> Response:
-        handle = await self._pool.retry(request.path_params["id"])
+        handle = await self._retry(request.path_params["id"], request)
         self._note(request, "ran it again", handle.id)
         return JsonAnswer((await self._pool.task(handle.id)).as_json())
+
+    async def _retry(self, task_id: str, request: Request) -> TaskHandle:
+        if request.headers.get("content-length", "0") == "0":
+            return await self._pool.retry(task_id)
+        given = (await read_body(request, RetryBody)).environment
+        # Variables of a request that its client never had, such as a token for this task alone.
+        wanted = (await self._pool.task(task_id)).request.env or {}
+        changed = changed_variables(given, self._environ, self._env_block) or {}
+        if missing := sorted(wanted.keys() - given.keys() - changed.keys()):
+            raise ConfigError(
+                f"task {task_id} had variables of its own ({', '.join(missing)}), whose values are "
+                "removed when a task ends; set them for this command, or submit the task again"
+            )
+        return await self._pool.retry(task_id, env=changed)
 
     async def answer(self, request: Request, query: Query) -> Response:
         body = await read_body(request, AnswerBody)

@@ -391,7 +391,7 @@ class TaskEngine:
             last_event=stored.last_event,
         )
         try:
-            await self._store.requeue(live.record(), self._transcript_limit)
+            await self._store.requeue(live.record(), self._transcript_limit, request.env)
         except BaseException:
             self._forget(live)
             self._forget_key(live)

@@ -558,7 +558,7 @@ class DurablePool:
                 yield event
             after = events[-1].number
 
-    async def retry(self, task_id: str) -> DurableHandle:
+    async def retry(self, task_id: str, *, env: Mapping[str, str] | None = None) -> DurableHandle:
         self._check_open()
         await self._flush()
         stored = await self._store.load_stored(task_id)
@@ -570,12 +570,15 @@ class DurablePool:
             raise TaskNotEnded(f"task {task_id} has not ended: it is {record.state}")
         if record.state == "succeeded":
             raise ConfigError(f"task {task_id} has succeeded; submit a new one")
-        if record.request.env:
+        if record.request.env and env is None:
             raise ConfigError(
-                f"task {task_id} had an `env`, whose values are removed when a task ends; submit "
-                "it again with them"
+                f"task {task_id} had variables of its own ({', '.join(record.request.env)}), whose "
+                "values are removed when a task ends; submit it again with them"
             )
-        return DurableHandle(self._engine, await self._engine.retry(stored))
+        request = replace(stored.request, env=dict(env) if env else None)
+        return DurableHandle(
+            self._engine, await self._engine.retry(replace(stored, request=request))
+        )
 
     async def answer(self, task_id: str, key: str, answer: bool | Denied) -> bool:
         if self._engine.live(task_id) is None:

@@ -184,13 +184,27 @@ class Store:
         query = "UPDATE tasks SET state = 'running', attempts = ? WHERE number = ?"
         await self._database.write(lambda c: c.execute(query, (attempts, number)))
 
-    async def requeue(self, record: TaskRecord, transcript_limit: int) -> None:
+    async def requeue(
+        self, record: TaskRecord, transcript_limit: int, env: Mapping[str, str] | None = None
+    ) -> None:
         """Queue a task again that had ended; drop a transcript that is longer than the limit.
+
+        Args:
+            record: the task.
+            transcript_limit: bytes of its events so far.
+            env: its variables, kept until it has ended again.
 
         Raises:
             StoreFailed: it could not be written.
         """
-        await self._database.write(lambda c: _requeue(c, record, transcript_limit))
+
+        def write(connection: sqlite3.Connection) -> None:
+            _requeue(connection, record, transcript_limit)
+            if env:
+                values = (record.number, to_json(dict(env)))
+                connection.execute("INSERT OR REPLACE INTO secrets VALUES (?, ?)", values)
+
+        await self._database.write(write)
 
     def post_requeue(self, record: TaskRecord, transcript_limit: int) -> None:
         """Queue a task again as `requeue`, without waiting."""
