@@ -199,3 +199,14 @@ def test_a_body_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
     assert fits.status == 200
     check_error(large, 413, "body_too_large")
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks/a%0Ab/retry", "/v1/tasks/a%0A/nothing", "/v1/a%0A/b"])
+def test_a_path_with_a_line_feed_is_answered_in_json(path: str) -> None:
+    async def main() -> None:
+        async with served(FakePool()) as (server, _):
+            answer = await server.ask("POST", path)
+            assert answer.status == 404
+            assert answer.body["error"]["code"] in ("task_not_found", "no_such_route")
+
+    run(main())

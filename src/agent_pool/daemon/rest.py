@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -90,7 +91,10 @@ def rest_routes(
     ]
     # An application of its own, so that a path that does not exist has an answer in JSON too.
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-    return [Mount("/v1", app=app)]
+    mount = Mount("/v1", app=app)
+    # Starlette's own pattern stops at a line feed, and the answer would be plain text.
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
+    return [mount]
 
 
 def _by_method(endpoints: Mapping[str, Endpoint]) -> Endpoint:
