@@ -49,6 +49,7 @@ class StatusServer:
         self._status = status
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def open(self, folder: Path) -> None:
         """Accept connections; log where that is impossible, and let the pool work without."""
@@ -67,6 +68,7 @@ class StatusServer:
 
     def close(self) -> None:
         """Accept no connection any more, and close those that are open."""
+        self._is_closed = True
         if self._server is not None:
             self._server.close()
         # `Server.close` leaves open connections as they are; each task aborts its own.
@@ -74,12 +76,15 @@ class StatusServer:
             task.cancel()
 
     def _accept(self, connection: _StatusConnection) -> None:
-        if len(self._tasks) >= MAX_CONNECTIONS:
+        # A connection can be accepted in the very step in which the server is closed.
+        if self._is_closed or len(self._tasks) >= MAX_CONNECTIONS:
             connection.transport.abort()
             return
         task = asyncio.get_running_loop().create_task(self._serve(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Here and not in the task: one that is cancelled at once never runs.
+        task.add_done_callback(lambda _: connection.transport.abort())
 
     async def _serve(self, connection: _StatusConnection) -> None:
         try:
@@ -94,8 +99,6 @@ class StatusServer:
             log.debug("a client of the status socket took longer than %g s", CONNECTION_SECONDS)
         except Exception:
             log.exception("the status of the pool could not be sent")
-        finally:
-            connection.transport.abort()
 
 
 class _StatusConnection(asyncio.Protocol):

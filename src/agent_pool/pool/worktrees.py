@@ -25,6 +25,11 @@ from agent_pool.errors import TaskFailed
 
 log = logging.getLogger("agent_pool")
 
+MAX_ADDS: Final = 5
+"""Attempts to add a worktree."""
+_UNFINISHED: Final = "/commondir"
+"""In git's error if another git is just making a worktree of the repository: git reads all of them,
+and that one has not all of its files yet (git 2.39)."""
 GIT_TIMEOUT: Final = 120.0
 """Seconds for one git command; the checkout of a large repository is the longest."""
 KILLED_TIMEOUT: Final = 5.0
@@ -108,21 +113,32 @@ def _plan(root: Path, folder: Path, base: str) -> Worktree:
 
 
 async def _add(made: Worktree, environ: Mapping[str, str]) -> None:
-    reason = f"agent-pool (pid {os.getpid()} start {psutil.Process().create_time():.2f})"
     try:
-        await _git(
-            made.root,
-            environ,
-            *("worktree", "add", "--quiet", "--lock", "--reason", reason),
-            # Tracking would write to the repository's config, and that fails if two do it at once.
-            *("--no-track", "-b", made.branch, str(made.path), made.base),
-        )
+        for is_last in (*(False,) * (MAX_ADDS - 1), True):
+            try:
+                await _add_once(made, environ)
+                break
+            except GitError as error:
+                if is_last or _UNFINISHED not in str(error):
+                    raise
+                await _remove(made, environ)
         # A folder without a committed file is not in the worktree.
         made.folder.mkdir(parents=True, exist_ok=True)
     except BaseException:
         # Cancelled in the middle too. What is left of it has no change of any task.
         await asyncio.shield(_remove(made, environ))
         raise
+
+
+async def _add_once(made: Worktree, environ: Mapping[str, str]) -> None:
+    reason = f"agent-pool (pid {os.getpid()} start {psutil.Process().create_time():.2f})"
+    await _git(
+        made.root,
+        environ,
+        *("worktree", "add", "--quiet", "--lock", "--reason", reason),
+        # Tracking would write to the repository's config, and that fails if two do it at once.
+        *("--no-track", "-b", made.branch, str(made.path), made.base),
+    )
 
 
 async def finish_worktree(worktree: Worktree, environ: Mapping[str, str]) -> bool:

@@ -642,7 +642,9 @@ class Scheduler:
         # A stopping worker gives its memory back anyway.
         total = sum(record.rss for record in self._living())
         idle = self._in_state(WorkerState.IDLE)
-        for record in sorted(idle, key=lambda one: (one.spec is not None, one.since)):
+        # A spare that still starts too: it must not drive out the worker of an agent.
+        spares = [one for one in self._in_state(WorkerState.STARTING) if one.spec is None]
+        for record in sorted([*spares, *idle], key=lambda one: (one.spec is not None, one.since)):
             if total > most:
                 total -= record.rss
                 out.append(self._stop(record, RetireReason.MAX_TOTAL_RSS))
