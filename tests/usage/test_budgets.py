@@ -96,8 +96,9 @@ def test_spent_events_count_the_answers_of_sub_agents(
         billed = totals.since(mark)
         assert len({entry.model for entry in billed}) == 2
         known = {event.usage for event in spent_of(events)}
-        # The sub-agent's first answer is reported while it works, its last one with its end.
-        assert {total_usage(billed[:2]), total_usage(billed[:3])} <= known
+        # On a busy machine two answers can be reported together, but never a part of one.
+        assert total_usage(billed[:3]) in known
+        assert known <= {total_usage(billed[:count]) for count in range(1, len(billed) + 1)}
 
     harness.run(main())
 
@@ -355,7 +356,7 @@ def test_a_task_that_takes_too_long_has_its_usage_so_far(
         mark = totals.mark()
         task = harness.plan(bash("echo one"), bash("sleep 30"))
         with pytest.raises(TaskTimeout) as caught:
-            await harness.pool.invoke(agent, task, timeout=1.5)
+            await harness.pool.invoke(agent, task, timeout=6)
         await harness.wait_until_idle()
         assert caught.value.result is not None
         assert caught.value.result.usage == total_usage(totals.since(mark))
