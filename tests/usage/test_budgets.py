@@ -87,18 +87,29 @@ def test_spent_events_count_the_answers_of_sub_agents(
 ) -> None:
     sub = harness.word("sub")
     harness.project.agent(sub, "You are a sub-agent.", description="Helps.", model="haiku")
-    harness.plan_for("subtask", bash("echo sub"), "the sub-agent's answer")
+    # Each waits until the answers before it were reported: two could be reported together.
+    gates = {2: Gate("the sub-agent's answer"), 3: Gate("delegated")}
+    harness.plan_for("subtask", bash("echo sub"), gates[2])
     given = {"description": "Tests.", "prompt": "subtask", "subagent_type": sub}
 
     async def main() -> None:
         mark = totals.mark()
-        _, events = await run(harness, agent, tool("Agent", **given), "delegated")
+        known: set[Usage] = set()
+
+        def note(event: TaskEvent) -> None:
+            if isinstance(event, Spent):
+                known.add(event.usage)
+                for count, gate in gates.items():
+                    if event.usage == total_usage(totals.since(mark)[:count]):
+                        gate.open()
+
+        request = TaskRequest(agent, harness.plan(tool("Agent", **given), gates[3]))
+        await (await harness.pool.submit(request, on_event=note)).result()
+        await harness.wait_until_idle()
         billed = totals.since(mark)
         assert len({entry.model for entry in billed}) == 2
-        known = {event.usage for event in spent_of(events)}
-        # On a busy machine two answers can be reported together, but never a part of one.
-        assert total_usage(billed[:3]) in known
-        assert known <= {total_usage(billed[:count]) for count in range(1, len(billed) + 1)}
+        # The sub-agent's first answer is reported while it works, its last one with its end.
+        assert {total_usage(billed[:2]), total_usage(billed[:3])} <= known
 
     harness.run(main())
 
