@@ -33,7 +33,7 @@ FILTERS: Final[Mapping[str, TaskFilter]] = {
     "newest 50": TaskFilter(),
     "of one state": TaskFilter(states=("failed",)),
     "of one agent": TaskFilter(agent="agent-1"),
-    "of one project and state": TaskFilter(project="/work/1", states=("queued", "failed")),
+    "of one project and state": TaskFilter(project="/srv/1", states=("queued", "failed")),
     "none in this state": TaskFilter(states=("interrupted",)),
     "with a text that none has": TaskFilter(text="nowhere"),
 }
@@ -96,7 +96,7 @@ async def _fill(store: Store, records: int) -> None:
 
 
 async def _add_ended(store: Store, number: int) -> None:
-    agent, project = f"agent-{number % 7}", f"/work/{number % 3}"
+    agent, project = f"agent-{number % 7}", f"/srv/{number % 3}"
     request = TaskRequest(agent, f"Review the change number {number}.", project)
     now = time.time()
     record = TaskRecord(f"{agent}-{number}", number, "running", request, agent, project, now)

@@ -81,7 +81,7 @@ async def fill_store(store: Store, count: int, *, text: str = "look", agents: in
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(number, f"{agent}-{number}", states[number % 4], agent),
-                    *(f"/work/project-{number % 3}", now + number / 1e6, now + number / 1e6),
+                    *(f"/srv/project-{number % 3}", now + number / 1e6, now + number / 1e6),
                 ),
             )
             request = '{"agent":"%s"}' % agent  # noqa: UP031 - the braces of JSON

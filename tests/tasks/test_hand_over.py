@@ -10,6 +10,7 @@ import pytest
 from agent_pool import (
     Ended,
     PoolClosed,
+    StoreFailed,
     TaskCancelled,
     TaskFilter,
     TaskInterrupted,
@@ -17,6 +18,7 @@ from agent_pool import (
     Text,
 )
 from agent_pool.tasks import engine, service
+from agent_pool.tasks.store import StoredTask
 from support.durable_pools import OpenPool, TaskGate, crash
 from support.waiting import run, wait_until
 
@@ -146,5 +148,54 @@ def test_a_task_of_a_conversation_that_is_kept_elsewhere_is_not_run_without_it(
                 assert record.failure == "context_lost"
                 gate.open()
                 await first.result()
+
+    run(main())
+
+
+def test_no_task_is_accepted_while_the_store_is_handed_over(durable: OpenPool) -> None:
+    async def main() -> None:
+        gate = TaskGate()
+        async with durable(gate) as old:
+            running = await old.submit(TaskRequest("reviewer", "one"))
+            await wait_until(lambda: gate.has_begun("one"))
+            handing = asyncio.create_task(old.hand_over())
+            await asyncio.sleep(0)  # it has begun, and waits for the disk
+            assert not handing.done()
+            with pytest.raises(PoolClosed):
+                await old.submit(TaskRequest("reviewer", "two"))
+            await handing
+            async with durable() as new:
+                assert [one.id for one in await new.tasks()] == [running.id]
+                gate.open()
+                assert (await running.result()).text == "one done"
+
+    run(main())
+
+
+def test_kept_tasks_are_taken_over_although_a_read_of_the_store_fails(
+    durable: OpenPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        gate = TaskGate()
+        old = durable(gate)
+        await old.open()
+        lost = await old.submit(TaskRequest("reviewer", "one"))
+        await wait_until(lambda: gate.has_begun("one"))
+        await old.hand_over()
+        async with durable() as new:
+            read = new._store.open_among
+            failed: list[list[int]] = []
+
+            async def fail_once(numbers: list[int]) -> list[StoredTask]:
+                if not failed:
+                    failed.append(numbers)
+                    raise StoreFailed("the disk does not answer")
+                return await read(numbers)
+
+            monkeypatch.setattr(new._store, "open_among", fail_once)
+            await crash(old)
+            with pytest.raises(TaskInterrupted):
+                await (await new.attach(lost.id)).result()
+            assert failed
 
     run(main())

@@ -170,9 +170,15 @@ class TaskEngine:
         while self._kept and not self.is_closing:
             await asyncio.sleep(KEEPER_SECONDS)
             for keeper in [one for one in self._kept if not self._store.is_kept(one)]:
-                for stored in await self._store.open_among(self._kept.pop(keeper)):
-                    self._take_over(stored, set())
-                self._pump()
+                # Forgotten only when they are read: otherwise these tasks would run for ever.
+                with suppress(StoreFailed):
+                    self._take_over_all(keeper, await self._store.open_among(self._kept[keeper]))
+
+    def _take_over_all(self, keeper: str, found: list[StoredTask]) -> None:
+        del self._kept[keeper]
+        for stored in found:
+            self._take_over(stored, set())
+        self._pump()
 
     async def hand_over(self) -> None:
         """Let another pool own the store; finish what runs, and leave what is queued to the other.
@@ -180,10 +186,14 @@ class TaskEngine:
         Raises:
             StoreFailed: it could not be written; this pool goes on to own the store.
         """
-        self.is_draining = True
+        # First: a task that is stored after the other pool has read the store would be lost to it.
+        self.is_draining = self.is_handed_over = True
         numbers = [live.number for live in self._live.values() if live.state != "queued"]
-        await self._store.hand_over(numbers)
-        self.is_handed_over = True
+        try:
+            await self._store.hand_over(numbers)
+        except BaseException:
+            self.is_handed_over = False
+            raise
         for live in [one for one in self._live.values() if one.state == "queued"]:
             if self._dispatcher.remove(live.id, time.time()):
                 self._leave_queued(live)
@@ -399,9 +409,11 @@ class TaskEngine:
         self.emit(live, Submitted(live.shown))
         if live.cancel_error is not None:  # while it was written
             self._finish(live, error=live.cancel_error)
-            return live
-        self._dispatcher.add(live.ticket(), time.time())
-        self._pump()
+        elif self.is_handed_over:  # while it was written: the other pool has read it
+            self._leave_queued(live)
+        else:
+            self._dispatcher.add(live.ticket(), time.time())
+            self._pump()
         return live
 
     @property

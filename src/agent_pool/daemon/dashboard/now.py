@@ -7,6 +7,7 @@ only the rows that have changed since its last update.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -28,6 +29,8 @@ from agent_pool.views.rows import (
     task_row,
     worker_row,
 )
+
+log = logging.getLogger("agent_pool")
 
 GAP_SECONDS: Final = 0.5
 """Seconds between two looks at the pool, at least."""
@@ -162,8 +165,13 @@ class NowView:
             while True:
                 self._changed.clear()
                 # The pool can be closing, or its disk be full: the page shows the last state.
-                with suppress(AgentPoolError):
+                try:
                     await self._look()
+                except AgentPoolError as error:
+                    log.info("the dashboard cannot be brought up to date: %s", error)
+                except Exception:
+                    # The pages would stand still, and nobody would know why.
+                    log.exception("the dashboard cannot be brought up to date because of a bug")
                 async with self._looked:
                     self._looked.notify_all()
                 await asyncio.sleep(GAP_SECONDS)
