@@ -161,3 +161,15 @@ def test_tasks_of_one_conversation_begin_one_at_a_time() -> None:
     assert [one.id for one in dispatcher.take(0.0)] == ["t0"]
     dispatcher.ended("t0", 0.0)
     assert [one.id for one in dispatcher.take(0.0)] == ["t1"]
+
+
+def test_a_retried_older_task_begins_before_a_younger_one() -> None:
+    dispatcher = Dispatcher(max_running=10, max_per_lane=10)
+    older = QueuedTask("older", 1, "a", -1, conversation="c")
+    dispatcher.add(older, 0.0)
+    assert dispatcher.remove("older", 0.0)
+    dispatcher.add(QueuedTask("younger", 2, "a", 0, conversation="c"), 0.0)
+    dispatcher.add(older, 0.0)
+    assert [one.id for one in dispatcher.take(0.0)] == ["older"]
+    dispatcher.ended("older", 0.0)
+    assert [one.id for one in dispatcher.take(0.0)] == ["younger"]

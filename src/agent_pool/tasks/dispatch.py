@@ -198,11 +198,25 @@ class Dispatcher:
         return None
 
     def _must_wait(self, ticket: QueuedTask, now: float) -> bool:
-        # A retry can make two tasks of a conversation ready: `ended` offers the other one again.
-        if ticket.conversation is not None and ticket.conversation in self._busy:
+        # A retry can make two tasks of a conversation ready. The other one is offered again when
+        # the older one has ended or is removed.
+        if ticket.conversation is not None and not self._is_oldest(ticket):
             return True
         # `expired` reports it; it must not begin after its deadline.
         return ticket.deadline is not None and ticket.deadline <= now
+
+    def _is_oldest(self, ticket: QueuedTask) -> bool:
+        """Check whether a task is the next of its conversation, and none of it runs."""
+        if ticket.conversation in self._busy:
+            return False
+        return self._oldest(ticket.conversation) == ticket.id
+
+    def _oldest(self, conversation: Hashable) -> str:
+        """Return the oldest waiting task of a conversation; empty without one."""
+        waiting = self._conversations.get(conversation, [])
+        while waiting and waiting[0][1] not in self._queued:
+            heapq.heappop(waiting)
+        return waiting[0][1] if waiting else ""
 
     def _offer(self, ticket: QueuedTask, now: float) -> None:
         """Let a task begin, now or at its time."""
@@ -219,11 +233,8 @@ class Dispatcher:
         """Let the oldest task of a conversation begin if none of them runs."""
         if conversation in self._busy:
             return
-        waiting = self._conversations.get(conversation, [])
-        while waiting and waiting[0][1] not in self._queued:
-            heapq.heappop(waiting)
-        if waiting:
-            self._offer(self._queued[waiting[0][1]], now)
+        if oldest := self._oldest(conversation):
+            self._offer(self._queued[oldest], now)
         else:
             self._conversations.pop(conversation, None)
 
