@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol, Self
 
 from agent_pool.errors import TaskError
-from agent_pool.events import Event, TaskEvent
+from agent_pool.events import Ended, Event, TaskEvent
 from agent_pool.models import (
     AgentList,
     Attachment,
@@ -401,3 +404,132 @@ class TaskAPI(PoolAPI, Protocol):
             TaskNotFound: as `task`.
         """
         ...
+
+
+class OwnedTask(TaskHandle, Protocol):
+    """The handle of a task that ends with its caller."""
+
+    async def result_or_cancel(self) -> TaskResult:
+        """Return the result as `result` does; cancel the task if this caller is cancelled."""
+        ...
+
+    async def cancel_and_wait(self) -> None:
+        """Cancel the task unless it has ended, and wait for its end, for some seconds at most."""
+        ...
+
+
+class RequestCalls(ABC):
+    """The methods of `PoolAPI` that make a request of their arguments, the same in every pool."""
+
+    @abstractmethod
+    async def submit(
+        self,
+        request: TaskRequest,
+        *,
+        on_event: OnEvent | None = None,
+        on_permission: OnPermission | None = None,
+        task_id: str | None = None,
+    ) -> OwnedTask:
+        """Start a task; see `PoolAPI.submit`."""
+
+    async def _run(
+        self, request: TaskRequest, on_event: OnEvent | None, on_permission: OnPermission | None
+    ) -> TaskResult:
+        handle = await self.submit(request, on_event=on_event, on_permission=on_permission)
+        return await handle.result_or_cancel()
+
+    async def _stream(
+        self, request: TaskRequest, on_permission: OnPermission | None
+    ) -> AsyncGenerator[TaskEvent, None]:
+        """Yield the events of a task; cancel it if the generator is closed before its end."""
+        # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
+        events: asyncio.Queue[TaskEvent] = asyncio.Queue()
+        handle = await self.submit(request, on_event=events.put_nowait, on_permission=on_permission)
+        try:
+            while not isinstance(event := await events.get(), Ended):
+                yield event
+            # A task that failed raises here, so its `Ended` is not yielded.
+            await handle.result()
+            yield event
+        finally:
+            # Also reached when the reader leaves the loop early and the generator is closed.
+            await handle.cancel_and_wait()
+
+    async def invoke(
+        self,
+        agent: str,
+        task: str,
+        *,
+        project: str | None = None,
+        timeout: float | None = None,
+        conversation: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        permission_mode: str | None = None,
+        env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
+        on_event: OnEvent | None = None,
+        on_permission: OnPermission | None = None,
+    ) -> TaskResult:
+        request = TaskRequest(
+            agent,
+            task,
+            project,
+            timeout=timeout,
+            conversation=conversation,
+            schema=schema,
+            model=model,
+            effort=effort,
+            permission_mode=permission_mode,
+            env=env,
+            isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
+        )
+        handle = await self.submit(request, on_event=on_event, on_permission=on_permission)
+        return await handle.result_or_cancel()
+
+    async def stream(
+        self,
+        agent: str,
+        task: str,
+        *,
+        project: str | None = None,
+        timeout: float | None = None,
+        conversation: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        effort: str | None = None,
+        permission_mode: str | None = None,
+        env: Mapping[str, str] | None = None,
+        isolation: str | None = None,
+        attachments: Sequence[Attachment] = (),
+        max_budget_usd: float | None = None,
+        max_tokens: int | None = None,
+        on_permission: OnPermission | None = None,
+    ) -> AsyncGenerator[TaskEvent, None]:
+        request = TaskRequest(
+            agent,
+            task,
+            project,
+            timeout=timeout,
+            conversation=conversation,
+            schema=schema,
+            model=model,
+            effort=effort,
+            permission_mode=permission_mode,
+            env=env,
+            isolation=isolation,
+            attachments=tuple(attachments),
+            max_budget_usd=max_budget_usd,
+            max_tokens=max_tokens,
+        )
+        # Closed here: a reader that leaves early closes only this generator.
+        async with aclosing(self._stream(request, on_permission)) as events:
+            async for event in events:
+                yield event

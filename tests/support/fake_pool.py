@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Self
 
@@ -13,7 +13,6 @@ from agent_pool import (
     AgentInfo,
     AgentList,
     AgentPoolError,
-    Attachment,
     Denied,
     Ended,
     Event,
@@ -35,7 +34,7 @@ from agent_pool import (
     WorkerInfo,
     WorkerRetired,
 )
-from agent_pool.api import BatchItem, OnEvent, OnPermission
+from agent_pool.api import BatchItem, OnEvent, OnPermission, RequestCalls
 from agent_pool.pool.batch import Batch, read_requests
 
 RunTask = Callable[[str, str, OnEvent], Awaitable[TaskResult]]
@@ -164,8 +163,19 @@ class FakeHandle:
     def cancel(self) -> bool:
         return self._running.cancel()
 
+    async def result_or_cancel(self) -> TaskResult:
+        try:
+            return await self.result()
+        except asyncio.CancelledError:
+            await self.cancel_and_wait()
+            raise
 
-class FakePool:
+    async def cancel_and_wait(self) -> None:
+        self.cancel()
+        await asyncio.wait([self._running])
+
+
+class FakePool(RequestCalls):
     """A `PoolAPI` that answers with the given agent and task.
 
     Args:
@@ -233,84 +243,6 @@ class FakePool:
         running = asyncio.create_task(self._run(request, on_event, on_permission))
         handle = self._handles[task_id] = FakeHandle(task_id, request, running)
         return handle
-
-    async def invoke(
-        self,
-        agent: str,
-        task: str,
-        *,
-        project: str | None = None,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        permission_mode: str | None = None,
-        env: Mapping[str, str] | None = None,
-        isolation: str | None = None,
-        attachments: Sequence[Attachment] = (),
-        max_budget_usd: float | None = None,
-        max_tokens: int | None = None,
-        on_event: OnEvent | None = None,
-        on_permission: OnPermission | None = None,
-    ) -> TaskResult:
-        request = TaskRequest(
-            agent,
-            task,
-            project,
-            timeout=timeout,
-            conversation=conversation,
-            schema=schema,
-            model=model,
-            effort=effort,
-            permission_mode=permission_mode,
-            env=env,
-            isolation=isolation,
-            attachments=tuple(attachments),
-            max_budget_usd=max_budget_usd,
-            max_tokens=max_tokens,
-        )
-        return await self._run(request, on_event, on_permission)
-
-    async def stream(
-        self,
-        agent: str,
-        task: str,
-        *,
-        project: str | None = None,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        permission_mode: str | None = None,
-        env: Mapping[str, str] | None = None,
-        isolation: str | None = None,
-        attachments: Sequence[Attachment] = (),
-        max_budget_usd: float | None = None,
-        max_tokens: int | None = None,
-        on_permission: OnPermission | None = None,
-    ) -> AsyncGenerator[TaskEvent, None]:
-        request = TaskRequest(
-            agent,
-            task,
-            project,
-            timeout=timeout,
-            conversation=conversation,
-            schema=schema,
-            model=model,
-            effort=effort,
-            permission_mode=permission_mode,
-            env=env,
-            isolation=isolation,
-            attachments=tuple(attachments),
-            max_budget_usd=max_budget_usd,
-            max_tokens=max_tokens,
-        )
-        events: list[TaskEvent] = []
-        await self._run(request, events.append, on_permission)
-        for event in events:
-            yield event
 
     async def map(
         self,

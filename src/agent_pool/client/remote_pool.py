@@ -14,7 +14,6 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Mapping,
-    Sequence,
 )
 from contextlib import aclosing
 from dataclasses import replace
@@ -25,7 +24,7 @@ from typing import Any, Final, Self
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
-from agent_pool.api import BatchItem, OnEvent, OnPermission, TaskHandle
+from agent_pool.api import BatchItem, OnEvent, OnPermission, RequestCalls, TaskHandle
 from agent_pool.client.connection import (
     CONNECTION_ERRORS,
     RECONNECT_SECONDS,
@@ -35,6 +34,7 @@ from agent_pool.client.connection import (
 )
 from agent_pool.client.environment import client_environment
 from agent_pool.client.remote_task import (
+    CANCEL_SECONDS,
     RemoteTask,
     answer_question,
     call_listener,
@@ -52,7 +52,6 @@ from agent_pool.errors import (
 from agent_pool.events import Ended, Event, TaskEvent, event_from_json
 from agent_pool.models import (
     AgentList,
-    Attachment,
     Denied,
     LaunchSpec,
     Outcome,
@@ -72,12 +71,10 @@ from agent_pool.settings import Environment, Settings, load_settings
 
 log = logging.getLogger("agent_pool")
 
-CANCEL_SECONDS: Final = 5.0
-"""How long a caller that leaves waits until the daemon has cancelled its task."""
 _REQUESTS: Final = TypeAdapter(TaskRequest)
 
 
-class RemotePool:
+class RemotePool(RequestCalls):
     """The pool of the daemon; see `TaskAPI` for every method. Made by `connect`.
 
     It is used as an `AgentPool` is. Some things differ:
@@ -276,95 +273,6 @@ class RemotePool:
         """Return the folder of a call; one that is relative is meant in this process's folder."""
         return self._project if project is None else _absolute(project)
 
-    async def invoke(
-        self,
-        agent: str,
-        task: str,
-        *,
-        project: str | None = None,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        permission_mode: str | None = None,
-        env: Mapping[str, str] | None = None,
-        isolation: str | None = None,
-        attachments: Sequence[Attachment] = (),
-        max_budget_usd: float | None = None,
-        max_tokens: int | None = None,
-        on_event: OnEvent | None = None,
-        on_permission: OnPermission | None = None,
-    ) -> TaskResult:
-        request = TaskRequest(
-            agent,
-            task,
-            project,
-            timeout=timeout,
-            conversation=conversation,
-            schema=schema,
-            model=model,
-            effort=effort,
-            permission_mode=permission_mode,
-            env=env,
-            isolation=isolation,
-            attachments=tuple(attachments),
-            max_budget_usd=max_budget_usd,
-            max_tokens=max_tokens,
-        )
-        return await self._run(request, on_event, on_permission)
-
-    async def _run(
-        self, request: TaskRequest, on_event: OnEvent | None, on_permission: OnPermission | None
-    ) -> TaskResult:
-        """Return the result of a task; cancel the task if this caller is cancelled."""
-        handle = await self.submit(request, on_event=on_event, on_permission=on_permission)
-        try:
-            return await handle.result()
-        except asyncio.CancelledError:
-            await handle.cancel_and_wait(CANCEL_SECONDS)
-            raise
-
-    async def stream(
-        self,
-        agent: str,
-        task: str,
-        *,
-        project: str | None = None,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        permission_mode: str | None = None,
-        env: Mapping[str, str] | None = None,
-        isolation: str | None = None,
-        attachments: Sequence[Attachment] = (),
-        max_budget_usd: float | None = None,
-        max_tokens: int | None = None,
-        on_permission: OnPermission | None = None,
-    ) -> AsyncGenerator[TaskEvent, None]:
-        request = TaskRequest(
-            agent,
-            task,
-            project,
-            timeout=timeout,
-            conversation=conversation,
-            schema=schema,
-            model=model,
-            effort=effort,
-            permission_mode=permission_mode,
-            env=env,
-            isolation=isolation,
-            attachments=tuple(attachments),
-            max_budget_usd=max_budget_usd,
-            max_tokens=max_tokens,
-        )
-        # Closed here: a reader that leaves early closes only this generator.
-        async with aclosing(self._stream(request, on_permission)) as events:
-            async for event in events:
-                yield event
-
     async def _stream(
         self, request: TaskRequest, on_permission: OnPermission | None
     ) -> AsyncGenerator[TaskEvent, None]:
@@ -382,7 +290,7 @@ class RemotePool:
                 yield event
         finally:
             # Also reached when the reader leaves the loop early and the generator is closed.
-            await handle.cancel_and_wait(CANCEL_SECONDS)
+            await handle.cancel_and_wait()
             end.cancel()
             await asyncio.wait([end])
 

@@ -29,6 +29,9 @@ from agent_pool.models import Denied, TaskRecord, TaskRequest, TaskResult
 
 log = logging.getLogger("agent_pool")
 
+CANCEL_SECONDS: Final = 5.0
+"""How long a caller that leaves waits until the daemon has cancelled its task."""
+
 POLL_SECONDS: Final = 25.0
 """How long one request waits for the end of a task; then the next one is sent."""
 STEADY_SECONDS: Final = 5.0
@@ -91,10 +94,18 @@ class RemoteTask:
             self._cancelling = self._start(self._cancel(), f"agent-pool cancel {self._id}")
         return True
 
-    async def cancel_and_wait(self, seconds: float) -> None:
+    async def result_or_cancel(self) -> TaskResult:
+        """Return the result as `result` does; cancel the task if this caller is cancelled."""
+        try:
+            return await self.result()
+        except asyncio.CancelledError:
+            await self.cancel_and_wait()
+            raise
+
+    async def cancel_and_wait(self) -> None:
         """Cancel the task unless it has ended, and wait until the daemon has done so."""
         if self.cancel() and self._cancelling is not None:
-            await asyncio.wait([self._cancelling], timeout=seconds)
+            await asyncio.wait([self._cancelling], timeout=CANCEL_SECONDS)
 
     async def _cancel(self) -> bool:
         try:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from agent_pool.agents import Agent, Projects
-from agent_pool.api import BatchItem, OnEvent, OnPermission
+from agent_pool.api import BatchItem, OnEvent, OnPermission, RequestCalls
 from agent_pool.claude.launch import LaunchConfig, refuse_nesting
 from agent_pool.claude.mcp_config import McpConfig
 from agent_pool.claude.prompt_size import measure_prompt
@@ -29,10 +29,9 @@ from agent_pool.errors import (
     TaskCancelled,
     TaskError,
 )
-from agent_pool.events import Ended, Event, Snapshot, TaskEvent
+from agent_pool.events import Event, Snapshot, TaskEvent
 from agent_pool.models import (
     AgentList,
-    Attachment,
     Denied,
     LaunchSpec,
     Outcome,
@@ -66,7 +65,7 @@ ENDED_TIMEOUT: Final = 5.0
 """Seconds in which `close` waits for the ends of tasks; they take some steps of the event loop."""
 
 
-class AgentPool:
+class AgentPool(RequestCalls):
     """Warm Claude Code agents in processes of this program; see `PoolAPI` for every method.
 
     Args:
@@ -197,15 +196,6 @@ class AgentPool:
         on_permission: OnPermission | None = None,
         task_id: str | None = None,
     ) -> _Handle:
-        return self._submit(request, on_event, on_permission, task_id)
-
-    def _submit(
-        self,
-        request: TaskRequest,
-        on_event: OnEvent | None,
-        on_permission: OnPermission | None,
-        task_id: str | None = None,
-    ) -> _Handle:
         if not self._is_open:
             raise PoolClosed("the pool is not open; use `async with AgentPool() as pool`")
         self._check_loop()
@@ -236,92 +226,6 @@ class AgentPool:
             # Read it once, or asyncio logs the error of a task whose caller has left as unseen.
             running.exception()
 
-    async def invoke(
-        self,
-        agent: str,
-        task: str,
-        *,
-        project: str | None = None,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        permission_mode: str | None = None,
-        env: Mapping[str, str] | None = None,
-        isolation: str | None = None,
-        attachments: Sequence[Attachment] = (),
-        max_budget_usd: float | None = None,
-        max_tokens: int | None = None,
-        on_event: OnEvent | None = None,
-        on_permission: OnPermission | None = None,
-    ) -> TaskResult:
-        request = TaskRequest(
-            agent,
-            task,
-            project,
-            timeout=timeout,
-            conversation=conversation,
-            schema=schema,
-            model=model,
-            effort=effort,
-            permission_mode=permission_mode,
-            env=env,
-            isolation=isolation,
-            attachments=tuple(attachments),
-            max_budget_usd=max_budget_usd,
-            max_tokens=max_tokens,
-        )
-        return await self._submit(request, on_event, on_permission).result_or_cancel()
-
-    async def stream(
-        self,
-        agent: str,
-        task: str,
-        *,
-        project: str | None = None,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        permission_mode: str | None = None,
-        env: Mapping[str, str] | None = None,
-        isolation: str | None = None,
-        attachments: Sequence[Attachment] = (),
-        max_budget_usd: float | None = None,
-        max_tokens: int | None = None,
-        on_permission: OnPermission | None = None,
-    ) -> AsyncGenerator[TaskEvent, None]:
-        request = TaskRequest(
-            agent,
-            task,
-            project,
-            timeout=timeout,
-            conversation=conversation,
-            schema=schema,
-            model=model,
-            effort=effort,
-            permission_mode=permission_mode,
-            env=env,
-            isolation=isolation,
-            attachments=tuple(attachments),
-            max_budget_usd=max_budget_usd,
-            max_tokens=max_tokens,
-        )
-        # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
-        events: asyncio.Queue[TaskEvent] = asyncio.Queue()
-        handle = self._submit(request, events.put_nowait, on_permission)
-        try:
-            while not isinstance(event := await events.get(), Ended):
-                yield event
-            # A task that failed raises here, so its `Ended` is not yielded.
-            await handle.result()
-            yield event
-        finally:
-            # Also reached when the reader leaves the loop early and the generator is closed.
-            await handle.cancel_and_wait()
-
     async def map(
         self,
         requests: Iterable[BatchItem],
@@ -336,7 +240,7 @@ class AgentPool:
         def run_one(index: int) -> Awaitable[TaskResult]:
             listener = partial(on_event, index) if on_event else None
             decider = partial(on_permission, index) if on_permission else None
-            return self._submit(items[index], listener, decider).result_or_cancel()
+            return self._run(items[index], listener, decider)
 
         batch = Batch(items, run_one, on_end, self._meant_agent, self._end_conversation)
         # All tasks that run can have to wait at once, and none of them must be refused.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from agent_pool.api import BatchItem, OnEvent, OnPermission, PoolAPI
+from agent_pool.api import BatchItem, OnEvent, OnPermission, PoolAPI, RequestCalls
 from agent_pool.errors import (
     ConfigError,
     PoolClosed,
@@ -24,7 +24,6 @@ from agent_pool.errors import (
 from agent_pool.events import BaseTaskEvent, Ended, Event, RateLimitsChanged, Snapshot, TaskEvent
 from agent_pool.models import (
     AgentList,
-    Attachment,
     DayTotal,
     Denied,
     LaunchSpec,
@@ -65,7 +64,7 @@ CHECK_SECONDS: Final = 0.1
 MAX_CHECKED: Final = 1000
 
 
-class DurablePool:
+class DurablePool(RequestCalls):
     """A pool whose tasks are stored; see `TaskAPI` for every method.
 
     Args:
@@ -211,15 +210,6 @@ class DurablePool:
         on_permission: OnPermission | None = None,
         task_id: str | None = None,
     ) -> DurableHandle:
-        return await self._submit(request, on_event, on_permission, task_id)
-
-    async def _submit(
-        self,
-        request: TaskRequest,
-        on_event: OnEvent | None,
-        on_permission: OnPermission | None,
-        task_id: str | None = None,
-    ) -> DurableHandle:
         self._check_open()
         await self._check(request)
         check_store_fields(request, task_id)
@@ -304,98 +294,6 @@ class DurablePool:
                 f"the task of agent {request.agent!r} was not accepted: its parent "
                 f"{request.parent} was cancelled"
             )
-
-    async def invoke(
-        self,
-        agent: str,
-        task: str,
-        *,
-        project: str | None = None,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        permission_mode: str | None = None,
-        env: Mapping[str, str] | None = None,
-        isolation: str | None = None,
-        attachments: Sequence[Attachment] = (),
-        max_budget_usd: float | None = None,
-        max_tokens: int | None = None,
-        on_event: OnEvent | None = None,
-        on_permission: OnPermission | None = None,
-    ) -> TaskResult:
-        request = TaskRequest(
-            agent,
-            task,
-            project,
-            timeout=timeout,
-            conversation=conversation,
-            schema=schema,
-            model=model,
-            effort=effort,
-            permission_mode=permission_mode,
-            env=env,
-            isolation=isolation,
-            attachments=tuple(attachments),
-            max_budget_usd=max_budget_usd,
-            max_tokens=max_tokens,
-        )
-        return await self._run(request, on_event, on_permission)
-
-    async def _run(
-        self, request: TaskRequest, on_event: OnEvent | None, on_permission: OnPermission | None
-    ) -> TaskResult:
-        handle = await self._submit(request, on_event, on_permission)
-        return await handle.result_or_cancel()
-
-    async def stream(
-        self,
-        agent: str,
-        task: str,
-        *,
-        project: str | None = None,
-        timeout: float | None = None,
-        conversation: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        model: str | None = None,
-        effort: str | None = None,
-        permission_mode: str | None = None,
-        env: Mapping[str, str] | None = None,
-        isolation: str | None = None,
-        attachments: Sequence[Attachment] = (),
-        max_budget_usd: float | None = None,
-        max_tokens: int | None = None,
-        on_permission: OnPermission | None = None,
-    ) -> AsyncGenerator[TaskEvent, None]:
-        request = TaskRequest(
-            agent,
-            task,
-            project,
-            timeout=timeout,
-            conversation=conversation,
-            schema=schema,
-            model=model,
-            effort=effort,
-            permission_mode=permission_mode,
-            env=env,
-            isolation=isolation,
-            attachments=tuple(attachments),
-            max_budget_usd=max_budget_usd,
-            max_tokens=max_tokens,
-        )
-        # Without a bound: a listener cannot wait, and a slow reader must not hold up the worker.
-        events: asyncio.Queue[TaskEvent] = asyncio.Queue()
-        handle = await self._submit(request, events.put_nowait, on_permission)
-        try:
-            while not isinstance(event := await events.get(), Ended):
-                yield event
-            # A task that failed raises here, so its `Ended` is not yielded.
-            await handle.result()
-            yield event
-        finally:
-            # Also reached when the reader leaves the loop early and the generator is closed.
-            await handle.cancel_and_wait()
 
     async def map(
         self,
