@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     "pool": GROUND | VALUES | {"agents", "claude"},
     "loopback": {"errors"},
     "views": {"text", "models", "events"},
-    "tasks": GROUND | VALUES | {"pool"},
+    "tasks": GROUND | VALUES | {"pool", "views"},
     "client": GROUND | VALUES | {"runtime", "pool"},
     "relay": {"client", "errors", "runtime"},
     "daemon": GROUND | VALUES | {"claude", "client", "mcp", "pool", "runtime", "tasks", "views"},

@@ -34,7 +34,7 @@ from agent_pool import (
     Usage,
     WorkerDied,
 )
-from agent_pool.cli.progress import describe_activity
+from agent_pool.views.activity import describe_activity
 from support.cli_runner import invoke
 from support.fake_pool import make_result
 from support.project import TempProject

@@ -25,7 +25,6 @@ from agent_pool import (
     TaskEvent,
     Text,
 )
-from agent_pool.cli.progress import describe_activity
 from agent_pool.cli.stats import limits_text
 from agent_pool.loopback import (
     ErrorResponse,
@@ -36,6 +35,7 @@ from agent_pool.loopback import (
 )
 from agent_pool.mcp.progress import progress_line
 from agent_pool.pool.rate_limits import BELIEVED_SECONDS, ends_hold
+from agent_pool.views.activity import describe_activity
 from support.model_scripts import echo_task
 from support.pool_observers import AdjustableClock
 from support.pools import PLAIN, PoolProject, wait_until_idle

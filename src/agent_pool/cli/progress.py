@@ -30,71 +30,16 @@ from agent_pool import (
     Withdrawn,
 )
 from agent_pool.text import clock_text, count, one_line, printable, seconds_text
+from agent_pool.views.activity import (
+    STARTING,
+    describe_activity,
+    describe_retry,
+    describe_tool_call,
+    describe_wait,
+)
 
 _WIDTH: Final = 80
 _STEP_WIDTH: Final = 200
-_DESCRIPTIVE_INPUTS: Final = (
-    "command",
-    "file_path",
-    "path",
-    "pattern",
-    "url",
-    "query",
-    "description",
-)
-"""The fields of a tool's input that describe the call best, the best first."""
-
-_WAITING: Final = "waiting for a worker"
-_STARTING: Final = "starting a process"
-
-
-def describe_tool_call(call: ToolUse) -> str:
-    """Return a tool call on one line: ``Bash: git diff``."""
-    for key in _DESCRIPTIVE_INPUTS:
-        if (value := call.input.get(key)) and isinstance(value, str):
-            return one_line(f"{call.name}: {value}", _WIDTH)
-    return one_line(call.name, _WIDTH)
-
-
-def describe_wait(queued: Queued) -> str:
-    """Return why a task waits: a pause with its seconds, a start, or its place in the queue."""
-    if queued.paused:
-        why = queued.reason or "the API refused work"
-        return f"{why}, so no task is started for the next {seconds_text(queued.paused)}"
-    if queued.starting:
-        return _STARTING
-    return f"{_WAITING}, number {queued.position} in the queue"
-
-
-def describe_retry(retry: Retry) -> str:
-    """Return why the API refused a request, and when the CLI tries again."""
-    refused = f"the API refused: {retry.status} {retry.error}"
-    if not retry.status:
-        refused = f"the API cannot be reached: {retry.error}"
-    return one_line(f"{refused}; again in {seconds_text(retry.delay)}", _WIDTH)
-
-
-def describe_activity(event: TaskEvent) -> str | None:
-    """Return what a task does after this event; empty after its end, None if it does the same."""
-    match event:
-        case Submitted():
-            return _WAITING
-        case Queued():
-            return describe_wait(event)
-        case Started() | ToolOutput() | Withdrawn() | PermissionAnswered():
-            return "thinking"
-        case Text():
-            return one_line(event.text, _WIDTH)
-        case ToolUse():
-            return describe_tool_call(event)
-        case Retry():
-            return describe_retry(event)
-        case PermissionAsked():
-            return one_line(f"asks for permission to use {event.request.tool}", _WIDTH)
-        case Spent():
-            return None
-        case Ended():
-            return ""
 
 
 def describe_step(event: TaskEvent) -> str:
@@ -178,7 +123,7 @@ class StatusLine:
     """
 
     def __init__(self, agent: str) -> None:
-        self.activity = _STARTING
+        self.activity = STARTING
         self._agent = agent
         self._began = time.monotonic()
 

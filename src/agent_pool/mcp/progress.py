@@ -9,6 +9,7 @@ from typing import Final
 
 from agent_pool import PermissionAsked, Queued, Retry, Started, TaskEvent, Text, ToolUse
 from agent_pool.text import one_line
+from agent_pool.views.activity import describe_tool_call
 
 WIDTH: Final = 120
 """Characters of a line."""
@@ -16,10 +17,6 @@ GAP_SECONDS: Final = 0.3
 """Seconds between two lines at least."""
 BEAT_SECONDS: Final = 15.0
 """Seconds without a line at most: clients give up on silent calls."""
-
-# The value of a tool's input that says most about a call, by the names that tools commonly use.
-_MAIN_INPUTS: Final = ("command", "file_path", "notebook_path", "path", "pattern", "query", "url")
-_OTHER_INPUTS: Final = ("description", "skill", "prompt", "title", "name")
 
 _REFUSED_WORK: Final = "the API has refused work"
 
@@ -44,7 +41,7 @@ def progress_line(event: TaskEvent) -> str | None:
         case Text(text) if text.strip():
             return one_line(text, WIDTH)
         case ToolUse():
-            return _tool_line(event)
+            return describe_tool_call(event, WIDTH)
         case PermissionAsked(request=request):
             return one_line(f"{event.agent} waits for permission to use {request.tool}", WIDTH)
     return None
@@ -58,14 +55,6 @@ def _queue_line(queued: Queued) -> str:
     else:
         line = f"{queued.agent} waits for a worker, place {queued.position} in the queue"
     return one_line(line, WIDTH)
-
-
-def _tool_line(call: ToolUse) -> str:
-    for key in (*_MAIN_INPUTS, *_OTHER_INPUTS):
-        value = call.input.get(key)
-        if isinstance(value, str) and value.strip():
-            return one_line(f"{call.name}: {value}", WIDTH)
-    return one_line(call.name, WIDTH)
 
 
 class Progress:

@@ -6,14 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from agent_pool.models import Usage
 from agent_pool.settings import Settings
 from agent_pool.text import seconds_text
-
-
-def budget_tokens(usage: Usage) -> int:
-    """Return the tokens that a budget counts: all but those read from the cache."""
-    return usage.input_tokens + usage.output_tokens + usage.cache_write_tokens
 
 
 @dataclass(slots=True)

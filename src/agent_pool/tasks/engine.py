@@ -50,7 +50,7 @@ from agent_pool.models import (
 )
 from agent_pool.pool.event_bus import EventBus, call_listener
 from agent_pool.settings import Settings
-from agent_pool.tasks.budgets import DayBudgets, budget_tokens, day_of
+from agent_pool.tasks.budgets import DayBudgets, day_of
 from agent_pool.tasks.dispatch import Dispatcher, QueuedTask
 from agent_pool.tasks.live import LiveTask, WaitingQuestion
 from agent_pool.tasks.rows import to_json
@@ -802,7 +802,7 @@ class TaskEngine:
     def _spend(self, live: LiveTask, usage: Usage, cost_usd: float) -> None:
         """Add to the day what a task has used since `usage` and `cost_usd`."""
         now = datetime.now()
-        tokens = budget_tokens(live.usage) - budget_tokens(usage)
+        tokens = live.usage.budget_tokens - usage.budget_tokens
         cost = live.cost_usd - cost_usd
         if not tokens and not cost:
             return

@@ -30,10 +30,10 @@ from agent_pool.models import (
     TaskState,
     Usage,
 )
-from agent_pool.tasks.activity import WAITING, activity_line
 from agent_pool.tasks.dispatch import QueuedTask
 from agent_pool.tasks.rows import shown_request
 from agent_pool.tasks.transcript import TranscriptBound
+from agent_pool.views.activity import WAITING, describe_activity
 
 FOLLOWER_EVENTS: Final = 1000
 """Events that wait for a slow reader; it reads later ones from the store again."""
@@ -205,8 +205,7 @@ class LiveTask:
             self.usage, self.cost_usd = event.usage, event.cost_usd
         elif isinstance(event, PermissionAsked | PermissionAnswered):
             self.state = "input_required" if self.questions else "running"
-        line = activity_line(event)
-        if line is not None:
+        if line := describe_activity(event):  # an ended task keeps its last step
             self.line = line
 
     def ask(self, request: PermissionRequest) -> WaitingQuestion:

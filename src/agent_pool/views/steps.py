@@ -21,12 +21,11 @@ from agent_pool.events import (
     Withdrawn,
 )
 from agent_pool.text import one_line, printable_json, seconds_text, whole_characters
+from agent_pool.views.activity import describe_tool_call
 
 TITLE_WIDTH: Final = 160
 MAX_BODY: Final = 100_000
 """Characters of a step that are shown; the rest is in the export."""
-
-_MAIN_INPUTS: Final = ("command", "file_path", "path", "pattern", "url", "query", "description")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,12 @@ def _tool_step(event: TaskEvent) -> _Parts | None:
         case Text():
             return "text", "said", event.text, False
         case ToolUse():
-            return "tool", _call_title(event), printable_json(dict(event.input), indent=2), True
+            return (
+                "tool",
+                describe_tool_call(event, TITLE_WIDTH),
+                printable_json(dict(event.input), indent=2),
+                True,
+            )
         case ToolOutput(is_error=True):
             return "error", f"failed: {event.text}", event.text, True
         case ToolOutput():
@@ -100,12 +104,6 @@ def _step(event: TaskEvent) -> _Parts | None:
         case Queued():
             return None  # one for each change of its place would hide the others
     return None
-
-
-def _call_title(call: ToolUse) -> str:
-    values = (call.input.get(key) for key in _MAIN_INPUTS)
-    value = next((one for one in values if isinstance(one, str) and one), "")
-    return f"{call.name}: {value}" if value else call.name
 
 
 def _retry_title(retry: Retry) -> str:

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from agent_pool import Ended, Outcome, TaskEvent, TaskResult
 from agent_pool.cli.batch.lines import BatchLine
-from agent_pool.cli.progress import describe_activity, result_text
+from agent_pool.cli.progress import result_text
 from agent_pool.text import one_line, seconds_text
+from agent_pool.views.activity import describe_activity
 
 _ACTIVITY_WIDTH: Final = 60
 _TITLE_WIDTH: Final = 40

@@ -23,7 +23,7 @@ from agent_pool import (
 )
 from agent_pool.cli.demo.scenario import AGENTS, AT_ONCE, CheckedTask
 from agent_pool.cli.offline import OfflineSandbox
-from agent_pool.cli.progress import describe_tool_call, describe_wait
+from agent_pool.views.activity import describe_tool_call, describe_wait
 
 TASK_TIMEOUT_SECONDS: Final = 60.0
 
