@@ -173,10 +173,16 @@ class Spent(BaseTaskEvent):
     Attributes:
         usage: tokens of the task so far.
         cost_usd: cost so far; an estimate until the task has ended.
+        context_tokens: tokens of the agent's last request: what is in its context now; 0 if they
+            are not known. Sub-agents have contexts of their own, which are not counted.
+        context_window: tokens that the context window of its model has room for, as the CLI says;
+            0 if that is not known.
     """
 
     usage: Usage
     cost_usd: float
+    context_tokens: int = 0
+    context_window: int = 0
     type: Literal["task.spent"] = field(default="task.spent", repr=False, kw_only=True)
 
 

@@ -695,6 +695,7 @@ class TaskRecord(JsonValue):
         line: the current step, or the last one, for people; empty before it runs.
         usage: tokens so far.
         cost_usd: cost so far, by the list prices.
+        context_tokens, context_window: while it runs, as in the event `Spent`; otherwise 0.
         result: the answer; None unless the agent gave one, also an unsuccessful one.
         error: the error that the caller gets instead of a result; None without one.
         questions: the requests for permission that wait for an answer.
@@ -719,6 +720,8 @@ class TaskRecord(JsonValue):
     result: TaskResult | None = None
     error: ErrorValue | None = None
     questions: tuple[TaskQuestion, ...] = ()
+    context_tokens: int = 0
+    context_window: int = 0
 
     @property
     def has_ended(self) -> bool:

@@ -163,11 +163,27 @@ async def test_an_open_page_goes_on_after_a_restart(tmp_path: Path) -> None:
             await expect(page.get_by_role("row", name="before")).to_be_visible()
         await expect(page.locator("#connection")).to_contain_text("not connected")
         async with serve_dashboard(FakePool(), tmp_path, port=port) as again:
-            # The cookie ended with the daemon; a new link in the same browser is enough.
-            await sign_in(page, again.link())
+            # The page was not touched: its cookie outlives the daemon.
             await (await again.pool.submit(TaskRequest("reviewer", "after"))).result()
             await expect(page.get_by_role("row", name="after")).to_be_visible()
             await expect(page.get_by_role("row", name="before")).to_be_visible()
+            await expect(page.locator("#connection")).to_have_text("")
+            # A form that was shown before the restart works too.
+            await page.get_by_role("row", name="before").get_by_role("link").click()
+            await expect(page.get_by_role("heading", name="Task")).to_be_visible()
+
+
+async def test_a_page_that_was_signed_out_says_what_to_do(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        served.dashboard.visitors.sign_out_all()
+        await (await served.pool.submit(TaskRequest("reviewer", "unseen"))).result()
+        await expect(page.locator("#connection")).to_contain_text("run agent-pool open")
+        assert await page.locator("#tasks tr").count() == 0
+        # Another tab of the browser is enough: the page goes on by itself.
+        other = await page.context.new_page()
+        await sign_in(other, served.link())
+        await expect(page.get_by_role("row", name="unseen")).to_be_visible()
 
 
 async def test_a_link_for_looking_shows_no_buttons(tmp_path: Path) -> None:

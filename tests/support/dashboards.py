@@ -48,7 +48,7 @@ async def serve_dashboard(
     settings = Settings.model_validate({"project_dir": folder, **changes})
     store = Store(folder / "tasks.db")
     async with DurablePool(inner, store, settings) as pool:
-        dashboard = Dashboard(pool, settings, folder, store.totals)
+        dashboard = Dashboard(pool, settings, folder, store.totals, folder)
         app = Starlette(routes=dashboard.routes())
         listener = socket.create_server(("127.0.0.1", port))
         config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)

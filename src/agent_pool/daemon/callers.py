@@ -14,9 +14,10 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import psutil
 
@@ -43,7 +44,8 @@ class Peer:
 
     Attributes:
         pid: its process id; 0 if it is unknown: on TCP, or in another process namespace.
-        uid: its user; that of the daemon if it is unknown.
+        uid: its user; that of the daemon if it is unknown, as it is on TCP unless this is Linux;
+            -1 if the connection has ended.
         worker: the worker that it descends from; empty for any other process.
         task_id: the task that this worker runs; empty without one.
         depth: how many tasks are above a task that it starts; 0 for any other process.
@@ -200,10 +202,11 @@ def _is_watchdog(pid: int) -> bool:
 
 async def _identify_by_port(sock: PeerSocket, pool: TaskAPI) -> Peer:
     own, other = _port(sock.getsockname()), _port(sock.getpeername())
+    uid = _user_of_port(own, other) if sys.platform == "linux" else os.getuid()
     workers = {one.pid: one.worker for one in await pool.workers() if one.pid}
     pid, worker = await asyncio.to_thread(_find_in_workers, own, other, workers)
     if not pid:
-        return Peer(0, os.getuid())
+        return Peer(0, uid)
     return await _with_task(Peer(pid, os.getuid(), worker, depth=1), pool)
 
 
@@ -232,11 +235,39 @@ def _family(root: int) -> Iterator[int]:
 
 def _socket_inode(own: int, other: int) -> str:
     """Return the inode of the socket at the other end of a connection on 127.0.0.1."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].rpartition(":")[2], 16) == other and fields[2].endswith(f":{own:04X}"):
-            return fields[9]
-    return "none"
+    found = _socket_entry(other, own)
+    return found.inode if found is not None else "none"
+
+
+class _SocketEntry(NamedTuple):
+    """A socket as the kernel lists it."""
+
+    is_connected: bool
+    uid: int
+    inode: str
+
+
+def _socket_entry(local: int, remote: int) -> _SocketEntry | None:
+    """Return the socket of this machine with these two ports; None if there is none."""
+    for name in ("tcp", "tcp6"):  # an IPv6 socket can be connected to ::ffff:127.0.0.1
+        with suppress(FileNotFoundError):
+            for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[1].endswith(f":{local:04X}") and fields[2].endswith(f":{remote:04X}"):
+                    return _SocketEntry(fields[3] == "01", int(fields[7]), fields[9])
+    return None
+
+
+def _user_of_port(own: int, other: int) -> int:
+    """Return the user at the other end of a connection on 127.0.0.1; -1 if it has ended."""
+    found = _socket_entry(other, own)
+    if found is not None:
+        # A socket that its process has closed belongs to root here, whoever sent the request.
+        return found.uid if found.uid or found.is_connected else -1
+    # The other end is outside of this kernel's list (WSL passes connections of Windows on), or it
+    # has ended: then this end, which is looked up later, is not connected any more.
+    here = _socket_entry(own, other)
+    return os.getuid() if here is not None and here.is_connected else -1
 
 
 def _has_socket(pid: int, inode: str) -> bool:

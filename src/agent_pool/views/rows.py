@@ -53,6 +53,7 @@ class TaskRow:
         ended: when its clock stopped; None while it runs.
         tokens: all tokens so far.
         cost: in US dollars.
+        context: how much of the context window is used, 0 to 1; 0 if that is not known.
         worker: the worker that has or had it.
         node: the machine.
         can_cancel, can_retry: what a person can do with it.
@@ -70,6 +71,7 @@ class TaskRow:
     ended: float | None
     tokens: int
     cost: float
+    context: float
     worker: str
     node: str
     can_cancel: bool
@@ -101,6 +103,9 @@ def task_row(record: TaskRecord, *, is_stalled: bool = False) -> TaskRow:
         ended=record.ended,
         tokens=record.usage.prompt_tokens + record.usage.output_tokens,
         cost=record.cost_usd,
+        context=min(1.0, record.context_tokens / record.context_window)
+        if record.context_window
+        else 0.0,
         worker=record.worker,
         node=record.node,
         can_cancel=not record.has_ended,

@@ -543,10 +543,12 @@ class Session:
         if body.get("subtype") == "error":
             self.usage.is_possible = False
             return
-        spent = usage_totals(mapping_of(body, "response")).since(self._totals)
-        if self._is_in_our_turn and spent != self.usage.spent:
+        answer, context = mapping_of(body, "response"), self.usage.context
+        spent = usage_totals(answer).since(self._totals)
+        self.usage.note_windows(answer)
+        if self._is_in_our_turn and (spent, context) != (self.usage.spent, self.usage.context):
             self.usage.spent = spent
-            emit(Spent(spent.usage, spent.cost_usd))
+            emit(Spent(spent.usage, spent.cost_usd, *self.usage.context))
         if is_old:
             self._note_usage_grew(emit)
 
@@ -572,6 +574,7 @@ class Session:
             self.taint(_SELF_STARTED)
         self._compare_with_baseline(frame)
         self.plugins = plugin_folders(frame)
+        self.usage.model = text_of(frame, "model")
         problem = self._problem_of_turn(frame)
         if problem:
             self.taint(f"it is not its agent: {problem}")
@@ -621,6 +624,8 @@ class Session:
             self.taint(_SELF_STARTED)
         if self._is_in_our_turn:
             self._record.note_assistant(frame)
+            if frame.get("parent_tool_use_id") is None and not is_written_by_cli(frame):
+                self.usage.note_request(mapping_of(frame, "message"))
             _withdraw(self._record.words.replace(frame), emit)
         for block in blocks_of(frame):
             kind = block.get("type")

@@ -86,14 +86,22 @@ class Dashboard:
         settings: its settings.
         state: the private folder of the log of actions.
         totals: returns the sums of tasks, for the pictures of the history.
+        keys: the private folder of the key for cookies; None where they end with the daemon.
 
     Attributes:
         visitors: the links and the browsers that are signed in.
         actions: the log of actions.
     """
 
-    def __init__(self, pool: TaskAPI, settings: Settings, state: Path, totals: ReadTotals) -> None:
-        self.visitors = Visitors()
+    def __init__(
+        self,
+        pool: TaskAPI,
+        settings: Settings,
+        state: Path,
+        totals: ReadTotals,
+        keys: Path | None = None,
+    ) -> None:
+        self.visitors = Visitors(keys)
         self._pool = pool
         self._totals = totals
         self.actions = ActionLog(state / "actions.jsonl")
@@ -108,6 +116,7 @@ class Dashboard:
         get, post = self._page, self._action
         routes: list[BaseRoute] = [
             Route("/enter", self._enter),
+            Route("/session", get(self._confirm)),
             Route("/", get(self._show_now)),
             Route("/events", get(self._stream_now)),
             Route("/tasks/{id}", get(self._show_task)),
@@ -146,6 +155,10 @@ class Dashboard:
             samesite="strict",
         )
         return response
+
+    async def _confirm(self, request: Request, visitor: Visitor) -> Response:
+        # A page whose stream broke asks whether it is still signed in.
+        return Response(status_code=204)
 
     def _page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
@@ -190,6 +203,8 @@ class Dashboard:
     async def _stream_now(self, request: Request, visitor: Visitor) -> Response:
         async def events() -> AsyncIterator[ServerSentEvent]:
             async for update in self._now.updates(_last_id(request)):
+                if self.visitors.find(visitor.session) is None:
+                    break  # it has ended, or everyone was signed out
                 yield _sse("update", update, update["id"])
 
         return _stream(events())
@@ -255,6 +270,8 @@ class Dashboard:
             number = after
             async for event in self._pool.task_events(task_id, after=after):
                 number = event.number
+                if self.visitors.find(visitor.session) is None:
+                    return
                 if (step := step_of(event)) is not None:
                     data = {"number": number, "html": render_step(step)}
                     yield _sse("step", data, str(number))
@@ -373,19 +390,24 @@ class Dashboard:
 
 
 def link_route(dashboard: Dashboard, port: int) -> Route:
-    """Return ``POST /v1/dashboard``, which makes a link; it stands behind the daemon's own checks.
+    """Return ``/v1/dashboard``, which stands behind the daemon's own checks.
+
+    ``POST`` makes a link, ``DELETE`` signs all browsers out.
 
     Args:
         dashboard: the dashboard.
         port: the TCP port of the daemon.
     """
 
-    async def make(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
+        if request.method == "DELETE":
+            dashboard.visitors.sign_out_all()
+            return JSONResponse({"signed_out": True})
         is_read_only = request.query_params.get("read_only") == "1"
         code = dashboard.visitors.make_code(is_read_only=is_read_only)
         return JSONResponse({"url": f"http://127.0.0.1:{port}/ui/enter?code={quote(code)}"}, 201)
 
-    return Route("/v1/dashboard", make, methods=["POST"])
+    return Route("/v1/dashboard", answer, methods=["POST", "DELETE"])
 
 
 def _head(record: TaskRecord, visitor: Visitor) -> str:
