@@ -110,8 +110,9 @@ class NowView:
         self._looked = asyncio.Condition()
 
     async def snapshot(self) -> dict[str, Any]:
-        """Look once, and return everything for a page that opens."""
-        await self._look()
+        """Return everything for a page that opens; look first unless another page is open."""
+        if self._looking is None or not self._number:
+            await self._look()
         return self._update(0)
 
     async def updates(self, after: str = "") -> AsyncGenerator[dict[str, Any], None]:
