@@ -543,9 +543,9 @@ class Session:
         if body.get("subtype") == "error":
             self.usage.is_possible = False
             return
-        answer, context = mapping_of(body, "response"), self.usage.context
-        spent = usage_totals(answer).since(self._totals)
-        self.usage.note_windows(answer)
+        spent = usage_totals(mapping_of(body, "response")).since(self._totals)
+        context = self.usage.context
+        self.usage.note_windows(mapping_of(body, "response"))
         if self._is_in_our_turn and (spent, context) != (self.usage.spent, self.usage.context):
             self.usage.spent = spent
             emit(Spent(spent.usage, spent.cost_usd, *self.usage.context))
