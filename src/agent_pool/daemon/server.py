@@ -111,7 +111,8 @@ class Daemon:
         self._settings = load_settings(self._environ)
         self._remove_files()
         self._listen_for_signals()
-        listeners = _bind(self._folder, self._settings.daemon_port)
+        last = runtime.state_folder(self._environ) / PORT_FILE
+        listeners = _bind(self._folder, self._settings.daemon_port, last)
         try:
             self._pool = make_pool(
                 self._settings, self._environ, runtime.state_folder(self._environ)
@@ -134,7 +135,7 @@ class Daemon:
         state = runtime.state_folder(self._environ)
         # Elsewhere the kernel does not say whose connection it is, and another user who listened
         # on the port of a daemon that has ended could use the cookie that its page sends there.
-        keys = self._folder if sys.platform == "linux" else None
+        keys = state if sys.platform == "linux" else None
         self._dashboard = Dashboard(self._pool, self._settings, state, self._pool.totals, keys)
         app = make_app(
             self,
@@ -323,14 +324,18 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:
         running.result()
 
 
-def _bind(folder: Path, port: int) -> tuple[Listener, ...]:
+def _bind(folder: Path, port: int, last: Path) -> tuple[Listener, ...]:
     """Return the sockets of the HTTP server: the private one, and that of TCP.
+
+    Args:
+        folder: the runtime folder.
+        port: the TCP port; 0 for that of the daemon before, or any free one.
+        last: the file with the port of the daemon before.
 
     Raises:
         ConfigError: one of them cannot be bound.
     """
     path = folder / runtime.HTTP_SOCKET
-    last = folder / PORT_FILE
     private = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         private.bind(str(path))
@@ -354,6 +359,7 @@ def _bind(folder: Path, port: int) -> tuple[Listener, ...]:
             "0 for any free one"
         ) from None
     with suppress(OSError):  # on a full disk the next daemon has another port
+        last.touch(mode=0o600)
         last.write_text(str(public.getsockname()[1]))
     most = min(MAX_PRIVATE, _raise_file_limit() // 2)
     return Listener(private, True, most), Listener(public, False, MAX_TCP)
