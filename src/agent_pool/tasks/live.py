@@ -118,6 +118,7 @@ class LiveTask:
         self.ended_at: float | None = None
         self.worker = ""
         self.pid = 0
+        self.node = ""
         self.line = ""
         self.usage: Usage = NO_USAGE
         self.cost_usd = 0.0
@@ -199,7 +200,7 @@ class LiveTask:
         """Update the task by what an event says."""
         if isinstance(event, Started):
             self.has_begun = True
-            self.worker, self.pid = event.worker, event.pid
+            self.worker, self.pid, self.node = event.worker, event.pid, event.node
             self.started = event.time or time.time()
         elif isinstance(event, Spent):
             self.usage, self.cost_usd = event.usage, event.cost_usd
@@ -231,6 +232,7 @@ class LiveTask:
             attempts=self.attempts,
             worker=self.worker,
             pid=self.pid,
+            node=self.node,
             line=self.line,
             usage=self.usage,
             cost_usd=self.cost_usd,
