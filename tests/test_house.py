@@ -93,9 +93,6 @@ DOES_IO = {
 HOOK_NEEDS = {"__future__", "json", "os", "stat", "sys"}
 """Modules that the hook imports; it runs before each delegation, so it must start fast."""
 
-SAME_NAMES_ALLOWED = 0.02
-"""The share of class names that can exist in two modules; it is 0 to 2 % in good code bases."""
-
 
 @dataclass(frozen=True)
 class Import:
@@ -312,7 +309,8 @@ def test_a_class_name_exists_once_in_the_whole_package() -> None:
         assert isinstance(node, ast.ClassDef)
         places[node.name].add(module_name(path))
     twice = {name: found for name, found in places.items() if len(found) > 1}
-    assert len(twice) <= SAME_NAMES_ALLOWED * len(places), twice
+    # The blocking pool has the name of the one that it wraps; it is imported from another place.
+    assert twice == {"AgentPool": {"pool.pool", "sync"}}
 
 
 # Other distributions

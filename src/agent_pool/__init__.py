@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from agent_pool.models import DeniedTool as DeniedTool
     from agent_pool.models import LaunchSpec as LaunchSpec
     from agent_pool.models import ModelFallback as ModelFallback
+    from agent_pool.models import NodeInfo as NodeInfo
     from agent_pool.models import Outcome as Outcome
     from agent_pool.models import PermissionRequest as PermissionRequest
     from agent_pool.models import PoolStats as PoolStats
@@ -154,9 +155,9 @@ _MODULES = {
     ),
     "agent_pool.models": (
         "ENDED_STATES OPEN_STATES AgentInfo AgentList AgentStats Attachment DayTotal Denied "
-        "DeniedTool LaunchSpec ModelFallback Outcome PermissionRequest PoolStats PoolStatus "
-        "PromptSize RateLimits RateWindow ResetVerdict ReuseStats TaskFilter TaskQuestion "
-        "TaskRecord TaskRequest TaskResult TaskState Usage WorkerInfo error_from_json"
+        "DeniedTool LaunchSpec ModelFallback NodeInfo Outcome PermissionRequest PoolStats "
+        "PoolStatus PromptSize RateLimits RateWindow ResetVerdict ReuseStats TaskFilter "
+        "TaskQuestion TaskRecord TaskRequest TaskResult TaskState Usage WorkerInfo error_from_json"
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.status_server": "SilentPool running_pools",

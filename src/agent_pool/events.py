@@ -100,12 +100,14 @@ class Started(BaseTaskEvent):
         pid: its process id.
         waited: seconds in the queue.
         reused: the process had been given a task before.
+        node: the machine of the worker; empty for this one.
     """
 
     worker: str
     pid: int
     waited: float
     reused: bool = False
+    node: str = ""
     type: Literal["task.started"] = field(default="task.started", repr=False, kw_only=True)
 
 
@@ -264,9 +266,11 @@ class BaseWorkerEvent(BaseEvent):
 
     Attributes:
         worker: the worker's id.
+        node: its machine; empty for this one.
     """
 
     worker: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from agent_pool.cli.connect import find_tasks, usable_daemon
 from agent_pool.cli.listing import Column, Listing, Paragraph
 from agent_pool.cli.output import console, print_json
 from agent_pool.text import count, mebibytes, printable, seconds_text
+from agent_pool.views.rows import node_text
 
 WATCH_INTERVAL_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
@@ -172,6 +173,10 @@ def _format_pool(pool: PoolStatus) -> list[RenderableType]:
         Paragraph(title, bold=len(program)),
         *_format_delays(stats),
     ]
+    parts += [
+        Paragraph(node_text(node), "" if node.state == "ready" else "yellow")
+        for node in stats.nodes
+    ]
     if pool.workers:
         parts.append(_worker_table(pool))
     if stats.agents:
@@ -204,10 +209,13 @@ def limits_text(limits: RateLimits) -> str:
 
 
 def _worker_table(pool: PoolStatus) -> Listing:
-    table = _table("Worker", "Agent", "State", "Up", right=("Pid", "Tasks", "Memory", "Cost"))
+    has_nodes = any(worker.node for worker in pool.workers)
+    headings = ("Worker", *(["Node"] if has_nodes else []), "Agent", "State", "Up")
+    table = _table(*headings, right=("Pid", "Tasks", "Memory", "Cost"))
     for worker in pool.workers:
         table.add(
             worker.worker,
+            *([worker.node] if has_nodes else []),
             _agent_cell(worker.agent or "(spare)", worker.project, pool),
             f"{worker.state}, {worker.note}" if worker.note else worker.state,
             seconds_text(worker.uptime),

@@ -28,6 +28,8 @@ BEAT_SECONDS: Final = 1.0
 
 _TASK_COLUMNS: Final = ("state", "agent", "project", "time", "tokens", "cost", "step")
 _WORKER_COLUMNS: Final = ("worker", "state", "agent", "memory", "tasks", "age")
+_NODE: Final = "node"
+"""The last column of both tables once a machine is named: a pool on one machine has no names."""
 _NUMBERS: Final = frozenset(("time", "tokens", "cost", "memory", "tasks", "age"))
 _ONLY_WIDE: Final = frozenset(("project", "tokens"))
 """Columns that a window narrower than `WIDE` leaves out, so that it shows the step."""
@@ -51,6 +53,19 @@ def _heading(name: str) -> Text:
 def _cell(column: str, value: str) -> Text:
     """Return a value for a column; numbers stand at the right."""
     return Text(one_line(value), justify="right" if column in _NUMBERS else "left")
+
+
+def _columns(table: DataTable[Text]) -> tuple[str, ...]:
+    """Return the names of a table's columns."""
+    return tuple(key.value or "" for key in table.columns)
+
+
+def _set_columns(table: DataTable[Text], names: tuple[str, ...]) -> None:
+    """Give a table these columns; it loses its rows if it had others."""
+    if names != _columns(table):
+        table.clear(columns=True)
+        for name in names:
+            table.add_column(_heading(name), key=name)
 
 
 async def run_top(settings: Settings) -> None:
@@ -95,7 +110,7 @@ class TopApp(App[None]):
         self.records: list[TaskRecord] = []
         self._text = ""
         self._is_paused = False
-        self._columns: tuple[str, ...] = ()
+        self._has_nodes = False
         self._changed = asyncio.Event()
 
     def compose(self) -> ComposeResult:
@@ -108,22 +123,21 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin to look at the daemon."""
-        for name in _WORKER_COLUMNS:
-            self._worker_table.add_column(_heading(name), key=name)
         self._task_table.focus()
         self._refresh_rows()
 
     def on_resize(self, event: Resize) -> None:
         """Choose the columns that the window has room for."""
+        self._choose_columns()
+        self._show_tasks()
+
+    def _choose_columns(self) -> None:
         names = tuple(
-            name for name in _TASK_COLUMNS if event.size.width >= WIDE or name not in _ONLY_WIDE
+            name for name in _TASK_COLUMNS if self.size.width >= WIDE or name not in _ONLY_WIDE
         )
-        if names != self._columns:
-            self._columns = names
-            self._task_table.clear(columns=True)
-            for name in names:
-                self._task_table.add_column(_heading(name), key=name)
-            self._show_tasks()
+        nodes = (_NODE,) if self._has_nodes else ()
+        _set_columns(self._task_table, (*names, *nodes))
+        _set_columns(self._worker_table, (*_WORKER_COLUMNS, *nodes))
 
     @property
     def _task_table(self) -> DataTable[Text]:
@@ -162,6 +176,10 @@ class TopApp(App[None]):
             self._say(str(error))
             return
         self._say("")
+        named = [one.node for one in self.records] + [one.node for one in workers]
+        # Once there, the column stays: it must not come and go under a person's eyes.
+        self._has_nodes = self._has_nodes or any(named)
+        self._choose_columns()
         self._show_tasks()
         self._show_workers(workers)
 
@@ -174,8 +192,8 @@ class TopApp(App[None]):
         table.clear()
         for row in ordered(map(task_row, self.records)):
             style = _STYLES[row.group]
-            values = dict(zip(_TASK_COLUMNS, cells(row, now), strict=True))
-            shown = [_cell(name, values[name]) for name in self._columns]
+            values = dict(zip(_TASK_COLUMNS, cells(row, now), strict=True)) | {_NODE: row.node}
+            shown = [_cell(name, values[name]) for name in _columns(table)]
             shown[0].stylize(style)
             table.add_row(*shown, key=row.id)
         # The rows change their places, and the person has chosen a task and not a place.
@@ -192,8 +210,10 @@ class TopApp(App[None]):
         table.clear()
         for one in workers:
             values = (one.worker, one.state, one.agent or "spare", mebibytes(one.rss))
-            rest = (str(one.tasks), clock_text(one.uptime))
-            table.add_row(*map(_cell, _WORKER_COLUMNS, (*values, *rest)))
+            rest = (str(one.tasks), clock_text(one.uptime), one.node)
+            # The last value has no column while no machine is named.
+            cells_of = zip(_columns(table), (*values, *rest), strict=False)
+            table.add_row(*(_cell(name, value) for name, value in cells_of))
 
     def chosen_id(self) -> str | None:
         """Return the id of the chosen task; None if there is none."""

@@ -45,26 +45,32 @@ def cells(row: TaskRow, now: float) -> tuple[str, ...]:
 def tasks_listing(records: list[TaskRecord]) -> Listing:
     """Return the tasks as rows, first what a person must do something about."""
     number = {"right": True}
+    rows = ordered(map(task_row, records))
+    has_nodes = any(row.node for row in rows)
     listing = Listing(
-        *(Column("task"), Column("state"), Column("agent"), Column("project")),
+        *(Column("task"), *([Column("node")] if has_nodes else [])),
+        *(Column("state"), Column("agent"), Column("project")),
         *(Column("time", **number), Column("tokens", **number), Column("cost", **number)),
         Column("step", is_prose=True),
     )
     now = time.time()
-    for row in ordered(map(task_row, records)):
-        listing.add(row.id, *cells(row, now))
+    for row in rows:
+        listing.add(row.id, *([row.node] if has_nodes else []), *cells(row, now))
     return listing
 
 
 def workers_listing(workers: list[WorkerInfo]) -> Listing:
     """Return the workers as rows."""
     number = {"right": True}
+    has_nodes = any(one.node for one in workers)
     listing = Listing(
-        *(Column("worker"), Column("state"), Column("agent")),
+        *(Column("worker"), *([Column("node")] if has_nodes else [])),
+        *(Column("state"), Column("agent")),
         *(Column("memory", **number), Column("tasks", **number), Column("age", **number)),
     )
     for one in workers:
         age = clock_text(one.uptime)
         agent = one.agent or "spare"
-        listing.add(one.worker, one.state, agent, mebibytes(one.rss), str(one.tasks), age)
+        rest = (one.state, agent, mebibytes(one.rss), str(one.tasks), age)
+        listing.add(one.worker, *([one.node] if has_nodes else []), *rest)
     return listing

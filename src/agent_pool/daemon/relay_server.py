@@ -16,7 +16,7 @@ from mcp.server.stdio import stdio_server
 
 from agent_pool.api import TaskAPI
 from agent_pool.client.environment import changed_variables
-from agent_pool.client.exchange import Exchange
+from agent_pool.client.exchange import OpenMessages
 from agent_pool.client.hello import MAX_HELLO, RelayHello, acceptance
 from agent_pool.daemon.caller_pool import CallerDefaults, CallerPool
 from agent_pool.daemon.callers import Peer, identify_peer, refuse_nested
@@ -183,7 +183,7 @@ class _RelayConnection:
         self._reader = reader
         self._writer = writer
         self._buffer = bytearray()
-        self._exchange = Exchange()  # knows whether a call runs
+        self._exchange = OpenMessages()  # knows whether a call runs
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_closing = False

@@ -119,6 +119,7 @@ class LiveTask:
         self.ended_at: float | None = None
         self.worker = ""
         self.pid = 0
+        self.node = ""
         self.line = ""
         self.usage: Usage = NO_USAGE
         self.cost_usd = 0.0
@@ -202,7 +203,7 @@ class LiveTask:
         if isinstance(event, Started):
             self.has_begun = True
             self.context = (0, 0)  # of a worker that had the task before
-            self.worker, self.pid = event.worker, event.pid
+            self.worker, self.pid, self.node = event.worker, event.pid, event.node
             self.started = event.time or time.time()
         elif isinstance(event, Spent):
             self.usage, self.cost_usd = event.usage, event.cost_usd
@@ -236,6 +237,7 @@ class LiveTask:
             attempts=self.attempts,
             worker=self.worker,
             pid=self.pid,
+            node=self.node,
             line=self.line,
             usage=self.usage,
             cost_usd=self.cost_usd,

@@ -91,7 +91,8 @@ def _step(event: TaskEvent, before: Spent | None) -> _Parts | None:
         case Submitted():
             return "note", "submitted", None, False
         case Started():
-            return "note", f"{event.worker} has it, process {event.pid}", None, False
+            place = f" on {event.node}" if event.node else ""
+            return "note", f"{event.worker}{place} has it, process {event.pid}", None, False
         case Withdrawn():
             return "note", "the words so far were withdrawn", event.text, True
         case Retry():

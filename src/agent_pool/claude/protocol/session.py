@@ -39,11 +39,11 @@ from agent_pool.claude.protocol.results import Spend, read_result, running_total
 from agent_pool.claude.protocol.role import Role, flag_settings
 from agent_pool.claude.protocol.signals import (
     BecameIdle,
+    CanUseTool,
     Configured,
     ConfigureFailed,
     Initialized,
     InitializeFailed,
-    PermissionAsked,
     ProtocolBroken,
     RateLimitsReported,
     ResetFailed,
@@ -354,7 +354,7 @@ class Session:
         """
         return self._control(request_id, {"subtype": "stop_task", "task_id": task_id})
 
-    def allow_tool(self, asked: PermissionAsked) -> bytes:
+    def allow_tool(self, asked: CanUseTool) -> bytes:
         """Make the answer that permits a tool call with its input unchanged.
 
         Raises:
@@ -362,7 +362,7 @@ class Session:
         """
         return self._decide(asked, {"behavior": "allow", "updatedInput": dict(asked.input)})
 
-    def deny_tool(self, asked: PermissionAsked, reason: str) -> bytes:
+    def deny_tool(self, asked: CanUseTool, reason: str) -> bytes:
         """Make the answer that refuses a tool call; the agent reads the reason.
 
         Raises:
@@ -464,7 +464,7 @@ class Session:
         self._refuse_if_over()
         return encode({"type": "control_response", "response": {"request_id": request_id, **body}})
 
-    def _decide(self, asked: PermissionAsked, decision: Mapping[str, Any]) -> bytes:
+    def _decide(self, asked: CanUseTool, decision: Mapping[str, Any]) -> bytes:
         body = {"subtype": "success", "response": decision}
         return self._control_response(asked.request_id, body)
 
@@ -823,7 +823,7 @@ class Session:
             emit(UnknownRequest(request_id, str(request.get("subtype"))))
             return
         emit(
-            PermissionAsked(
+            CanUseTool(
                 request_id,
                 tool=str(request.get("tool_name", "")),
                 input=mapping_of(request, "input"),

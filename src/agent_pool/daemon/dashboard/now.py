@@ -25,6 +25,7 @@ from agent_pool.views.rows import (
     STALLED_SECONDS,
     TaskRow,
     WorkerRow,
+    node_text,
     ordered,
     task_row,
     worker_row,
@@ -208,6 +209,7 @@ class NowView:
             "memory": f"{sum(one.rss for one in workers) / 2**20:,.0f} MiB",
             "cost": f"${total.cost_usd:,.2f}",
             "paused": stats.pause_reason if stats.paused else "",
+            "nodes": " · ".join(map(node_text, stats.nodes)),
             "retired": _retired_words(stats.retired, self._retired),
         }
         if figures != self._figures or number in self._numbers():
