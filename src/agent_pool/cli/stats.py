@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
 import click
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from agent_pool import (
@@ -29,7 +28,6 @@ from agent_pool.cli.output import console, print_json
 from agent_pool.text import count, mebibytes, printable, seconds_text
 from agent_pool.views.rows import node_text
 
-WATCH_INTERVAL_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
 """The time that the daemon has for its figures, as other pools have."""
 MAX_COUNTED: Final = 1000
@@ -38,14 +36,15 @@ FoundPools: TypeAlias = Sequence[PoolStatus | SilentPool]
 
 
 @click.command(cls=Command)
-@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show it as `agent-pool top` does.")
 @json_option
 def stats(as_json: bool, watch: bool) -> None:
     """Show every running pool of this user: workers, tasks, tokens, cost and memory.
 
     A pool is the daemon, an MCP server of a Claude Code session that does not use it, or a program
     that uses the library. The command asks each of them now; one that does not answer within two
-    seconds is listed as such. `agent-pool top` shows the tasks too, and can cancel them.
+    seconds is listed as such. With --watch, the figures move: that is `agent-pool top`, but no
+    daemon is started for it.
 
     \b
     Example:
@@ -54,7 +53,10 @@ def stats(as_json: bool, watch: bool) -> None:
       agent-pool stats --json | jq '.total.cost_usd'
     """
     if watch:
-        _watch(console(), as_json=as_json)
+        _check_watch(as_json=as_json)
+        from agent_pool.cli.top_app import run_top  # Textual takes long to import
+
+        run_async(run_top(find_tasks()))
         return
     found, daemon = run_async(find_pools())
     if as_json:
@@ -63,23 +65,11 @@ def stats(as_json: bool, watch: bool) -> None:
         console().print(format_pools(found, daemon))
 
 
-def _watch(screen: Console, *, as_json: bool) -> None:
+def _check_watch(*, as_json: bool) -> None:
     if as_json:
         raise click.UsageError("--watch is for people and --json is for programs; choose one")
-    if not screen.is_terminal:
+    if not console().is_terminal:
         raise click.UsageError("--watch needs a terminal; without --watch, stats prints once")
-    try:
-        run_async(_refresh_until_cancelled(screen))
-    except KeyboardInterrupt:
-        return  # the normal end of a watch, so the exit code is 0
-
-
-async def _refresh_until_cancelled(screen: Console) -> None:
-    # Without its thread that redraws: the figures change only when the pools are asked.
-    with Live(console=screen, auto_refresh=False) as live:
-        while True:
-            live.update(format_pools(*await find_pools()), refresh=True)
-            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +145,23 @@ def format_pools(found: FoundPools, daemon: DaemonFigures | None = None) -> Rend
         parts.append(
             Paragraph(f"{waiting} waiting for your permission: agent-pool tasks", "yellow")
         )
-    parts += [part for pool in pools for part in _format_pool(pool)]
-    parts += [Paragraph(f"{pool.folder}: {pool.reason}", "yellow") for pool in silent]
+    parts += _format_each(pools, silent)
     if not parts:
         return Text("No pool of yours is running here.")
-    return Group(*parts, _format_sum(pools))
+    return Group(*parts, format_sum(found))
+
+
+def format_others(found: FoundPools, daemon: DaemonFigures | None) -> RenderableType | None:
+    """Return the pools beside the daemon as tables; None if there are none."""
+    pools, silent = _split(found)
+    others = [one for one in pools if daemon is None or one.pid != daemon.pid]
+    parts = _format_each(others, silent)
+    return Group(*parts) if parts else None
+
+
+def _format_each(pools: Sequence[PoolStatus], silent: Sequence[SilentPool]) -> list[RenderableType]:
+    parts = [part for pool in pools for part in _format_pool(pool)]
+    return [*parts, *(Paragraph(f"{pool.folder}: {pool.reason}", "yellow") for pool in silent)]
 
 
 def _format_pool(pool: PoolStatus) -> list[RenderableType]:
@@ -274,7 +276,9 @@ def reuse_text(stats: PoolStats) -> str:
     )
 
 
-def _format_sum(pools: Sequence[PoolStatus]) -> Paragraph:
+def format_sum(found: FoundPools) -> Paragraph:
+    """Return the sum of all pools on one line."""
+    pools, _ = _split(found)
     total = _total(pools)
     workers = [worker for pool in pools for worker in pool.workers]
     parts = (
