@@ -23,7 +23,7 @@ from agent_pool import (
     TaskResult,
 )
 from agent_pool.api import OnEvent
-from agent_pool.cli.stats import DaemonFigures, FoundPools
+from agent_pool.cli.pools import DaemonFigures, FoundPools
 from agent_pool.cli.top_app import TaskScreen, TopApp
 from agent_pool.cli.top_rows import look, tasks_listing, workers_listing
 from agent_pool.events import Started, Text, ToolUse

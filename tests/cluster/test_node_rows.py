@@ -27,7 +27,7 @@ from agent_pool import (
     WorkerInfo,
 )
 from agent_pool.api import OnEvent
-from agent_pool.cli.stats import format_pools
+from agent_pool.cli.pools import format_pools
 from agent_pool.cli.tasks import print_tasks
 from agent_pool.cli.top_app import TopApp
 from agent_pool.cli.top_rows import tasks_listing, workers_listing

@@ -17,7 +17,7 @@ from agent_pool.cli.command import (
 )
 from agent_pool.cli.connect import connect_tasks
 from agent_pool.cli.output import console, print_json
-from agent_pool.cli.stats import find_pools, format_others, pools_as_json
+from agent_pool.cli.pools import find_pools, format_others, pools_as_json
 from agent_pool.cli.top_rows import look, tasks_listing, workers_listing
 from agent_pool.runtime import is_daemon_wanted
 

@@ -26,7 +26,7 @@ from agent_pool import (
     TaskRecord,
     WorkerInfo,
 )
-from agent_pool.cli.stats import (
+from agent_pool.cli.pools import (
     DaemonFigures,
     FoundPools,
     find_pools,
