@@ -46,3 +46,9 @@ def test_links_within_the_documentation_lead_to_existing_files(page: Path) -> No
     missing = [link for link in links if not (page.parent / link).exists()]
 
     assert missing == []
+
+
+def test_the_table_of_clients_is_made_from_their_recorded_runs() -> None:
+    from clients.report import PAGE, page_with_table
+
+    assert page_with_table() == PAGE.read_text(encoding="utf-8")
