@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
     "loopback": {"errors"},
     "views": {"text", "models", "events"},
     "tasks": GROUND | VALUES | {"pool", "views"},
+    "cluster": GROUND | VALUES | {"agents", "claude", "pool", "runtime"},
     "client": GROUND | VALUES | {"runtime", "pool"},
     "relay": {"client", "errors", "runtime"},
     "daemon": GROUND | VALUES | {"claude", "client", "mcp", "pool", "runtime", "tasks", "views"},
