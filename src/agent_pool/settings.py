@@ -343,6 +343,11 @@ class Settings(BaseModel):
         "remote and commit, or in the copy that Ray makes of `project_dir`",
     )
 
+    @property
+    def sent_variables(self) -> tuple[str, ...] | None:
+        """Return patterns of the variables that workers get from this machine; None for all."""
+        return None if self.ray is None else self.ray_env
+
     def with_overrides(self, overrides: Mapping[str, Any]) -> Settings:
         """Return these settings with some of them changed.
 
