@@ -42,6 +42,7 @@ LOSS_SECONDS: Final = 60.0
 WARM_UPS: Final = 2
 WARM_UP_PAIRS: Final = 5
 CALLS: Final = 300
+MOST_WORKERS: Final = 16
 SETTLE_SECONDS: Final = 3.0
 IDLE_SECONDS: Final = 10.0
 MIB: Final = 1 << 20
@@ -157,8 +158,9 @@ async def _daemon(
             "CLAUDE_PROJECT_DIR": str(sandbox.settings.project_dir),
             "AGENT_POOL_DAEMON": "on",
             "AGENT_POOL_SPARES": "0",
-            "AGENT_POOL_MAX_SIZE": str(workers),
-            "AGENT_POOL_MAX_WORKERS": str(workers),
+            # Of the whole cluster.
+            "AGENT_POOL_MAX_SIZE": str(MOST_WORKERS),
+            "AGENT_POOL_MAX_WORKERS": str(MOST_WORKERS if nodes else workers),
             RUNTIME_DIR: f"{folder}/run",
             STATE_DIR: f"{folder}/state",
         }

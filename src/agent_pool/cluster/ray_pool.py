@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -286,8 +287,12 @@ class RayPool(RequestCalls):
         return await asyncio.shield(found)
 
     def _sent_environ(self) -> dict[str, str]:
-        names = self.settings.ray_env
-        return {name: self._environ[name] for name in names if name in self._environ}
+        patterns = self.settings.ray_env
+        return {
+            name: value
+            for name, value in self._environ.items()
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+        }
 
     def _pump(self) -> None:
         """Give every task to a node that can have one."""

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from agent_pool.api import TaskAPI
+from agent_pool.api import PoolAPI, TaskAPI
 from agent_pool.client.environment import client_environment
 from agent_pool.daemon.callers import Peer
 from agent_pool.daemon.dashboard.actions import ActionLog
@@ -70,7 +70,16 @@ def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> Dr
     """Return the pool of the daemon, not open yet."""
     variables = client_environment(environ)
     kept = {name: value for name, value in variables.items() if _is_kept(name, settings)}
-    return DurablePool(AgentPool(settings, environ=environ), Store(state / STORE), settings, kept)
+    return DurablePool(_make_runner(settings, environ), Store(state / STORE), settings, kept)
+
+
+def _make_runner(settings: Settings, environ: Mapping[str, str]) -> PoolAPI:
+    """Return the pool that runs the tasks: here, or on the nodes of a cluster."""
+    if settings.ray is None:
+        return AgentPool(settings, environ=environ)
+    from agent_pool.cluster.ray_pool import RayPool  # only those who ask for it pay for it
+
+    return RayPool(settings, environ=environ)
 
 
 def _is_kept(name: str, settings: Settings) -> bool:
