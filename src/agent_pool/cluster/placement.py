@@ -318,7 +318,8 @@ def _firsts(tickets: Iterable[Ticket]) -> Iterable[Ticket]:
     """Yield the tasks that can be next: of those that can go to the same nodes, the first one."""
     seen: set[object] = set()
     for ticket in tickets:
-        kind = (ticket.conversation, ticket.lacking)
+        # Tasks of a conversation never overtake each other.
+        kind = ticket.lacking if ticket.conversation is None else (ticket.conversation,)
         if kind not in seen:
             seen.add(kind)
             yield ticket
