@@ -81,8 +81,7 @@ class RayPool(RequestCalls):
     Args:
         settings: all settings; by default those of the environment and the settings file. The
             numbers of workers are those of the whole cluster, see `docs/cluster.md`.
-        address: the cluster, instead of the setting `ray`: ``auto``, ``HOST:PORT`` or
-            ``ray://HOST:PORT``.
+        address: the cluster, instead of the setting `ray`.
         environ: the environment that settings and the variables of `ray_env` come from; by default
             that of this process. Workers have the environment of their node.
         **overrides: single settings, which win over the environment and the file.
@@ -105,11 +104,11 @@ class RayPool(RequestCalls):
         environ = Environment(environ)
         base = settings or load_settings(environ, **overrides)
         self.settings = base.with_overrides(overrides) if settings else base
-        address = address or self.settings.ray
+        if address is not None:
+            self.settings = self.settings.with_overrides({"ray": address})
+        address = self.settings.ray
         if not address:
-            raise ConfigError(
-                "ray: no cluster is named; set it to `auto`, HOST:PORT or ray://HOST:PORT"
-            )
+            raise ConfigError("ray: no cluster is named; set it to HOST:PORT of its head, or auto")
         self._environ = environ
         # Never opened: it reads definitions, which are on this machine too.
         self._local = AgentPool(self.settings, environ=environ)
@@ -454,8 +453,12 @@ class RayPool(RequestCalls):
         if task.cancel_error is not None:
             self._end(task, task.cancel_error)
             return
+        task.lacking[name] = reason
         self._placement.give_back(task.id)
         task.placed("")
+        if self._placement.is_hopeless(task.id):
+            self._end(task, _lacking_everywhere(task))
+            return
         self._pump()
         if not task.node:
             task.emit(Queued(1, task.waited, reason=f"node {name}: {reason}"))
@@ -570,6 +573,14 @@ class RayPool(RequestCalls):
         # No await until it is subscribed: each event is in the snapshot or comes later, never both.
         call_listener(listener, first)
         return self._bus.subscribe(listener)
+
+
+def _lacking_everywhere(task: ClusterTask) -> ConfigError:
+    reasons = "; ".join(f"{node}: {reason}" for node, reason in sorted(task.lacking.items()))
+    return ConfigError(
+        f"agent {task.request.agent!r}: no node has the project {task.lane.project} ({reasons}). "
+        "Make it available there, or choose another project_source"
+    )
 
 
 def _closed() -> PoolClosed:
