@@ -56,6 +56,7 @@ LATE = {
     ("cli", "mcp"): "`agent-pool serve` starts the other face",
     ("cli", "relay"): "`agent-pool serve` is the relay",
     ("relay", "mcp"): "without a daemon the relay becomes the server",
+    ("daemon", "cluster"): "only a daemon that is asked for it has the nodes of a cluster",
     ("cli", "daemon"): "`agent-pool daemon run` is the daemon",
     ("mcp", "hook"): "the early list of tools finds the agents' files as the hook does",
 }

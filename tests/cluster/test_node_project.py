@@ -18,9 +18,11 @@ import pytest
 
 from agent_pool import ConfigError
 from agent_pool.cluster import node_project
-from agent_pool.cluster.node_project import NodeLacksProject, NodeProjects
+from agent_pool.cluster.node_project import NodeLacksProject, NodeProjects, checkouts_folder
 from agent_pool.cluster.project_source import ProjectSource, checked_remote, find_source
+from agent_pool.loopback import ModelReply, ModelRequest, ToolUseBlock
 from agent_pool.pool.git import GitError, run_git
+from support.pools import PoolProject
 from support.repositories import git, make_repository
 from support.waiting import run
 
@@ -457,3 +459,33 @@ def test_an_error_of_the_task_is_not_the_nodes_error(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="of the task"):
         run(main())
+
+
+def test_an_agent_that_accepts_edits_can_write_in_a_checkout(
+    pool_project: PoolProject, tmp_path: Path
+) -> None:
+    """Below a folder `.claude` Claude Code asks for permission to edit (2.1.332)."""
+    pool_project.agent("editor", permissionMode="acceptEdits")
+    make_repository(pool_project.root)
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", "remote.git")
+    git(pool_project.root, "remote", "add", "origin", str(tmp_path / "remote.git"))
+    git(pool_project.root, "push", "--quiet", "origin", "main")
+    source = describe(pool_project.root)
+
+    async def main() -> None:
+        environ = pool_project.environment("")
+        async with held(NodeProjects(checkouts_folder(environ), environ), source) as [folder]:
+            file = folder / "new.txt"
+
+            def write(request: ModelRequest) -> ModelReply:
+                if request.tool_results:
+                    return ModelReply("done")
+                call = ToolUseBlock("Write", {"file_path": str(file), "content": "hello"})
+                return ModelReply([call])
+
+            async with pool_project.real(write, project_dir=folder) as (pool, _):
+                result = await pool.invoke("editor", "write")
+            assert result.denied == ()
+            assert file.read_text() == "hello"
+
+    run(main())

@@ -86,7 +86,8 @@ class Members:
                 self._drop(node)
         known = {link.node.id for link in self._links.values()}
         for one in found:
-            if one.id not in known:
+            # Started with `--num-cpus=0`, as heads are, so that it does no work.
+            if one.id not in known and one.resources.get("CPU"):
                 self._join(one)
 
     def _join(self, node: RayNode) -> None:

@@ -25,13 +25,13 @@ from typing import Any, Final
 
 from agent_pool.cluster.fence import Fence, now
 from agent_pool.cluster.node_probe import NodeProbe, probe_node
-from agent_pool.cluster.node_project import NodeLacksProject, NodeProjects
+from agent_pool.cluster.node_project import NodeLacksProject, NodeProjects, checkouts_folder
 from agent_pool.cluster.project_source import ProjectSource
 from agent_pool.errors import AgentPoolError, ConfigError, InternalError, TaskCancelled, TaskError
 from agent_pool.events import Event, Snapshot
 from agent_pool.models import Denied, PermissionRequest, TaskRequest, error_from_json
 from agent_pool.pool.pool import AgentPool
-from agent_pool.settings import Settings, claude_home, load_settings
+from agent_pool.settings import Settings, load_settings
 
 log = logging.getLogger("agent_pool")
 
@@ -42,7 +42,6 @@ FENCE_SECONDS: Final = 3.0
 """Seconds after which the node ends its tasks, counted from its last answer that has come."""
 OWN_SETTINGS: Final = ("claude_cli", "max_rss_hard", "max_total_rss")
 """Settings that depend on the machine: here the node's own environment and file count."""
-CHECKOUTS: Final = "agent-pool-checkouts"
 CLEAN_SECONDS: Final = 60.0
 """The pause between two looks for folders that nothing uses."""
 
@@ -103,7 +102,7 @@ class NodeActor:
         except AgentPoolError as error:
             return NodeProbe(problem=str(error)).as_json()
         working_dir = Path.cwd() if os.environ.get("RAY_RUNTIME_ENV_HASH") else None
-        cache = claude_home(self._environ) / CHECKOUTS
+        cache = checkouts_folder(self._environ)
         self._projects = NodeProjects(cache, self._environ, working_dir)
         wanted = None if source is None else ProjectSource.from_json(source)
         probe = await probe_node(self._settings, self._environ, self._projects, wanted)

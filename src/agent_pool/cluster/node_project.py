@@ -22,6 +22,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from pathlib import Path
 from typing import Final
 
+from agent_pool.claude.reset_probe import cache_folder
 from agent_pool.cluster.project_source import TRANSPORTS, ProjectSource, check_source
 from agent_pool.pool.git import GitError, run_git
 
@@ -41,6 +42,13 @@ CHANGED_SECONDS: Final = 7 * 86400.0
 
 _READY: Final = b"ready"
 """In the lock file of a worktree that is complete; a killed process leaves half of one."""
+
+
+def checkouts_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder of all checkouts of this user; it need not exist."""
+    # Not in Claude Code's own folder: below one with the name `.claude` it edits nothing in the
+    # mode acceptEdits (2.1.332).
+    return cache_folder(environ) / "projects"
 
 
 class NodeLacksProject(Exception):  # noqa: N818 - an answer to the caller, who tries another node

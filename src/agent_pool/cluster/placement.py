@@ -257,6 +257,12 @@ class Placement:
         self._queued[ticket.lane] = {task: again, **self._queued.get(ticket.lane, {})}
         self._lane_of[task] = ticket.lane
 
+    def is_hopeless(self, task: str) -> bool:
+        """Check whether every node that can have tasks now or soon has said that it cannot."""
+        lane = self._lane_of[task]
+        lacking = self._queued[lane][task].lacking
+        return all(node in lacking for node in self.with_state("ready", "starting"))
+
     def end_conversation(self, conversation: Hashable) -> bool:
         """Forget where a conversation is; return whether it was anywhere."""
         node = self._homes.pop(conversation, NO_NODE)

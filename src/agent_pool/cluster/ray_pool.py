@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -80,8 +81,7 @@ class RayPool(RequestCalls):
     Args:
         settings: all settings; by default those of the environment and the settings file. The
             numbers of workers are those of the whole cluster, see `docs/cluster.md`.
-        address: the cluster, instead of the setting `ray`: ``auto``, ``HOST:PORT`` or
-            ``ray://HOST:PORT``.
+        address: the cluster, instead of the setting `ray`.
         environ: the environment that settings and the variables of `ray_env` come from; by default
             that of this process. Workers have the environment of their node.
         **overrides: single settings, which win over the environment and the file.
@@ -104,11 +104,11 @@ class RayPool(RequestCalls):
         environ = Environment(environ)
         base = settings or load_settings(environ, **overrides)
         self.settings = base.with_overrides(overrides) if settings else base
-        address = address or self.settings.ray
+        if address is not None:
+            self.settings = self.settings.with_overrides({"ray": address})
+        address = self.settings.ray
         if not address:
-            raise ConfigError(
-                "ray: no cluster is named; set it to `auto`, HOST:PORT or ray://HOST:PORT"
-            )
+            raise ConfigError("ray: no cluster is named; set it to HOST:PORT of its head, or auto")
         self._environ = environ
         # Never opened: it reads definitions, which are on this machine too.
         self._local = AgentPool(self.settings, environ=environ)
@@ -286,8 +286,12 @@ class RayPool(RequestCalls):
         return await asyncio.shield(found)
 
     def _sent_environ(self) -> dict[str, str]:
-        names = self.settings.ray_env
-        return {name: self._environ[name] for name in names if name in self._environ}
+        patterns = self.settings.ray_env
+        return {
+            name: value
+            for name, value in self._environ.items()
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+        }
 
     def _pump(self) -> None:
         """Give every task to a node that can have one."""
@@ -449,8 +453,12 @@ class RayPool(RequestCalls):
         if task.cancel_error is not None:
             self._end(task, task.cancel_error)
             return
+        task.lacking[name] = reason
         self._placement.give_back(task.id)
         task.placed("")
+        if self._placement.is_hopeless(task.id):
+            self._end(task, _lacking_everywhere(task))
+            return
         self._pump()
         if not task.node:
             task.emit(Queued(1, task.waited, reason=f"node {name}: {reason}"))
@@ -565,6 +573,14 @@ class RayPool(RequestCalls):
         # No await until it is subscribed: each event is in the snapshot or comes later, never both.
         call_listener(listener, first)
         return self._bus.subscribe(listener)
+
+
+def _lacking_everywhere(task: ClusterTask) -> ConfigError:
+    reasons = "; ".join(f"{node}: {reason}" for node, reason in sorted(task.lacking.items()))
+    return ConfigError(
+        f"agent {task.request.agent!r}: no node has the project {task.lane.project} ({reasons}). "
+        "Make it available there, or choose another project_source"
+    )
 
 
 def _closed() -> PoolClosed:

@@ -137,9 +137,12 @@ class McpHttp:
 
     def _caller_pool(self, key: HttpCallerKey) -> CallerPool:
         client = _environment_of(key.client_pid)
-        blocked = self._settings.env_block
-        env = None if client is None else changed_variables(client, self._environ, blocked)
+        env = None if client is None else self._changed(client)
         return CallerPool(self._pool, CallerDefaults(key.project, env, key.parent or None))
+
+    def _changed(self, client: Mapping[str, str]) -> dict[str, str] | None:
+        blocked, sent = self._settings.env_block, self._settings.sent_variables
+        return changed_variables(client, self._environ, blocked, sent)
 
     async def close(self) -> None:
         """End all connections; the calls of their clients are cancelled, stored tasks are not."""
