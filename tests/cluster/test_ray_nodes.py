@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -25,6 +28,7 @@ from agent_pool.tasks.service import DurablePool
 from agent_pool.tasks.store import Store
 from support.model_scripts import Gate, bash, echo_task, tool
 from support.planted_daemons import PlantedDaemon
+from support.process_checks import kill_all
 from support.ray_grid import RayGrid, until_none
 from support.waiting import wait_until
 
@@ -58,8 +62,7 @@ def test_tasks_run_on_both_nodes_at_the_same_time(grid: RayGrid) -> None:
         handles = [
             await grid.pool.submit(TaskRequest("tester", f"quince {number}")) for number in range(4)
         ]
-        while sum(isinstance(event, Started) for event in events) < 4:
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: sum(isinstance(event, Started) for event in events) == 4)
         workers = await grid.pool.workers()
         gate.open()
         results = [await handle.result() for handle in handles]
@@ -170,11 +173,10 @@ def test_an_idempotent_task_of_a_dead_node_runs_on_another(grid: RayGrid, tmp_pa
         daemon = PlantedDaemon()
         await grid.until_ready("three")
         grid.script.step = lambda _: bash(f"{daemon.command}; exec sleep 1000")
-        durable = DurablePool(
-            SharedPool(grid.pool), Store(tmp_path / "tasks.db"), grid.pool.settings
-        )
+        durable = DurablePool(grid.shared_pool(), Store(tmp_path / "tasks.db"), grid.pool.settings)
         async with (
-            durable, grid.running_on("three", durable, idempotent=True) as again,
+            durable,
+            grid.running_on("three", durable, idempotent=True) as again,
             grid.running_on("three", durable) as once,
         ):
             await wait_until(lambda: len(daemon.processes()) >= 2)
@@ -199,17 +201,92 @@ def test_an_idempotent_task_of_a_dead_node_runs_on_another(grid: RayGrid, tmp_pa
     grid.run(main())
 
 
-class SharedPool:
-    """A pool that another one uses, and does not open or close."""
+def kill_by_ray(grid: RayGrid) -> None:
+    for link in grid.pool._members.links():
+        link._actor.kill()
 
-    def __init__(self, pool: object) -> None:
-        self._pool = pool
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._pool, name)
+KILLS: dict[str, Callable[[RayGrid], None]] = {
+    "ray.kill": kill_by_ray,
+    "SIGKILL": lambda grid: kill_all([*grid.nodes.actors("one"), *grid.nodes.actors("two")]),
+}
 
-    async def open(self) -> None:
-        """Do nothing: the pool is open."""
 
-    async def close(self) -> None:
-        """Do nothing: others use the pool."""
+@pytest.mark.parametrize("way", KILLS)
+def test_nothing_is_left_on_a_node_whose_actor_is_killed(grid: RayGrid, way: str) -> None:
+    async def main() -> None:
+        daemon = PlantedDaemon()
+        grid.script.step = lambda _: bash(f"{daemon.command}; exec sleep 1000")
+        handle = await grid.pool.submit(TaskRequest("tester", "hang"))
+        await wait_until(daemon.processes)
+        agents = [*grid.nodes.agents("one"), *grid.nodes.agents("two")]
+        killed = time.monotonic()
+        KILLS[way](grid)
+        with pytest.raises(TaskInterrupted):
+            await handle.result()
+        assert time.monotonic() - killed < NOTICED_SECONDS
+        assert daemon.processes() == []
+        await until_none(agents)
+        grid.script.step = echo_task
+        await grid.until_ready("one", "two")
+
+    grid.run(main())
+
+
+def test_nothing_is_left_on_nodes_whose_driver_is_killed(grid: RayGrid) -> None:
+    async def main() -> None:
+        daemon = PlantedDaemon()
+        grid.script.step = lambda _: bash(f"{daemon.command}; exec sleep 1000")
+        before = {one.pid for name in ("one", "two") for one in grid.nodes.actors(name)}
+        driver = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", DRIVER, json.dumps(grid.values())),
+            env={**grid.environ, "ANTHROPIC_BASE_URL": grid.api.url, "PYTHONPATH": PYTHONPATH},
+        )
+        try:
+            await wait_until(daemon.processes, 40)
+            actors = [one for name in ("one", "two") for one in grid.nodes.actors(name)]
+            new = [one for one in actors if one.pid not in before]
+            assert new != []
+        finally:
+            driver.kill()
+            await driver.wait()
+        await until_none(new)
+        await wait_until(lambda: not daemon.processes())
+
+    grid.run(main())
+
+
+def test_a_drained_node_finishes_its_task_and_gets_no_more(grid: RayGrid) -> None:
+    async def main() -> None:
+        grid.script.step = gate = Gate(echo_task)
+        async with grid.running_on("two", task="last") as handle:
+            agents = grid.nodes.agents("two")
+            assert grid.pool.drain_node("two")
+            assert not grid.pool.drain_node("two")
+            draining = await grid.node("two")
+            assert draining is not None
+            assert draining.state == "draining"
+            gate.open()
+            result = await handle.result()
+            assert (result.text, result.node) == ("echo: last", "two")
+            assert (await grid.pool.invoke("tester", "next")).node == "one"
+            await until_none(agents)
+            assert await grid.node("two") is None
+
+    grid.run(main())
+
+
+PYTHONPATH = os.pathsep.join(sys.path)
+DRIVER = """
+import asyncio, json, sys
+from agent_pool.cluster.ray_pool import RayPool
+
+
+async def main():
+    async with RayPool(**json.loads(sys.argv[1])) as pool:
+        await pool.invoke("tester", "hang")
+
+
+asyncio.run(main())
+"""
+"""A program with a pool on the same nodes."""

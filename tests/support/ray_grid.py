@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psutil
 
@@ -18,8 +18,9 @@ from agent_pool.models import NodeInfo
 from support.environment import UNREACHABLE_URL, cli_environment
 from support.model_scripts import echo_task, resolve
 from support.pools import HASTY, PoolProject
+from support.process_checks import is_alive
 from support.ray_nodes import RayNodes
-from support.waiting import bounded
+from support.waiting import bounded, wait_until
 
 T = TypeVar("T")
 
@@ -102,9 +103,17 @@ class RayGrid:
         """Return what the pool knows of a node; None if it does not know it."""
         return next((one for one in (await self.pool.stats()).nodes if one.node == name), None)
 
+    def shared_pool(self) -> PoolAPI:
+        """Return the pool for another one that must not open and close it."""
+        return cast(PoolAPI, _SharedPool(self.pool))
+
+    def values(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return {**self.settings(), "project_dir": str(self.project.root)}
+
     async def until_state(self, name: str, state: str) -> NodeInfo:
         """Wait until a node has a state; return what the pool knows of it then."""
-        while (found := await self.node(name)) is None or found.state != state:
+        while (found := await self.node(name)) is None or found.state != state:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return found
 
@@ -143,7 +152,20 @@ class RayGrid:
                     await other.result()
 
 
+class _SharedPool:
+    def __init__(self, pool: RayPool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    async def open(self) -> None:
+        """Do nothing: the pool is open."""
+
+    async def close(self) -> None:
+        """Do nothing: others use the pool."""
+
+
 async def until_none(processes: list[psutil.Process]) -> None:
     """Wait until these processes have ended."""
-    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes):
-        await asyncio.sleep(0.01)
+    await wait_until(lambda: not any(is_alive(one.pid) for one in processes))

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, each with processes and an environment of its own."""
+"""A Ray cluster of several nodes on this machine, each with an environment of its own."""
 
 from __future__ import annotations
 

@@ -70,9 +70,11 @@ class _Node:
 
     @property
     def load(self) -> float:
-        # An idle conversation has a worker too.
-        held = len(self.conversations - {one.conversation for one in self.running.values()})
-        return (len(self.running) + held) / self.size
+        busy = len(self.running)
+        if self.conversations:
+            # An idle conversation has a worker too.
+            busy += len(self.conversations - {one.conversation for one in self.running.values()})
+        return busy / self.size
 
 
 class Placement:
@@ -196,6 +198,10 @@ class Placement:
     def home_of(self, conversation: Hashable) -> str:
         """Return the node that has a conversation; empty if none has it."""
         return self._homes.get(conversation, NO_NODE)
+
+    def is_busy(self, conversation: Hashable) -> bool:
+        """Check whether a task of a conversation runs."""
+        return conversation in self._busy
 
     def homes(self) -> dict[Hashable, str]:
         """Return the conversations and their nodes."""

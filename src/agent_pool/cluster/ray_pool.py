@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -123,6 +123,7 @@ class RayPool(RequestCalls):
         )
         self._tasks: dict[str, ClusterTask] = {}
         self._workers: dict[tuple[str, str], tuple[str, Lane]] = {}
+        self._talked: dict[Hashable, float] = {}
         self._rate_limits: RateLimits | None = None
         self._sources: dict[str, tuple[float, asyncio.Future[ProjectSource]]] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -182,6 +183,7 @@ class RayPool(RequestCalls):
             self._end(task, _closed())
         seconds = self.settings.close_timeout + CLOSE_MARGIN
         await asyncio.gather(*(link.close(seconds) for link in self._members.links()))
+        await self._members.closed()
         for task in tuple(self._tasks.values()):
             self._end(task, _closed())
         for work in self._background:
@@ -322,6 +324,7 @@ class RayPool(RequestCalls):
         self._placement.ended(task.id)
         conversation = task.conversation
         if conversation is not None:
+            self._talked[conversation] = time.monotonic()
             failed = task.outcome.exception() is not None or task.outcome.result().is_error
             if failed or task.request.ends_conversation:
                 self._placement.end_conversation(conversation)
@@ -481,15 +484,36 @@ class RayPool(RequestCalls):
             self._end(task, task.cancel_error or _interrupted(task, name))
         self._pump()
 
+    def drain_node(self, node: str) -> bool:
+        """Give a node no more tasks, and end its workers when it has done those that it has.
+
+        Args:
+            node: its name.
+
+        Returns:
+            Whether there is such a node that gets tasks.
+        """
+        return self._members.drain(node)
+
     def ready(self, node: str) -> None:
         self._pump()
 
     async def _announce_forever(self) -> None:
         while True:
             await asyncio.sleep(ANNOUNCE_SECONDS)
+            self._forget_idle_conversations()
             for task in tuple(self._tasks.values()):
                 if place := self._placement.position(task.id):
                     task.emit(Queued(place, task.waited, reason=self._reason()))
+
+    def _forget_idle_conversations(self) -> None:
+        """Forget the nodes of conversations that have ended there by their age."""
+        oldest = time.monotonic() - self.settings.conversation_idle
+        for conversation, since in list(self._talked.items()):
+            if since < oldest and not self._placement.is_busy(conversation):
+                self._placement.end_conversation(conversation)
+                del self._talked[conversation]
+        self._members.look_at_drained()
 
     # Agents
 
