@@ -35,7 +35,7 @@ class RayNodes:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         # Short: the paths of Ray's sockets have at most 107 bytes.
-        self._folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
         self._environ = environ
         self._starts: dict[str, subprocess.Popen[bytes]] = {}
         self.address = ""
@@ -46,7 +46,7 @@ class RayNodes:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
         self.address = f"{HOST}:{port}"
-        place = ("--temp-dir", str(self._folder / "head"))
+        place = ("--temp-dir", str(self.folder / "head"))
         self._start(names[0], cpus, "--head", f"--port={port}", "--include-dashboard=false", *place)
         for name in names[1:]:
             self.add(name, cpus=cpus)
@@ -58,7 +58,7 @@ class RayNodes:
         self._start(name, cpus, f"--address={self.address}", **more)
 
     def _start(self, name: str, cpus: int, *arguments: str, **more: str) -> None:
-        with (self._folder / f"{name}.log").open("wb") as log:
+        with (self.folder / f"{name}.log").open("wb") as log:
             self._starts[name] = self._popen(name, cpus, log, arguments, more)
 
     def _popen(
@@ -85,7 +85,7 @@ class RayNodes:
                 **more,
             },
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=log,
             stderr=log,
             start_new_session=True,
         )
@@ -98,7 +98,7 @@ class RayNodes:
             time.sleep(0.05)
 
     def _log(self) -> str:
-        return "\n".join(one.read_text() for one in self._folder.glob("*.log"))
+        return "\n".join(one.read_text() for one in self.folder.glob("*.log"))
 
     # Processes
 
@@ -130,7 +130,7 @@ class RayNodes:
         left = [one for one in psutil.process_iter() if _belongs(one, "", "")]
         for process in left:
             _send(process, signal.SIGKILL)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _belongs(process: psutil.Process, name: str, program: str) -> bool:
