@@ -7,7 +7,13 @@ from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from agent_pool.cluster.placement import Lane, Placed, Placement, Ticket
 
@@ -215,10 +221,10 @@ class PlacementMachine(RuleBasedStateMachine):
             assert len(self._on(node)) <= size
 
 
-PlacementMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
-TestEveryTaskGoesToTheRightNode = PlacementMachine.TestCase
+def test_every_task_goes_to_the_right_node() -> None:
+    run_state_machine_as_test(
+        PlacementMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+    )
 
 
 def _placement(*sizes: int, max_per_lane: int = 100) -> Placement:

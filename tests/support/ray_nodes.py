@@ -86,7 +86,7 @@ class RayNodes:
             },
             stdin=subprocess.DEVNULL,
             stdout=log,
-            stderr=log,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 
@@ -95,6 +95,7 @@ class RayNodes:
         end = time.monotonic() + START_TIMEOUT
         while not self.processes(name, _RAYLET):
             assert time.monotonic() < end, self._log()
+            assert self._starts[name].poll() is None, self._log()
             time.sleep(0.05)
 
     def _log(self) -> str:
