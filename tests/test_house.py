@@ -323,7 +323,7 @@ def test_every_imported_distribution_is_a_declared_dependency() -> None:
     extras = project["optional-dependencies"]
     declared = {
         normalized(re.split(r"[\[<>=;\s]", line)[0])
-        for line in [*project["dependencies"], *extras["otel"]]
+        for line in [*project["dependencies"], *extras["otel"], *extras["ray"]]
     }
     installed = packages_distributions()
     imported = {i.target.partition(".")[0] for i in imports() if inside(i.target) is None}

@@ -74,8 +74,13 @@ def _parse_bytes(value: object) -> object:
     return int(float(match[1]) * _SIZES[match[2] or "B"])
 
 
+def _parse_address(value: object) -> object:
+    return value.removeprefix("ray://") if isinstance(value, str) else value
+
+
 Size = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_parse_seconds), Field(gt=0)]
+Address = Annotated[str, BeforeValidator(_parse_address)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 Permission = Literal[
     "plan", "dontAsk", "default", "ask", "acceptEdits", "auto", "bypassPermissions"
@@ -321,10 +326,10 @@ class Settings(BaseModel):
     )
 
     # Many machines, by Ray
-    ray: str | None = Field(
+    ray: Address | None = Field(
         None,
-        description="the Ray cluster whose nodes run the tasks: `auto`, `HOST:PORT` or "
-        "`ray://HOST:PORT`; without it the tasks run on this machine",
+        description="the Ray cluster whose nodes run the tasks: `HOST:PORT` of its head, or `auto` "
+        "for the one that this machine belongs to; without it the tasks run on this machine",
     )
     ray_workers: int | None = Field(
         None,

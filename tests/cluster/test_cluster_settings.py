@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from agent_pool.cli.connect import find_pool
 from agent_pool.cli.daemon import daemon
 from agent_pool.client import start
 from agent_pool.client.environment import changed_variables
+from agent_pool.cluster.ray_pool import RayPool
 from agent_pool.runtime import DaemonAddress, config_scope, fits_scope
 from support.fake_pool import FakePool
 from support.rest_server import served, task_body
@@ -71,6 +73,14 @@ def test_a_request_over_rest_gets_only_the_listed_variables() -> None:
     run(main())
 
 
+def test_a_missing_extra_is_reported_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'claude-agent-pool\[ray\]'"):
+        run(RayPool(Settings(ray="auto"), environ={}).open())
+
+
 def test_the_option_ray_becomes_a_setting_of_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Any] = {}
 
@@ -80,7 +90,7 @@ def test_the_option_ray_becomes_a_setting_of_the_daemon(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(start, "ensure_daemon", ensure)
     monkeypatch.delenv("AGENT_POOL_RAY", raising=False)
-    done = CliRunner().invoke(daemon, ["--ray", "10.0.0.1:6379", "start"])
+    done = CliRunner().invoke(daemon, ["--ray", "ray://10.0.0.1:6379", "start"])
     assert done.exit_code == 0
     assert found["AGENT_POOL_RAY"] == "10.0.0.1:6379"
     monkeypatch.delenv("AGENT_POOL_RAY", raising=False)
@@ -89,10 +99,11 @@ def test_the_option_ray_becomes_a_setting_of_the_daemon(monkeypatch: pytest.Monk
 def test_connect_takes_the_address_of_a_cluster_as_a_setting(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), "PATH": "", "AGENT_POOL_DAEMON": "on"}
     for pool in (
-        connect("ray://10.0.0.1:10001", environ=environ),
-        connect(url="ray://10.0.0.1:10001", environ=environ),
+        connect("ray://10.0.0.1:6379", environ=environ),
+        connect(url="ray://10.0.0.1:6379", environ=environ),
+        connect(environ={**environ, "AGENT_POOL_RAY": "ray://10.0.0.1:6379"}),
     ):
-        assert pool.settings.ray == "ray://10.0.0.1:10001"
+        assert pool.settings.ray == "10.0.0.1:6379"
     with pytest.raises(ConfigError, match="expected http"):
         connect(url="ray://10.0.0.1:10001", token="x", environ=environ)
 

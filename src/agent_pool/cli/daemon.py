@@ -33,8 +33,8 @@ RAY_VARIABLE: Final = "AGENT_POOL_RAY"
 @click.option(
     "--ray",
     metavar="ADDRESS",
-    help="Run the tasks on the nodes of this Ray cluster: auto, HOST:PORT or ray://HOST:PORT; the "
-    "same as the setting ray. Without a command the daemon runs in the foreground.",
+    help="Run the tasks on the nodes of this Ray cluster: HOST:PORT of its head, or auto; the same "
+    "as the setting ray. Without a command the daemon runs in the foreground.",
 )
 @click.pass_context
 def daemon(ctx: click.Context, ray: str | None) -> None:
@@ -51,7 +51,7 @@ def daemon(ctx: click.Context, ray: str | None) -> None:
     """
     if ray is not None:
         # In the environment: the daemon is another process, and its clients compare settings.
-        os.environ[RAY_VARIABLE] = ray
+        os.environ[RAY_VARIABLE] = ray.removeprefix("ray://")
     if ctx.invoked_subcommand is None:
         ctx.invoke(run)
 

@@ -36,8 +36,8 @@ def connect(
             current one.
         environ: the environment that settings, the daemon's place and the tasks' variables come
             from; by default that of this process.
-        url: the URL of the daemon's TCP port, instead of its Unix socket; or the ``ray://`` URL of
-            a cluster.
+        url: the URL of the daemon's TCP port, instead of its Unix socket; or ``ray://HOST:PORT`` of
+            a cluster's head.
         token: the bearer token for `url`.
         start: start the daemon if none runs.
 
@@ -49,7 +49,8 @@ def connect(
     variables = Environment(environ)
     if url is not None and token is None and url.startswith(RAY_SCHEME):
         # A setting as any other: the daemon that is found must have the same.
-        variables, url = Environment({**variables, RAY_VARIABLE: url}), None
+        address = url.removeprefix(RAY_SCHEME)
+        variables, url = Environment({**variables, RAY_VARIABLE: address}), None
     settings = load_settings(variables)
     if url is None and token is None:
         if not is_daemon_wanted(variables):

@@ -40,6 +40,7 @@ class ClusterTask:
         source: where nodes find its project; None before it is known.
         cancel_error: what it ends with when it was cancelled; None before.
         node: the name of the node that has it; empty before.
+        lacking: for each node that does not have its project, the reason.
         outcome: its result or its error.
     """
 
@@ -59,6 +60,7 @@ class ClusterTask:
         self.source: ProjectSource | None = None
         self.cancel_error: TaskError | None = None
         self.node = ""
+        self.lacking: dict[str, str] = {}
         self.outcome: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
         # Without a caller that waits, its error is not an unseen one.
         self.outcome.add_done_callback(lambda done: done.cancelled() or done.exception())

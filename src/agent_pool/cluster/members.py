@@ -22,6 +22,8 @@ LOOK_SECONDS: Final = 1.0
 """The pause between two looks at the list of nodes."""
 AGAIN_SECONDS: Final = 10.0
 """The pause before another try to start an actor that could not be started."""
+CLOSE_SECONDS: Final = 15.0
+"""Seconds for a node without tasks to end its workers."""
 LOST_SECONDS: Final = 300.0
 """For so long a lost node is shown."""
 
@@ -60,6 +62,8 @@ class Members:
         self._links: dict[str, NodeLink] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._lost: dict[str, float] = {}
+        self._gone: set[str] = set()
+        self._closing: list[asyncio.Task[None]] = []
         self._joined = 0
         self._changed = asyncio.Event()
         self._is_stopped = False
@@ -84,7 +88,7 @@ class Members:
             # One that has tasks is lost only when it is not heard: the head can be wrong.
             if node in idle and link.node.id not in listed:
                 self._drop(node)
-        known = {link.node.id for link in self._links.values()}
+        known = self._gone | {link.node.id for link in self._links.values()}
         for one in found:
             # Started with `--num-cpus=0`, as heads are, so that it does no work.
             if one.id not in known and one.resources.get("CPU"):
@@ -169,8 +173,32 @@ class Members:
         self._note_change()
         return tasks
 
+    def drain(self, name: str) -> bool:
+        """Let a node finish what it has, and go; return False if no node that works has the name.
+
+        It is taken again when Ray is started anew on it.
+        """
+        found = [
+            node
+            for node in self._placement.with_state("ready")
+            if self._placement.info(node).node == name
+        ]
+        for node in found:
+            self._placement.drain(node, "a person has asked for it")
+        self.look_at_drained()
+        return bool(found)
+
     def look_at_drained(self) -> None:
-        """Let the nodes go that have nothing left to do; nothing is drained yet."""
+        """Let the draining nodes go that have nothing left to do."""
+        for node in self._placement.with_state("draining"):
+            if self._placement.is_drained(node):
+                link = self._links[node]
+                self._gone.add(link.node.id)
+                self._closing.append(asyncio.create_task(link.close(CLOSE_SECONDS)))
+                self._links.pop(node)
+                self._opening.pop(node).cancel()
+                self._placement.remove(node)
+                log.info("node %s was drained", link.node.name)
 
     # Links
 
@@ -199,6 +227,11 @@ class Members:
         except TimeoutError:
             raise PoolTimeout(f"no node was ready within {seconds:g} s") from None
         return self._links[found[0]]
+
+    async def closed(self) -> None:
+        """Wait until drained nodes have ended their workers."""
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     def stop(self) -> None:
         """Take no more nodes."""

@@ -70,9 +70,11 @@ class _Node:
 
     @property
     def load(self) -> float:
-        # An idle conversation has a worker too.
-        held = len(self.conversations - {one.conversation for one in self.running.values()})
-        return (len(self.running) + held) / self.size
+        busy = len(self.running)
+        if self.conversations:
+            # An idle conversation has a worker too.
+            busy += len(self.conversations - {one.conversation for one in self.running.values()})
+        return busy / self.size
 
 
 class Placement:
@@ -197,6 +199,10 @@ class Placement:
         """Return the node that has a conversation; empty if none has it."""
         return self._homes.get(conversation, NO_NODE)
 
+    def is_busy(self, conversation: Hashable) -> bool:
+        """Check whether a task of a conversation runs."""
+        return conversation in self._busy
+
     def homes(self) -> dict[Hashable, str]:
         """Return the conversations and their nodes."""
         return dict(self._homes)
@@ -256,6 +262,12 @@ class Placement:
         again = replace(ticket, lacking=ticket.lacking | {node})
         self._queued[ticket.lane] = {task: again, **self._queued.get(ticket.lane, {})}
         self._lane_of[task] = ticket.lane
+
+    def is_hopeless(self, task: str) -> bool:
+        """Check whether every node that can have tasks now or soon has said that it cannot."""
+        lane = self._lane_of[task]
+        lacking = self._queued[lane][task].lacking
+        return all(node in lacking for node in self.with_state("ready", "starting"))
 
     def end_conversation(self, conversation: Hashable) -> bool:
         """Forget where a conversation is; return whether it was anywhere."""
@@ -318,7 +330,8 @@ def _firsts(tickets: Iterable[Ticket]) -> Iterable[Ticket]:
     """Yield the tasks that can be next: of those that can go to the same nodes, the first one."""
     seen: set[object] = set()
     for ticket in tickets:
-        kind = (ticket.conversation, ticket.lacking)
+        # Tasks of a conversation never overtake each other.
+        kind = ticket.lacking if ticket.conversation is None else (ticket.conversation,)
         if kind not in seen:
             seen.add(kind)
             yield ticket

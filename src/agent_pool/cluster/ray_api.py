@@ -40,7 +40,7 @@ class RayCluster:
     """A connection of this process to a Ray cluster.
 
     Args:
-        address: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``.
+        address: ``HOST:PORT`` of its head, or ``auto``.
         working_dir: the folder that Ray copies to the nodes; None for none.
     """
 
@@ -66,7 +66,8 @@ class RayCluster:
             import ray
         except ImportError as error:
             raise ConfigError(
-                f"ray: Ray cannot be imported ({error}); install agent-pool with the extra `ray`"
+                f"the setting ray names the cluster {self._address}, and Ray cannot be imported "
+                f"({error}); run: pip install 'claude-agent-pool[ray]'"
             ) from None
         if ray.is_initialized():
             raise ConfigError("ray: this process is connected to a Ray cluster already")

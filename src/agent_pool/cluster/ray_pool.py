@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -81,8 +81,7 @@ class RayPool(RequestCalls):
     Args:
         settings: all settings; by default those of the environment and the settings file. The
             numbers of workers are those of the whole cluster, see `docs/cluster.md`.
-        address: the cluster, instead of the setting `ray`: ``auto``, ``HOST:PORT`` or
-            ``ray://HOST:PORT``.
+        address: the cluster, instead of the setting `ray`.
         environ: the environment that settings and the variables of `ray_env` come from; by default
             that of this process. Workers have the environment of their node.
         **overrides: single settings, which win over the environment and the file.
@@ -105,11 +104,11 @@ class RayPool(RequestCalls):
         environ = Environment(environ)
         base = settings or load_settings(environ, **overrides)
         self.settings = base.with_overrides(overrides) if settings else base
-        address = address or self.settings.ray
+        if address is not None:
+            self.settings = self.settings.with_overrides({"ray": address})
+        address = self.settings.ray
         if not address:
-            raise ConfigError(
-                "ray: no cluster is named; set it to `auto`, HOST:PORT or ray://HOST:PORT"
-            )
+            raise ConfigError("ray: no cluster is named; set it to HOST:PORT of its head, or auto")
         self._environ = environ
         # Never opened: it reads definitions, which are on this machine too.
         self._local = AgentPool(self.settings, environ=environ)
@@ -124,6 +123,7 @@ class RayPool(RequestCalls):
         )
         self._tasks: dict[str, ClusterTask] = {}
         self._workers: dict[tuple[str, str], tuple[str, Lane]] = {}
+        self._talked: dict[Hashable, float] = {}
         self._rate_limits: RateLimits | None = None
         self._sources: dict[str, tuple[float, asyncio.Future[ProjectSource]]] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -183,6 +183,7 @@ class RayPool(RequestCalls):
             self._end(task, _closed())
         seconds = self.settings.close_timeout + CLOSE_MARGIN
         await asyncio.gather(*(link.close(seconds) for link in self._members.links()))
+        await self._members.closed()
         for task in tuple(self._tasks.values()):
             self._end(task, _closed())
         for work in self._background:
@@ -323,6 +324,7 @@ class RayPool(RequestCalls):
         self._placement.ended(task.id)
         conversation = task.conversation
         if conversation is not None:
+            self._talked[conversation] = time.monotonic()
             failed = task.outcome.exception() is not None or task.outcome.result().is_error
             if failed or task.request.ends_conversation:
                 self._placement.end_conversation(conversation)
@@ -454,8 +456,12 @@ class RayPool(RequestCalls):
         if task.cancel_error is not None:
             self._end(task, task.cancel_error)
             return
+        task.lacking[name] = reason
         self._placement.give_back(task.id)
         task.placed("")
+        if self._placement.is_hopeless(task.id):
+            self._end(task, _lacking_everywhere(task))
+            return
         self._pump()
         if not task.node:
             task.emit(Queued(1, task.waited, reason=f"node {name}: {reason}"))
@@ -478,15 +484,36 @@ class RayPool(RequestCalls):
             self._end(task, task.cancel_error or _interrupted(task, name))
         self._pump()
 
+    def drain_node(self, node: str) -> bool:
+        """Give a node no more tasks, and end its workers when it has done those that it has.
+
+        Args:
+            node: its name.
+
+        Returns:
+            Whether there is such a node that gets tasks.
+        """
+        return self._members.drain(node)
+
     def ready(self, node: str) -> None:
         self._pump()
 
     async def _announce_forever(self) -> None:
         while True:
             await asyncio.sleep(ANNOUNCE_SECONDS)
+            self._forget_idle_conversations()
             for task in tuple(self._tasks.values()):
                 if place := self._placement.position(task.id):
                     task.emit(Queued(place, task.waited, reason=self._reason()))
+
+    def _forget_idle_conversations(self) -> None:
+        """Forget the nodes of conversations that have ended there by their age."""
+        oldest = time.monotonic() - self.settings.conversation_idle
+        for conversation, since in list(self._talked.items()):
+            if since < oldest and not self._placement.is_busy(conversation):
+                self._placement.end_conversation(conversation)
+                del self._talked[conversation]
+        self._members.look_at_drained()
 
     # Agents
 
@@ -570,6 +597,14 @@ class RayPool(RequestCalls):
         # No await until it is subscribed: each event is in the snapshot or comes later, never both.
         call_listener(listener, first)
         return self._bus.subscribe(listener)
+
+
+def _lacking_everywhere(task: ClusterTask) -> ConfigError:
+    reasons = "; ".join(f"{node}: {reason}" for node, reason in sorted(task.lacking.items()))
+    return ConfigError(
+        f"agent {task.request.agent!r}: no node has the project {task.lane.project} ({reasons}). "
+        "Make it available there, or choose another project_source"
+    )
 
 
 def _closed() -> PoolClosed:

@@ -569,7 +569,23 @@ class TaskEngine:
         elif isinstance(error, BudgetReached) and (problem := self._used_up(live)):
             # The pool knows only what was left of the day as the budget of this task.
             error = _budget_reached(live.request, "was interrupted", problem, error.result)
+        elif is_free and isinstance(error, TaskInterrupted) and _can_run_again(live):
+            self._run_again(live)
+            return
         self._finish(live, error=error)
+
+    def _run_again(self, live: LiveTask) -> None:
+        """Queue a task again whose machine was lost; its caller goes on waiting."""
+        log.warning("task %s is queued again: its machine was lost", live.id)
+        self._dispatcher.ended(live.id, time.time())
+        live.begin_anew()
+        self._store.post_requeue(live.record(), self._transcript_limit)
+        if self.is_closing or self.is_handed_over:
+            self._leave_queued(live)
+            return
+        self._dispatcher.add(live.ticket(), time.time())
+        self.emit(live, Queued(self._dispatcher.lane_length(live.lane) or 1, live.waited))
+        self._pump()
 
     def _end_with_pool(self, live: LiveTask) -> None:
         if live.has_begun and not live.request.idempotent:
@@ -857,6 +873,13 @@ def project_name(folder: str | None, settings: Settings) -> str:
 
 def _smaller(own: Any, left: Any) -> Any:
     return own if left is None else left if own is None else min(own, left)
+
+
+def _can_run_again(live: LiveTask) -> bool:
+    """Return whether a task can be run from its beginning although nobody knows how far it was."""
+    # The context of a conversation was in a worker of the lost machine.
+    is_alone = live.request.conversation is None
+    return live.request.idempotent and is_alone and live.attempts < MAX_ATTEMPTS
 
 
 def _is_broken(stored: StoredTask) -> bool:

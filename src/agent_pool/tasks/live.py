@@ -186,6 +186,20 @@ class LiveTask:
         self.line = ""
         self._given_at = None
 
+    def begin_anew(self) -> None:
+        """Note that the task is queued again, because its machine was lost while it ran."""
+        self.state = "queued"
+        # It had begun before its deadline; that it begins again does not make it late.
+        self.request = replace(self.request, deadline=None)
+        self.shown = shown_request(self.request)
+        self.has_begun = False
+        self.handle = self.pool_end = None
+        self.started = self._given_at = None
+        self.worker, self.pid, self.node, self.line = "", 0, "", ""
+        # The day's budgets keep what it has used; the new attempt counts from zero.
+        self.usage, self.cost_usd = NO_USAGE, 0.0
+        self.questions.clear()
+
     def label(self, event: TaskEvent) -> TaskEvent:
         """Return an event of the task with its number, its time and the names of the task."""
         self.last_event += 1

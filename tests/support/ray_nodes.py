@@ -1,0 +1,158 @@
+"""A Ray cluster of several nodes on this machine, each with an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from support.process_checks import is_alive
+
+NODE = "TEST_RAY_NODE"
+"""A variable in the environment of every process of one node, the agents' processes included."""
+HOST = "127.0.0.2"
+"""On the loopback; Ray takes 127.0.0.1 for the machine's address in the network (2.60)."""
+START_TIMEOUT = 60.0
+_RAYLET = "raylet"
+
+
+class RayNodes:
+    """A cluster; the first node is its head.
+
+    Args:
+        environ: the environment of every node.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        # Short: the paths of Ray's sockets have at most 107 bytes.
+        self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+        self._environ = environ
+        self._starts: dict[str, subprocess.Popen[bytes]] = {}
+        self.address = ""
+
+    def start(self, *names: str, cpus: int = 2) -> None:
+        """Start all nodes at the same time, and wait until they run; the first one is the head."""
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+        self.address = f"{HOST}:{port}"
+        place = ("--temp-dir", str(self.folder / "head"))
+        self._start(names[0], cpus, "--head", f"--port={port}", "--include-dashboard=false", *place)
+        for name in names[1:]:
+            self.add(name, cpus=cpus)
+        for name in names:
+            self.wait_for(name)
+
+    def add(self, name: str, cpus: int = 2, **more: str) -> None:
+        """Start another node; do not wait for it."""
+        self._start(name, cpus, f"--address={self.address}", **more)
+
+    def _start(self, name: str, cpus: int, *arguments: str, **more: str) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self._starts[name] = self._popen(name, cpus, log, arguments, more)
+
+    def _popen(
+        self,
+        name: str,
+        cpus: int,
+        log: IO[bytes],
+        arguments: tuple[str, ...],
+        more: Mapping[str, str],
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+                *arguments,
+                *(f"--node-ip-address={HOST}", f"--node-name={name}", f"--num-cpus={cpus}"),
+                *("--object-store-memory=80000000", "--include-log-monitor=false"),
+                *("--disable-usage-stats", "--log-color=false"),
+            ],
+            env={
+                **self._environ,
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                NODE: name,
+                **more,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait_for(self, name: str) -> None:
+        """Wait until the raylet of a node runs."""
+        end = time.monotonic() + START_TIMEOUT
+        while not self.processes(name, _RAYLET):
+            assert time.monotonic() < end, self._log()
+            assert self._starts[name].poll() is None, self._log()
+            time.sleep(0.05)
+
+    def _log(self) -> str:
+        return "\n".join(one.read_text() for one in self.folder.glob("*.log"))
+
+    # Processes
+
+    def processes(self, name: str, program: str = "") -> list[psutil.Process]:
+        """Return the living processes of a node whose command has this text."""
+        return [one for one in psutil.process_iter() if _belongs(one, name, program)]
+
+    def actors(self, name: str) -> list[psutil.Process]:
+        """Return the process of the pool's actor on a node."""
+        return self.processes(name, "ray::NodeActor")
+
+    def agents(self, name: str) -> list[psutil.Process]:
+        """Return what the pool of a node has started: Claude Code, and what its tasks started."""
+        ray = ("/ray/", "ray.scripts", "ray::", "setproctitle")
+        return [one for one in self.processes(name) if not _has_words(one, ray)]
+
+    def kill(self, name: str) -> None:
+        """Kill all processes of a node that belong to Ray, in one moment: the machine is dead."""
+        own = [one for one in self.processes(name) if one not in self.agents(name)]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in own:
+                _send(process, number)
+        self._starts.pop(name).wait()
+
+    def stop(self) -> None:
+        """Kill everything."""
+        for name in tuple(self._starts):
+            self.kill(name)
+        left = [one for one in psutil.process_iter() if _belongs(one, "", "")]
+        for process in left:
+            _send(process, signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _belongs(process: psutil.Process, name: str, program: str) -> bool:
+    try:
+        own = process.environ().get(NODE, "")
+        words = " ".join(process.cmdline())
+    except (psutil.Error, OSError):
+        return False
+    return bool(own) and name in ("", own) and program in words and is_alive(process.pid)
+
+
+def _has_words(process: psutil.Process, words: tuple[str, ...]) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return True
+    return any(word in command for word in words)
+
+
+def _send(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.Error:
+        pass
