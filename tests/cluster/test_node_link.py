@@ -161,8 +161,11 @@ def test_the_fence_kills_a_process_that_is_not_heard_of() -> None:
     with _fenced("lives") as process:
         # Also one that is stopped, and can do nothing itself.
         process.send_signal(signal.SIGSTOP)
-        assert process.wait(WAIT_TIMEOUT) == -signal.SIGKILL
-        assert time.monotonic() - began > 0.4
+        try:
+            assert process.wait(WAIT_TIMEOUT) == -signal.SIGKILL
+            assert time.monotonic() - began > 0.4
+        finally:
+            process.kill()
 
 
 def test_a_closed_fence_lets_its_process_live() -> None:

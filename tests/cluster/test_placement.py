@@ -251,6 +251,23 @@ def test_a_task_goes_to_the_node_with_an_idle_worker_of_its_agent() -> None:
     assert [one.node for one in placement.take()] == ["n1", "n2", "n2"]
 
 
+def test_a_conversation_waits_for_its_full_node_and_goes_to_no_other() -> None:
+    placement = _placement(1, 1)
+    placement.add(Ticket("t1", LANES[0], "talk"))
+    assert [one.node for one in placement.take()] == ["n1"]
+    placement.ended("t1")
+    placement.drain("n2", "asked")
+    placement.add(Ticket("t2", LANES[1]))
+    assert [one.node for one in placement.take()] == ["n1"]
+    placement.ready("n2")
+    placement.join("n3", "n3", 1)
+    placement.ready("n3")
+    placement.add(Ticket("t3", LANES[0], "talk"))
+    assert placement.take() == []
+    placement.ended("t2")
+    assert [one.node for one in placement.take()] == ["n1"]
+
+
 def test_a_task_without_its_project_is_next_on_another_node() -> None:
     placement = _placement(1, 1)
     placement.add(Ticket("t1", LANES[0]))
