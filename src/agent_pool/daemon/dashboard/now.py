@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 from agent_pool.api import TaskAPI
 from agent_pool.errors import AgentPoolError
 from agent_pool.events import Event, WorkerRetired
-from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskFilter
+from agent_pool.models import ENDED_STATES, TaskFilter, TaskState
 from agent_pool.settings import Settings
 from agent_pool.text import one_line
 from agent_pool.views.rows import (
@@ -38,8 +38,10 @@ GAP_SECONDS: Final = 0.5
 BEAT_SECONDS: Final = 2.0
 """Seconds between two looks, at most: the memory of workers changes without an event."""
 SHOWN_OPEN: Final = 500
+SHOWN_QUEUED: Final = 200
 SHOWN_ENDED: Final = 50
-"""The most rows of open tasks and of ended ones."""
+"""The most rows of tasks that run, that wait, and that have ended."""
+BUSY_STATES: Final[tuple[TaskState, ...]] = ("running", "input_required")
 
 RETIRED_WIDTH: Final = 300
 """Characters of the words about retired workers."""
@@ -189,12 +191,14 @@ class NowView:
         self._changed.set()
 
     async def _look(self) -> None:
-        running = await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=SHOWN_OPEN))
+        # Apart from those that wait: the newest 500 of all can be tasks that wait alone.
+        running = await self._pool.tasks(TaskFilter(states=BUSY_STATES, limit=SHOWN_OPEN))
+        queued = await self._pool.tasks(TaskFilter(states=("queued",), limit=SHOWN_QUEUED))
         ended = await self._pool.tasks(TaskFilter(states=ENDED_STATES, limit=SHOWN_ENDED))
         workers = await self._pool.workers()
         stats = await self._pool.stats()
         # A task that ends between the two is in both, and the later record is the right one.
-        found = {one.id: one for one in [*running, *ended]}
+        found = {one.id: one for one in [*queued, *running, *ended]}
         now = time.monotonic()
         rows = ordered(
             task_row(one, is_stalled=self._ages.is_stalled(one, now)) for one in found.values()
@@ -203,10 +207,10 @@ class NowView:
         number = self._number + 1
         self._tasks.take(number, rows)
         self._workers.take(number, (worker_row(one, self._settings.max_rss) for one in workers))
-        total = stats.total
+        total, is_long = stats.total, len(queued) == SHOWN_QUEUED
         figures = {
-            "running": str(sum(one.state in ("running", "input_required") for one in running)),
-            "queued": str(sum(one.state == "queued" for one in running)),
+            "running": str(len(running)),
+            "queued": f"{max(len(queued), stats.waiting if is_long else 0):,}",
             "asking": str(sum(one.state == "input_required" for one in running)),
             "workers": str(len(workers)),
             "memory": f"{sum(one.rss for one in workers) / 2**20:,.0f} MiB",
