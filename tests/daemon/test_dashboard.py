@@ -455,6 +455,38 @@ async def test_rows_below_the_window_come_after_the_first_paint(tmp_path: Path) 
         assert texts == [f"task {number}" for number in range(60)]
 
 
+@pytest.mark.long
+async def test_the_memory_of_a_page_does_not_grow_with_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(now, "GAP_SECONDS", 0.03)  # as many updates as in ten minutes
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+
+        async def feed(tasks: int) -> None:
+            for _ in range(tasks // 20):
+                request = TaskRequest("reviewer", "words " * 20)
+                made = [served.pool.submit(request) for _ in range(20)]
+                await asyncio.gather(*(handle.result() for handle in await asyncio.gather(*made)))
+
+        session = await page.context.new_cdp_session(page)
+        await session.send("Performance.enable")
+
+        async def measure() -> dict[str, float]:
+            await session.send("HeapProfiler.collectGarbage")
+            found = await session.send("Performance.getMetrics")
+            return {one["name"]: one["value"] for one in found["metrics"]}
+
+        await sign_in(page, served.link())
+        await feed(300)
+        await expect(page.locator("#tasks tr")).to_have_count(50)
+        before = await measure()
+        await feed(3000)
+        await expect(page.locator("#tasks tr")).to_have_count(50)
+        after = await measure()
+        assert after["JSHeapUsedSize"] - before["JSHeapUsedSize"] <= 5_000_000
+        assert after["Nodes"] <= 2 * before["Nodes"]
+
+
 HIDE = """(hidden) => {
   Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
   document.dispatchEvent(new Event("visibilitychange"));
