@@ -269,7 +269,6 @@ def test_top_shows_the_pools_of_other_programs(tmp_path: Path, has_daemon: bool)
 def test_many_waiting_tasks_hide_none_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_rows, "SHOWN_QUEUED", 2)
     monkeypatch.setattr(top_rows, "SHOWN_OPEN", 2)
 
     async def main() -> None:

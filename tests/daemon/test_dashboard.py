@@ -318,7 +318,6 @@ async def test_the_focus_stays_in_a_row_that_changes_and_moves(tmp_path: Path) -
 async def test_many_waiting_tasks_hide_none_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(now, "SHOWN_QUEUED", 3)
     monkeypatch.setattr(now, "SHOWN_OPEN", 3)
     steps = Steps(Text("I work."))
     async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:

@@ -272,7 +272,7 @@ class Dashboard:
         task_id = request.path_params["id"]
         await self._pool.task(task_id)
         last = _last_id(request)
-        after = int(last) if last.isdecimal() else 0
+        after = int(last[:15]) if last.isdecimal() else 0
 
         async def events() -> AsyncIterator[ServerSentEvent]:
             number, figures = after, None
