@@ -28,6 +28,7 @@ import httpx2
 from agent_pool import RemotePool, TaskAPI, connect, find_cli
 from agent_pool.cli.command import Command, load_command_settings, run_async
 from agent_pool.cli.offline import offline_sandbox
+from agent_pool.cli.top_app import GAP_SECONDS
 from agent_pool.cli.top_rows import look
 from agent_pool.loopback import ModelReply
 from benchmarks.memory import end_process
@@ -38,7 +39,6 @@ FILES: Final = {f".claude/agents/{AGENT}.md": f"---\nname: {AGENT}\n---\nYou tes
 PAGES: Final = 10
 TOPS: Final = 2
 SETTLE_SECONDS: Final = 2.0
-TOP_SECONDS: Final = 0.5
 
 
 @click.command("dashboard", cls=Command)
@@ -142,7 +142,7 @@ async def _read_top() -> None:
         while True:
             await look(pool)
             await pool.workers()
-            await asyncio.sleep(TOP_SECONDS)
+            await asyncio.sleep(GAP_SECONDS)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from agent_pool import (
     TaskResult,
 )
 from agent_pool.api import OnEvent
+from agent_pool.cli import top_rows
 from agent_pool.cli.pools import DaemonFigures, FoundPools
 from agent_pool.cli.top_app import TaskScreen, TopApp
 from agent_pool.cli.top_rows import look, tasks_listing, workers_listing
@@ -261,5 +262,23 @@ def test_top_shows_the_pools_of_other_programs(tmp_path: Path, has_daemon: bool)
                 assert table_of(app).display is has_daemon
                 await pilot.press("c", "enter", "ctrl+c")
             assert app.return_code == 0
+
+    run(main())
+
+
+def test_many_waiting_tasks_hide_none_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_rows, "SHOWN_OPEN", 2)
+
+    async def main() -> None:
+        held = HeldTask()
+        async with durable(FakePool(held.run), tmp_path) as pool:
+            await pool.submit(TaskRequest("reviewer", "at work"))
+            for _ in range(4):
+                await pool.submit(TaskRequest("reviewer", "later", not_before=4e9))
+            states = sorted(one.state for one in await look(pool))
+            assert states == ["queued", "queued", "running"]
+            held.end.set()
 
     run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from playwright.async_api import Page, expect
 
 from agent_pool import TaskFilter, TaskRequest, TaskResult
 from agent_pool.api import OnEvent
+from agent_pool.daemon.dashboard import now
 from agent_pool.daemon.dashboard.pages import FIRST_ROWS
 from agent_pool.events import Spent, Started, Text, ToolOutput, ToolUse, WorkerRetired
 from agent_pool.models import Usage
@@ -166,6 +168,9 @@ async def test_what_an_agent_wrote_is_text_and_never_markup(tmp_path: Path) -> N
             await page.goto(served.address + path)
             assert await page.locator("img, main script").count() == 0
             assert await page.title() != "owned"
+            # Neither does it change the order of what a person reads.
+            assert "\u202e" not in await page.content()
+            assert "\\u202egnp" in await page.content()
 
 
 async def test_an_open_page_goes_on_after_a_restart(tmp_path: Path) -> None:
@@ -296,6 +301,46 @@ async def test_a_wrong_address_gets_a_page_that_says_so(tmp_path: Path) -> None:
         await expect(page.get_by_role("heading", name="Now", exact=True)).to_be_visible()
 
 
+async def test_the_focus_stays_in_a_row_that_changes_and_moves(tmp_path: Path) -> None:
+    steps = Steps()
+    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:
+        await served.pool.submit(TaskRequest("reviewer", "first"))
+        await served.pool.submit(TaskRequest("reviewer", "second"))
+        await sign_in(page, served.link())
+        await page.get_by_role("row", name="first").get_by_role("link").focus()
+        steps.end.set()
+        await expect(page.get_by_role("row", name="first")).to_contain_text("done")
+        await expect(page.get_by_role("row", name="second")).to_contain_text("done")
+        held = "document.activeElement.closest('tr')?.textContent ?? ''"
+        assert "first" in await page.evaluate(held)
+
+
+async def test_many_waiting_tasks_hide_none_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(now, "SHOWN_OPEN", 3)
+    steps = Steps(Text("I work."))
+    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:
+        await served.pool.submit(TaskRequest("reviewer", "at work"))
+        later = time.time() + 3600
+        for number in range(5):
+            await served.pool.submit(TaskRequest("reviewer", f"later {number}", not_before=later))
+        await sign_in(page, served.link())
+        await expect(page.get_by_role("row", name="at work")).to_contain_text("running")
+        await expect(page.locator("[data-figure=queued]")).to_have_text("5")
+        await expect(page.locator("#tasks tr")).to_have_count(4)
+
+
+async def test_the_clock_of_the_browser_changes_no_time(tmp_path: Path) -> None:
+    steps = Steps()
+    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:
+        await served.pool.submit(TaskRequest("reviewer", "look"))
+        await page.clock.set_fixed_time(time.time() + 7200)
+        await sign_in(page, served.link())
+        seconds = page.get_by_role("row", name="reviewer").locator("[data-since]")
+        await expect(seconds).to_have_text(re.compile(r"^\d+ s$"))
+
+
 async def test_a_hidden_page_reads_no_events_until_it_is_seen(tmp_path: Path) -> None:
     async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
         await sign_in(page, served.link())
@@ -407,6 +452,38 @@ async def test_rows_below_the_window_come_after_the_first_paint(tmp_path: Path) 
         await expect(page.locator("#tasks tr")).to_have_count(60)
         texts = await page.locator("#tasks .text").all_inner_texts()
         assert texts == [f"task {number}" for number in range(60)]
+
+
+@pytest.mark.long
+async def test_the_memory_of_a_page_does_not_grow_with_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(now, "GAP_SECONDS", 0.03)  # as many updates as in ten minutes
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+
+        async def feed(tasks: int) -> None:
+            for _ in range(tasks // 20):
+                request = TaskRequest("reviewer", "words " * 20)
+                made = [served.pool.submit(request) for _ in range(20)]
+                await asyncio.gather(*(handle.result() for handle in await asyncio.gather(*made)))
+
+        session = await page.context.new_cdp_session(page)
+        await session.send("Performance.enable")
+
+        async def measure() -> dict[str, float]:
+            await session.send("HeapProfiler.collectGarbage")
+            found = await session.send("Performance.getMetrics")
+            return {one["name"]: one["value"] for one in found["metrics"]}
+
+        await sign_in(page, served.link())
+        await feed(300)
+        await expect(page.locator("#tasks tr")).to_have_count(50)
+        before = await measure()
+        await feed(3000)
+        await expect(page.locator("#tasks tr")).to_have_count(50)
+        after = await measure()
+        assert after["JSHeapUsedSize"] - before["JSHeapUsedSize"] <= 5_000_000
+        assert after["Nodes"] <= 2 * before["Nodes"]
 
 
 HIDE = """(hidden) => {

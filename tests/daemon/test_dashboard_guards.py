@@ -89,6 +89,27 @@ async def test_a_link_for_looking_cannot_change_anything(tmp_path: Path) -> None
         assert len(await served.pool.tasks()) == 1
 
 
+async def test_an_answer_that_comes_too_late_is_said_and_not_logged(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, client_of(served) as client:
+        handle = await served.pool.submit(TaskRequest("reviewer", "look"))
+        await handle.result()
+        key = await signed_in(served, client)
+        form = {"form_key": key, "key": "q9", "allow": "yes"}
+        response = await client.post(f"/ui/tasks/{handle.id}/answer", data=form)
+        assert (response.status_code, "Too late" in response.text) == (409, True)
+        assert served.dashboard.actions.newest() == []
+
+
+async def test_a_link_for_looking_starts_no_measurement(tmp_path: Path) -> None:
+    pool = FakePool()
+    async with serve_dashboard(pool, tmp_path) as served, client_of(served) as client:
+        await signed_in(served, client, is_read_only=True)
+        response = await client.get("/ui/agents/reviewer", params={"size": "1"})
+        assert response.status_code == 200
+        assert "Measure" not in response.text
+        assert not any(call[0] == "prompt_size" for call in pool.calls)
+
+
 # Cookies
 
 

@@ -39,8 +39,8 @@ from agent_pool.views.rows import ordered, task_row
 from agent_pool.views.stalled import StepAges
 from agent_pool.views.steps import TaskStep, step_of
 
-GAP_SECONDS: Final = 0.5
-BEAT_SECONDS: Final = 1.0
+GAP_SECONDS: Final = 1.0
+BEAT_SECONDS: Final = 2.0
 """Seconds between two looks at the daemon: at least, and at most."""
 POOLS_SECONDS: Final = 1.0
 """Seconds between two looks at the pools of other programs."""

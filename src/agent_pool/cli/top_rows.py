@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from agent_pool import (
     ENDED_STATES,
@@ -18,15 +19,18 @@ from agent_pool.views.rows import TaskRow, ordered, task_row
 
 SHOWN_OPEN = 500
 SHOWN_ENDED = 20
-"""The most open and ended tasks that are shown."""
+"""The most open and ended tasks that are shown; there are as many more of tasks that run."""
 
 
 async def look(pool: TaskAPI, text: str = "") -> list[TaskRecord]:
     """Return the open tasks and the last ended ones; with a text only those that have it."""
     wanted = TaskFilter(states=OPEN_STATES, limit=SHOWN_OPEN, text=text)
     ended = TaskFilter(states=ENDED_STATES, limit=SHOWN_ENDED, text=text)
-    found = [*await pool.tasks(wanted), *await pool.tasks(ended)]
-    # A task that ends between the two is in both, and the later record is the right one.
+    found = await pool.tasks(wanted)
+    if len(found) == SHOWN_OPEN:  # the newest can be tasks that wait alone
+        found += await pool.tasks(replace(wanted, states=("running", "input_required")))
+    found += await pool.tasks(ended)
+    # A task that goes on between them is in two, and the later record is the right one.
     return list({one.id: one for one in found}.values())
 
 

@@ -1,6 +1,6 @@
 """The tasks and workers as they are now, rendered once for all open pages.
 
-The view looks at the pool only while a page is open, at most twice a second, and each page gets
+The view looks at the pool only while a page is open, at most once a second, and each page gets
 only the rows that have changed since its last update.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 from agent_pool.api import TaskAPI
 from agent_pool.errors import AgentPoolError
 from agent_pool.events import Event, WorkerRetired
-from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskFilter
+from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskFilter, TaskState
 from agent_pool.settings import Settings
 from agent_pool.text import one_line
 from agent_pool.views.rows import (
@@ -33,13 +34,14 @@ from agent_pool.views.stalled import StepAges
 
 log = logging.getLogger("agent_pool")
 
-GAP_SECONDS: Final = 0.5
+GAP_SECONDS: Final = 1.0
 """Seconds between two looks at the pool, at least."""
 BEAT_SECONDS: Final = 2.0
 """Seconds between two looks, at most: the memory of workers changes without an event."""
 SHOWN_OPEN: Final = 500
 SHOWN_ENDED: Final = 50
-"""The most rows of open tasks and of ended ones."""
+"""The most rows of open tasks and of ended ones; there are as many more of tasks that run."""
+BUSY_STATES: Final[tuple[TaskState, ...]] = ("running", "input_required")
 
 RETIRED_WIDTH: Final = 300
 """Characters of the words about retired workers."""
@@ -123,7 +125,7 @@ class NowView:
             after: the id of the last update that the page has; empty for everything.
         """
         boot, _, number = after.partition("-")
-        known = int(number) if boot == self._boot and number.isdecimal() else 0
+        known = int(number[:15]) if boot == self._boot and number.isdecimal() else 0
         self._enter()
         try:
             while True:
@@ -189,25 +191,30 @@ class NowView:
         self._changed.set()
 
     async def _look(self) -> None:
-        running = await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=SHOWN_OPEN))
+        opened = await self._pool.tasks(TaskFilter(states=OPEN_STATES, limit=SHOWN_OPEN))
+        is_full = len(opened) == SHOWN_OPEN
+        if is_full:  # the newest can be tasks that wait alone
+            opened += await self._pool.tasks(TaskFilter(states=BUSY_STATES, limit=SHOWN_OPEN))
         ended = await self._pool.tasks(TaskFilter(states=ENDED_STATES, limit=SHOWN_ENDED))
         workers = await self._pool.workers()
         stats = await self._pool.stats()
         # A task that ends between the two is in both, and the later record is the right one.
-        found = {one.id: one for one in [*running, *ended]}
+        found = {one.id: one for one in [*opened, *ended]}
+        states = Counter(one.state for one in found.values())
+        running, queued = sum(states[one] for one in BUSY_STATES), states["queued"]
         now = time.monotonic()
         rows = ordered(
             task_row(one, is_stalled=self._ages.is_stalled(one, now)) for one in found.values()
         )
-        self._ages.forget_others(running)
+        self._ages.forget_others(opened)
         number = self._number + 1
         self._tasks.take(number, rows)
         self._workers.take(number, (worker_row(one, self._settings.max_rss) for one in workers))
         total = stats.total
         figures = {
-            "running": str(sum(one.state in ("running", "input_required") for one in running)),
-            "queued": str(sum(one.state == "queued" for one in running)),
-            "asking": str(sum(one.state == "input_required" for one in running)),
+            "running": str(running),
+            "queued": f"{max(queued, stats.waiting if is_full else 0):,}",
+            "asking": str(states["input_required"]),
             "workers": str(len(workers)),
             "memory": f"{sum(one.rss for one in workers) / 2**20:,.0f} MiB",
             "cost": f"${total.cost_usd:,.2f}",

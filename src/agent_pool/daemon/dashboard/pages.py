@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shlex
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -198,8 +199,8 @@ class Dashboard:
             return message_page("This did not work", str(error), 400)
 
     def _html(self, template: str, section: str, visitor: Visitor, /, **values: Any) -> Response:
-        page = template.removesuffix(".html")
-        return HTMLResponse(render(template, page=page, section=section, visitor=visitor, **values))
+        values |= {"page": template.removesuffix(".html"), "now": time.time()}
+        return HTMLResponse(render(template, section=section, visitor=visitor, **values))
 
     # Now
 
@@ -271,7 +272,7 @@ class Dashboard:
         task_id = request.path_params["id"]
         await self._pool.task(task_id)
         last = _last_id(request)
-        after = int(last) if last.isdecimal() else 0
+        after = int(last[:15]) if last.isdecimal() else 0
 
         async def events() -> AsyncIterator[ServerSentEvent]:
             number, figures = after, None
@@ -317,7 +318,9 @@ class Dashboard:
         async with request.form(max_part_size=MAX_FORM) as form:
             key, reason = _text(form, "key"), _text(form, "reason")
             allowed = form.get("allow") == "yes"
-        await self._pool.answer(task_id, key, True if allowed else Denied(reason))
+        if not await self._pool.answer(task_id, key, True if allowed else Denied(reason)):
+            words = "The request was answered before, or its time has passed."
+            return message_page("Too late", words, 409)
         self.actions.add(visitor.name, "allowed" if allowed else f"denied {reason}", task_id)
         return _to_task(task_id)
 
@@ -378,7 +381,7 @@ class Dashboard:
         launch, size, problem = None, None, ""
         try:
             launch = await self._pool.launch_spec(name, project=project)
-            if "size" in request.query_params:
+            if "size" in request.query_params and not visitor.is_read_only:  # it starts a process
                 size = await self._pool.prompt_size(name, project=project)
         except AgentPoolError as error:
             problem = str(error)
@@ -414,6 +417,7 @@ def link_route(dashboard: Dashboard, port: int) -> Route:
     async def answer(request: Request) -> Response:
         if request.method == "DELETE":
             dashboard.visitors.sign_out_all()
+            dashboard.actions.add("agent-pool open", "signed every browser out")
             return JSONResponse({"signed_out": True})
         is_read_only = request.query_params.get("read_only") == "1"
         code = dashboard.visitors.make_code(is_read_only=is_read_only)

@@ -12,9 +12,9 @@ from functools import cache
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from agent_pool.text import clock_text, printable_json
+from agent_pool.text import clock_text, printable, printable_json
 from agent_pool.views.rows import TaskRow, WorkerRow
 
 _TEMPLATES: Final = "daemon/dashboard/templates"
@@ -26,14 +26,24 @@ def templates() -> Environment:
     made = Environment(
         loader=PackageLoader("agent_pool", _TEMPLATES),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.filters |= {"seconds": clock_text, "clock": _clock, "json": _json}
-    made.filters["command"] = shlex.join
+    made.filters |= {"command": shlex.join, "exact": lambda value: escape(str(value))}
     return made
+
+
+def _shown(value: object) -> object:
+    """Return a text with escapes for the characters that change the order of what is shown.
+
+    A command whose end is shown as its beginning would be permitted for another one. What was
+    rendered already, and the value of a form that comes back (filter ``exact``), stay as they are.
+    """
+    return printable(value) if type(value) is str else value
 
 
 def render(template: str, /, **values: Any) -> str:

@@ -15,6 +15,7 @@ function say(words) {
 
 function replaceRows(name, { order, rows }) {
   const body = document.getElementById(name);
+  const held = body.contains(document.activeElement) && document.activeElement.closest("tr")?.id;
   const known = new Map([...body.children].map((row) => [row.id, row]));
   let place = body.firstElementChild;
   for (const key of order) {
@@ -31,6 +32,10 @@ function replaceRows(name, { order, rows }) {
     else body.insertBefore(row, place);
   }
   for (const row of known.values()) row.remove();
+  // A row that was replaced or moved has lost the focus, and a keyboard would begin at the top.
+  if (held && !body.contains(document.activeElement)) {
+    document.getElementById(held)?.querySelector("a")?.focus({ preventScroll: true });
+  }
   document.getElementById(`${name}-empty`).hidden = order.length > 0;
 }
 

@@ -7,8 +7,11 @@ function words(seconds) {
   return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
+// The clock of the browser can differ: it can be on another machine.
+const ahead = Date.now() / 1000 - Number(document.body.dataset.now);
+
 export function showSeconds() {
-  const now = Date.now() / 1000;
+  const now = Date.now() / 1000 - ahead;
   for (const place of document.querySelectorAll("[data-since]")) {
     const text = words(now - Number(place.dataset.since));
     if (place.textContent !== text) place.textContent = text;
