@@ -9,7 +9,8 @@
 Each version is installed from npm into the cache folder of the tests. The probe and some tasks run
 on it, then the tests of tests/isolation, which take the CLI from the variable AGENT_POOL_TEST_CLI.
 Nothing asks a server but npm. A version takes minutes; it is not part of CI. The exit code is 1 if
-a promise for all versions (tests/isolation/test_old_versions.py) was broken.
+a promise for all versions (tests/isolation/test_old_versions.py) was broken, or another test failed
+on the newest one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
+from support.cli_facts import guarded_facts  # noqa: E402
 from support.environment import CLI_UNDER_TEST  # noqa: E402
 from support.npm_cli import PACKAGE, cache_folder, cli_from_npm  # noqa: E402
 from support.pool_harness import PoolHarness  # noqa: E402
@@ -242,7 +244,8 @@ def page(results: Sequence[Result]) -> str:
     modes = "".join(_mode_line(result, newest) for result in results)
     kept = "".join(_kept_line(result) for result in results)
     promised = PROMISED.format(retried=RETRIED) + kept
-    return head + modes + promised + FAILING + _failing_lines(results)
+    changed = _changed_facts(results[-1])
+    return head + modes + promised + FAILING + _failing_lines(results) + changed
 
 
 def _mode_line(result: Result, newest: str) -> str:
@@ -280,11 +283,30 @@ def _failing_lines(results: Sequence[Result]) -> str:
     versions = [result["version"] for result in results if "rest" in result]
     failing: dict[str, list[str]] = {}
     for result in results:
-        for name in result.get("rest", {}).get("failed", ()):
+        for name in failed_tests(result, "rest"):
             failing.setdefault(name, []).append(result["version"])
     return "".join(
         f"| {_plain(name)} | {spans(failing[name], versions)} |\n" for name in sorted(failing)
     )
+
+
+def _changed_facts(newest: Result) -> str:
+    """List the facts that failing tests of the newest version guard."""
+    names = [*failed_tests(newest, "promises"), *failed_tests(newest, "rest")]
+    parts = (name.partition("::") for name in names)
+    facts = {
+        str(fact): fact for file, _, test in parts for fact in guarded_facts(f"{file}.py", test)
+    }
+    lines = "".join(
+        f"* {fact.section}: {fact.text}. Code: {', '.join(f'`{path}`' for path in fact.code)}\n"
+        for fact in facts.values()
+    )
+    return f"\n## Facts that {newest['version']} can have changed\n\n{lines}" if lines else ""
+
+
+def failed_tests(result: Result, stage: str) -> list[str]:
+    """Return the tests of a stage that failed; none if it was not run."""
+    return list(result.get(stage, {}).get("failed", ()))
 
 
 def spans(some: Sequence[str], versions: Sequence[str]) -> str:
@@ -346,8 +368,8 @@ def main(args: Sequence[str]) -> int:
             try_version(version, [stage for stage in STAGES if f"--only={stage}" in args] or STAGES)
     results = kept_results()
     PAGE.write_text(page(results), encoding="utf-8")
-    broken = [result for result in results if result.get("promises", {}).get("failed")]
-    return 1 if broken else 0
+    is_broken = any(failed_tests(result, "promises") for result in results)
+    return 1 if is_broken or failed_tests(results[-1], "rest") else 0
 
 
 if __name__ == "__main__":

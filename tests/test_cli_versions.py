@@ -74,3 +74,20 @@ def test_the_page_names_mode_way_and_failing_tests(script: dict[str, Any]) -> No
     assert "| 2.0.0 | the first one | a process for each task | no | no | a new process |" in page
     assert "| used again | yes | yes | rewinding | 50 ms |" in page
     assert "| `test_a.py`: two words | 2.0.0 |" in page
+
+
+def test_facts_behind_failures_on_the_newest_version_are_listed(script: dict[str, Any]) -> None:
+    kept: dict[str, list[str]] = {"passed": [], "failed": [], "skipped": []}
+    failed = {**kept, "failed": ["test_cli_facts::test_a_switched_model_stays_after_a_clear"]}
+    verdict = dict.fromkeys(("forgets", "rewinds", "switches", "claims"), True) | {"reason": ""}
+    result = {"date": "2026-11-28", "left_out": [], "roles": True, "verdict": verdict, "task": 0.1}
+    old, new = ({**result, "version": version} for version in ("2.1.330", "2.1.332"))
+
+    assert "can have changed" not in script["page"](
+        [{**old, "rest": failed}, {**new, "rest": kept}]
+    )
+    page = script["page"]([{**old, "rest": kept}, {**new, "rest": failed}])
+    _, _, changed = page.partition("## Facts that 2.1.332 can have changed")
+    assert (
+        "* `/clear`: Kept: a model that was switched to. Code: `claude/protocol/role.py`" in changed
+    )
