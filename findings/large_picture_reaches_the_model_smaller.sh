@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Claude Code 2.1.332 (in claude-agent-sdk 0.2.189), stream-json input: a picture in a prompt that is wider or higher than
 # 2,000 pixels is made smaller before it is sent, and a text with the factor is added behind the caller's own text. A
-# program that asks for positions gets those in the smaller picture, or scaled ones, as the model likes; the frames on
+# program that asks for positions can get those in the smaller picture or in the original; the frames on
 # stdout show neither the new picture nor the text. A picture of at most 2,000 pixels is sent byte for byte.
 #
 # Output seen:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Claude Code 2.1.332 (in claude-agent-sdk 0.2.189): for a model that it does not know, as a gateway or a local server
 # offers one, `total_cost_usd` is the price that the same tokens have with claude-opus-5-5, not zero or null. Only `costBasis`
-# in `modelUsage` says "unknown" instead of "list"; beside it stands `contextWindow`: 1000000, whatever the model has.
-# A sum of `total_cost_usd` then mixes real and invented dollars.
+# in `modelUsage` says "unknown" instead of "list"; beside it stands `contextWindow`: 1000000, which is assumed too.
+# A sum of `total_cost_usd` then mixes list prices and assumed ones.
 #
 # Output seen, for 100 tokens of input and 50 of output:
 #   claude-opus-5-5: 0.0014 $, costBasis list,    contextWindow 1000000
