@@ -220,7 +220,8 @@ PROMISED = """
 ## What holds on every version
 
 The tests of `test_old_versions.py` are the promises for every version: no words of a task in a later one, no late answer or left-over command in it, only the agent's tools, permissions asked, a next task after a timeout.
-The other tests of the folder need what newer versions can do: workers that are used again, roles, claims, stamps.
+The other tests are those of {for_all} and, where a process takes roles, of {for_roles}: many of them need what newer versions can do, such as stamps and workers that are used again.
+Tests of definitions, and those on a fake CLI, are left out.
 The variants of a test count as one. Up to {retried} failed tests are run once more, alone. "Not run" is what the last run had no time for.
 
 | version | what the probe saw | promises kept | broken | other tests passed | failed | skipped |
@@ -243,7 +244,12 @@ def page(results: Sequence[Result]) -> str:
     newest = results[-1]["version"]
     modes = "".join(_mode_line(result, newest) for result in results)
     kept = "".join(_kept_line(result) for result in results)
-    promised = PROMISED.format(retried=RETRIED) + kept
+    promised = PROMISED.format(
+        retried=RETRIED,
+        for_all=", ".join(f"`test_{name}.py`" for name in FOR_ALL),
+        for_roles=", ".join(f"`test_{name}.py`" for name in FOR_ROLES),
+    )
+    promised += kept
     changed = _changed_facts(results[-1])
     return head + modes + promised + FAILING + _failing_lines(results) + changed
 
