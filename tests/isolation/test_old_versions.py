@@ -14,7 +14,7 @@ import pytest
 
 from agent_pool import PermissionRequest, TaskTimeout
 from agent_pool.claude.protocol.states import SURVIVING_TOOLS
-from agent_pool.loopback import ModelRequest
+from agent_pool.loopback import ModelReply, ModelRequest
 from support.environment import cli_named, named_cli
 from support.model_scripts import Gate, as_text, bash, task_blocks, tool
 from support.pool_harness import PoolHarness
@@ -174,15 +174,20 @@ def test_a_sub_agent_still_running_reaches_no_later_task(harness: PoolHarness) -
     async def main() -> None:
         found = harness.word("found")
         late = Gate(f"the sub-agent says {found}")
+        sub = harness.plan(late)
         notice = Gate("a notice that no task asked for")
         harness.plan_for("<task-notification>", notice)
-        delegates = tool(
-            "Task" if "2.0." in harness.environ["CLAUDE_CLI"] else "Agent",
-            description="Look.",
-            prompt=f"{harness.plan(late)} look",
-            subagent_type="general-purpose",
-            run_in_background=True,
-        )
+
+        def delegates(request: ModelRequest) -> ModelReply:
+            return tool(
+                # Its name is Task in 2.1.52 and before, Agent in 2.1.112 and later.
+                "Agent" if "Agent" in request.tools else "Task",
+                description="Look.",
+                prompt=f"{sub} look",
+                subagent_type="general-purpose",
+                run_in_background=True,
+            )
+
         asking = asyncio.create_task(harness.ask(harness.plan(delegates)))
         await late.reached.wait()
         await asyncio.wait(
