@@ -4,13 +4,14 @@ import gc
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
+from support.cli_facts import TITLE, describe, guarded_facts
 from support.pool_harness import PoolHarness
 from support.pools import PoolProject
 from support.process_checks import zombies
@@ -19,6 +20,19 @@ from support.project import TempProject
 # No test depends on a clock: on a busy machine an example takes longer than 200 ms.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the facts about the CLI that a failed test guards to its report."""
+    report = yield
+    if report.failed:
+        name = item.originalname if isinstance(item, pytest.Function) else item.name
+        if facts := guarded_facts(item.path.name, name):
+            report.sections.append((TITLE, describe(facts)))
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

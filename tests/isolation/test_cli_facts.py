@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from agent_pool.loopback import ErrorResponse, LoopbackAPI, ModelReply, ModelRequest, ToolUseBlock
 from agent_pool.loopback.reply import ScriptAnswer
+from support.environment import UNREACHABLE_URL, cli_environment, real_cli
 from support.model_scripts import bash, echo_task
 from support.stream_json_cli import of_type, stream_json_cli
 from support.waiting import run
@@ -193,5 +196,84 @@ def test_a_blank_prompt_is_answered_by_the_cli_itself(tmp_path: Path) -> None:
             assert frames[-1]["is_error"] is False
             assert "Blank prompt" in frames[-1]["result"]
             assert api.requests == []
+
+    run(main())
+
+
+def test_the_end_of_a_turn_is_reported_if_a_variable_asks_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        asked_for: dict[str, Any] = {"CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1"}
+        async with (
+            LoopbackAPI(echo_task) as api,
+            stream_json_cli(tmp_path, api.url, **asked_for) as cli,
+        ):
+            await cli.initialize()
+            await cli.prompt("one")
+            read = await cli.until(lambda frame: frame.get("subtype") == "session_state_changed")
+            assert read[-1]["state"] == "idle"
+
+    run(main())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs the variable")
+def test_root_needs_a_variable_to_skip_permissions(tmp_path: Path) -> None:
+    environ = {**cli_environment(tmp_path, UNREACHABLE_URL), "IS_SANDBOX": ""}
+    options = ["-p", "x", "--dangerously-skip-permissions"]
+    done = subprocess.run(
+        [real_cli(), *options], env=environ, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "cannot be used with root" in done.stderr
+
+
+def test_sub_agents_get_skills_models_and_rules_as_read_here(tmp_path: Path) -> None:
+    def write(path: str, text: str) -> None:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+    skill = "---\nname: {}\ndescription: d\n{}---\nSKILL {}\n"
+    write(".claude/skills/by-folder/SKILL.md", skill.format("other", "", "folder"))
+    write(".claude/skills/elsewhere/SKILL.md", skill.format("by-name", "", "name"))
+    write(".claude/commands/sub/by-command.md", "---\ndescription: d\n---\nSKILL command\n")
+    hidden = "disable-model-invocation: true\n"
+    write(".claude/skills/hidden/SKILL.md", skill.format("hidden", hidden, "hidden"))
+    agent = "---\nname: {}\ndescription: d\n{}---\nBODY {}\n"
+    skills = "skills: by-folder, by-name, sub:by-command, hidden\n"
+    write(".claude/agents/skilled.md", agent.format("skilled", skills, "skilled"))
+    write(".claude/agents/fixed.md", agent.format("fixed", "model: sonnet\n", "fixed"))
+    write(".claude/agents/denied.md", agent.format("denied", "", "denied"))
+    write(".claude/settings.json", '{"permissions": {"deny": ["Agent(denied)"]}}')
+    subs = [
+        ToolUseBlock("Agent", {"description": "d", "prompt": "look", "subagent_type": name})
+        for name in ("skilled", "fixed", "denied")
+    ]
+    model = "claude-haiku-4-5"
+    variables: dict[str, Any] = {
+        "CLAUDE_CODE_SUBAGENT_MODEL": model,
+        "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
+    }
+
+    async def main() -> None:
+        async with (
+            LoopbackAPI(reply_once(ModelReply(subs))) as api,
+            stream_json_cli(tmp_path, api.url, **variables) as cli,
+        ):
+            await cli.initialize()
+            await cli.prompt("task")
+            sent = {
+                name: request
+                for request in api.requests
+                for name in ("skilled", "fixed", "denied")
+                if f"BODY {name}" in request.system_text
+            }
+            assert sorted(sent) == ["fixed", "skilled"]
+            words = str(sent["skilled"].messages)
+            found = [
+                word for word in ("folder", "name", "command", "hidden") if f"SKILL {word}" in words
+            ]
+            assert found == ["folder", "name", "command"]
+            assert sent["skilled"].model == model
+            assert "sonnet" in sent["fixed"].model
 
     run(main())

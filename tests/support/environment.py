@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 from agent_pool.claude.binary import bundled_cli
+from support.npm_cli import cli_from_npm
+
+CLI_UNDER_TEST = "AGENT_POOL_TEST_CLI"
+"""A variable that names the CLI that the tests run: a path, or a version that npm has."""
 
 MARK = "TEST_MARK"
 """A variable in the environment of every process of one test, by which they can be counted."""
@@ -15,10 +19,25 @@ UNREACHABLE_URL = "http://127.0.0.1:9"
 
 
 def real_cli() -> Path:
-    """Return the CLI inside the claude-agent-sdk package; never one that the machine has."""
+    """Return the CLI that the variable `CLI_UNDER_TEST` names, else that of claude-agent-sdk.
+
+    It is never one that the machine has.
+    """
+    if named := named_cli():
+        return cli_named(named)
     cli = bundled_cli()
     assert cli is not None, "pip install -e '.[dev]' brings the CLI"
     return cli
+
+
+def named_cli() -> str:
+    """Return the path or the version in the variable `CLI_UNDER_TEST`; "" if it is not set."""
+    return os.environ.get(CLI_UNDER_TEST, "")
+
+
+def cli_named(name: str) -> Path:
+    """Return the CLI of this path, or of this version from npm."""
+    return Path(name) if "/" in name else cli_from_npm(name)
 
 
 def cli_environment(home: Path, url: str, **more: str) -> dict[str, str]:

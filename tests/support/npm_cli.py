@@ -17,7 +17,7 @@ INSTALL_TIMEOUT = 90.0
 
 def cli_from_npm(version: str) -> Path:
     """Return the binary of this version; skip the test if npm cannot install it."""
-    folder = _cache_folder() / version
+    folder = cache_folder() / version
     if (cli := _binary(folder)) is None:
         _install(version, folder)
         cli = _binary(folder)
@@ -26,7 +26,8 @@ def cli_from_npm(version: str) -> Path:
     return cli
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder that keeps the installed versions."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "agent-pool-tests" / "claude-code"
 
