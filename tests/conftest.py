@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from support.cli_facts import TITLE, describe, guarded_facts
+from support.own_machine import default_signals, own_temporary_folder
 from support.pool_harness import PoolHarness
 from support.pools import PoolProject
 from support.process_checks import zombies
@@ -20,6 +21,21 @@ from support.project import TempProject
 # No test depends on a clock: on a busy machine an example takes longer than 200 ms.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+LONG_FILES = {
+    *("test_benchmark_command", "test_benchmark_methods", "test_cli_demo", "test_cli_doctor"),
+    *("test_cli_install", "test_conformance", "test_daemon_life", "test_dashboard"),
+    *("test_dashboard_daemon", "test_mcp_claude_code", "test_mcp_delegation_end_to_end"),
+    *("test_mcp_interactive", "test_node_project", "test_old_versions", "test_plugin"),
+    *("test_pool_usage", "test_reset_probe", "test_same_definitions", "test_scheduler_machine"),
+    *("test_cluster_daemon", "test_ray_nodes", "test_tutorial", "test_worktree_tasks"),
+}
+"""Test files that take longest for their number of tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the long files first: one that begins last would run alone, beside idle processes."""
+    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -43,6 +59,14 @@ def one_process() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AGENT_POOL_DAEMON", "off")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests apart from the rest of the machine: from its shell and from other pools."""
+    tmp_path_factory.getbasetemp()  # pytest's own folder outlives the run
+    with default_signals(), own_temporary_folder():
         yield
 
 

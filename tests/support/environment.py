@@ -49,6 +49,7 @@ def cli_environment(home: Path, url: str, **more: str) -> dict[str, str]:
         "HOME": str(home),
         "CLAUDE_CONFIG_DIR": str(home / ".claude"),
         "PATH": os.environ["PATH"],
+        "TMPDIR": os.environ.get("TMPDIR", "/tmp"),  # the one of this run: other pools work in /tmp
         "LANG": "C.UTF-8",
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": "dummy",
