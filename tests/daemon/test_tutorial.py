@@ -1,0 +1,136 @@
+"""The commands of the tutorial, as a newcomer types them: one shell, the real CLI, a daemon."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, get_result_text
+from support.daemons import DaemonProject
+from support.doc_blocks import ROOT, read_blocks
+
+IN_A_SECOND_TERMINAL = "in a second terminal"
+INSTALLS = "installs"
+STEP = "## step "
+SHELL_SECONDS = 100
+INSTALLING_SECONDS = 500
+
+
+class Reader:
+    """A model that reads the file which the task names, and answers with its text.
+
+    Attributes:
+        folder: where the files are.
+        tasks: the tasks, in the order in which they came.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tasks: list[str] = []
+
+    def __call__(self, request: ModelRequest) -> Any:
+        if request.tool_results:
+            return "It says: " + get_result_text(request.tool_results[-1]).split("\t")[1]
+        named = re.search(r"notes/\w+\.txt", request.last_user_text)
+        assert named is not None, request.last_user_text
+        self.tasks.append(named[0])
+        return ToolUseBlock("Read", {"file_path": str(self.folder / named[0])})
+
+
+def run_page(
+    codes: list[str], folder: Path, environ: dict[str, str], seconds: float = SHELL_SECONDS
+) -> list[str]:
+    """Run blocks of a page in one shell; return what each printed, stderr included."""
+    script = "set -eu\n" + "".join(f"echo '{STEP}'\n{code}" for code in codes)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout.split(f"{STEP}\n")[1:]
+
+
+def test_the_commands_of_the_tutorial_work_one_after_another(
+    daemon_project: DaemonProject,
+) -> None:
+    codes = [block.code for block in read_blocks("tutorial.md", "sh") if not block.mark]
+    reader = Reader(daemon_project.root / "first-pool")
+    with LoopbackAPI(reader).in_thread() as api:
+        environ = daemon_project.daemon_environment(api.url, BROWSER="true")
+        del environ["CLAUDE_PROJECT_DIR"]
+        environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+        printed = dict(zip(codes, run_page(codes, daemon_project.root, environ), strict=True))
+
+    def shown(*words: str) -> str:
+        return next(text for code, text in printed.items() if all(w in code for w in words))
+
+    answer = "It says: {}"
+    monday = answer.format("The build was slow, so we cached the packages.")
+    wednesday = answer.format("We released version 2 and nobody complained.")
+    assert shown("doctor").splitlines()[-1] == "Nothing is wrong."
+    assert "summarizer" in shown("agents\n")
+    assert monday in shown("run summarizer").splitlines()
+    assert f"mon {monday}" in shown("results.jsonl", "import json").splitlines()
+    assert wednesday in shown("agent-pool wait").splitlines()
+    assert "succeeded" in shown("agent-pool wait")
+    assert "done\tsummarizer" in shown("top --once")
+    # One for each `run`, one for each line of the batch, none for its repetition, one submitted.
+    assert sorted(reader.tasks) == sorted(
+        [f"notes/{day}.txt" for day in ("monday", "monday", "tuesday")]
+        + [f"notes/{day}.txt" for day in ("monday", "tuesday", "wednesday", "wednesday")]
+    )
+    assert not (daemon_project.root / "first-pool").exists()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_newcomer_installs_and_follows_the_tutorial_without_a_key(tmp_path: Path) -> None:
+    blocks = read_blocks("tutorial.md", "sh")
+    (model,) = [block.code for block in blocks if block.mark == IN_A_SECOND_TERMINAL]
+    codes = [block.code for block in blocks if block.mark != IN_A_SECOND_TERMINAL]
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    with tempfile.TemporaryDirectory(prefix="apt-", dir="/tmp") as short:
+        environ = {
+            "HOME": short,
+            "PATH": os.defpath,
+            "LANG": "C.UTF-8",
+            "IS_SANDBOX": "1",
+            "BROWSER": "true",
+        }
+        second = subprocess.Popen(
+            ["bash", "-c", f"until [ -e ready ]; do sleep 0.2; done; {model}"],
+            cwd=short,
+            env=environ,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        installing = [b.code for b in blocks if b.mark == INSTALLS]
+        assert codes[:1] == installing
+        paste = f'touch "$HOME"/ready; eval "$(cat {short}/exports)"\n'
+        try:
+            printed = run_page([codes[0]], clone, environ, INSTALLING_SECONDS)
+            Path(short, "ready").touch()
+            assert second.stdout is not None
+            lines = [second.stdout.readline() for _ in range(5)]
+            Path(short, "exports").write_text("".join(lines))
+            activate = codes[0].splitlines()[1]
+            run_page([f"{activate}\n{paste}{codes[1]}", *codes[2:]], clone, environ)
+        finally:
+            second.terminate()
+            second.wait(30)
+    assert printed
