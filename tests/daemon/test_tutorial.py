@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ import pytest
 
 from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, get_result_text
 from support.daemons import DaemonProject
-from support.doc_blocks import ROOT, read_blocks
+from support.doc_blocks import ROOT, read_blocks, run_page, shell_environment
 
 IN_A_SECOND_TERMINAL = "in a second terminal"
 INSTALLS = "installs"
-STEP = "## step "
-SHELL_SECONDS = 100
 INSTALLING_SECONDS = 500
 
 
@@ -44,35 +41,13 @@ class Reader:
         return ToolUseBlock("Read", {"file_path": str(self.folder / named[0])})
 
 
-def run_page(
-    codes: list[str], folder: Path, environ: dict[str, str], seconds: float = SHELL_SECONDS
-) -> list[str]:
-    """Run blocks of a page in one shell; return what each printed, stderr included."""
-    script = "set -eu\n" + "".join(f"echo '{STEP}'\n{code}" for code in codes)
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=folder,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout.split(f"{STEP}\n")[1:]
-
-
 def test_the_commands_of_the_tutorial_work_one_after_another(
     daemon_project: DaemonProject,
 ) -> None:
     codes = [block.code for block in read_blocks("tutorial.md", "sh") if not block.mark]
     reader = Reader(daemon_project.root / "first-pool")
     with LoopbackAPI(reader).in_thread() as api:
-        environ = daemon_project.daemon_environment(api.url, BROWSER="true")
-        del environ["CLAUDE_PROJECT_DIR"]
-        environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+        environ = shell_environment(daemon_project, api.url)
         printed = dict(zip(codes, run_page(codes, daemon_project.root, environ), strict=True))
 
     def shown(*words: str) -> str:
