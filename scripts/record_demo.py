@@ -105,7 +105,7 @@ def _line(cells: Any) -> Line:
 def draw(screens: list[tuple[float, list[Line]]], typed: str) -> str:
     """Return the picture: each line is visible from its first second to its last one."""
     total = TYPING_SECONDS + screens[-1][0] + LAST_SECONDS
-    texts, rules = [_text(0, ((0, "$ ", "green", True), (2, typed, "default", False)), "")], []
+    texts, rules = [_text(0, ((0, "$ ", "green", True), (2, typed, "default", False)), "")], [""]
     for row in range(ROWS):
         for start, end, line in _spans([(at, lines[row]) for at, lines in screens]):
             first = (TYPING_SECONDS + start) / total * 100
