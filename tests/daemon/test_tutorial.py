@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -76,36 +77,31 @@ def test_the_commands_of_the_tutorial_work_one_after_another(
 def test_a_newcomer_installs_and_follows_the_tutorial_without_a_key(tmp_path: Path) -> None:
     blocks = read_blocks("tutorial.md", "sh")
     (model,) = [block.code for block in blocks if block.mark == IN_A_SECOND_TERMINAL]
-    codes = [block.code for block in blocks if block.mark != IN_A_SECOND_TERMINAL]
+    (install,) = [block.code for block in blocks if block.mark == INSTALLS]
+    codes = [block.code for block in blocks if not block.mark]
+    activate = install.splitlines()[1]
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    with tempfile.TemporaryDirectory(prefix="apt-", dir="/tmp") as short:
-        environ = {
-            "HOME": short,
-            "PATH": os.defpath,
-            "LANG": "C.UTF-8",
-            "IS_SANDBOX": "1",
-            "BROWSER": "true",
-        }
-        second = subprocess.Popen(
-            ["bash", "-c", f"until [ -e ready ]; do sleep 0.2; done; {model}"],
-            cwd=short,
+    with tempfile.TemporaryDirectory(prefix="apt-", dir="/tmp") as home:
+        environ = {"HOME": home, "PATH": os.defpath, "LANG": "C.UTF-8", "BROWSER": "true"}
+        environ["IS_SANDBOX"] = "1"
+        run_page([install], clone, environ, INSTALLING_SECONDS)
+        with subprocess.Popen(
+            ["bash", "-c", model],
+            cwd=home,
             env=environ,
             stdout=subprocess.PIPE,
             text=True,
-        )
-        installing = [b.code for b in blocks if b.mark == INSTALLS]
-        assert codes[:1] == installing
-        paste = f'touch "$HOME"/ready; eval "$(cat {short}/exports)"\n'
-        try:
-            printed = run_page([codes[0]], clone, environ, INSTALLING_SECONDS)
-            Path(short, "ready").touch()
-            assert second.stdout is not None
-            lines = [second.stdout.readline() for _ in range(5)]
-            Path(short, "exports").write_text("".join(lines))
-            activate = codes[0].splitlines()[1]
-            run_page([f"{activate}\n{paste}{codes[1]}", *codes[2:]], clone, environ)
-        finally:
-            second.terminate()
-            second.wait(30)
-    assert printed
+            start_new_session=True,
+        ) as second:
+            try:
+                assert second.stdout is not None
+                pasted = "".join(second.stdout.readline() for _ in range(5))
+                printed = run_page([f"{activate}\n{pasted}{codes[0]}", *codes[1:]], clone, environ)
+            finally:
+                os.killpg(second.pid, signal.SIGTERM)
+                stop = f"{activate}\nagent-pool daemon stop --now || true\n"
+                run_page([stop], clone, environ)
+    assert printed[0].splitlines()[-1] == "Nothing is wrong."
+    answered = re.findall(r"^(\w\w\w) ", printed[7], re.MULTILINE)
+    assert sorted(answered) == ["mon", "tue", "wed"]
