@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEST_LINE = "pip install -e '.[dev]' && pytest"
 
 
@@ -25,6 +25,20 @@ def test_the_settings_page_is_made_from_the_settings() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "settings_page.py"))
 
     assert script["page"]() == script["PAGE"].read_text(encoding="utf-8")
+
+
+def test_the_pictures_of_states_are_drawn_from_the_tables_of_states() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "state_pictures.py"))
+
+    for path, picture in script["pictures"]().items():
+        assert path.read_text(encoding="utf-8") == picture
+
+
+def test_figures_of_other_pages_are_those_of_the_benchmark() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "figures.py"))
+
+    for path in script["PAGES"]:
+        assert script["filled"](path) == path.read_text(encoding="utf-8")
 
 
 def test_every_planted_bug_applies_has_a_test_and_is_documented() -> None:
