@@ -17,6 +17,7 @@ from agent_pool.cli.command import WIDTH, Command, load_command_settings, run_as
 from agent_pool.cli.output import console, print_json
 from benchmarks.agents import agents
 from benchmarks.builds import builds
+from benchmarks.cluster import cluster
 from benchmarks.comparison import METHOD_LABELS, PAIR, QUICK_PLAN, BenchmarkPlan, compare_methods
 from benchmarks.daemon import daemon
 from benchmarks.dashboard import dashboard
@@ -52,8 +53,8 @@ def _check_plot(ctx: click.Context, parameter: click.Parameter, value: Path | No
 @click.group(
     cls=BenchmarkGroup,
     invoke_without_command=True,
-    subcommand_metavar="[agents | builds OTHER | daemon | dashboard | memory | processes | tasks] "
-    "[OPTIONS]",
+    subcommand_metavar="[agents | builds OTHER | cluster | daemon | dashboard | memory | "
+    "processes | tasks] [OPTIONS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 @click.option(
@@ -119,6 +120,7 @@ def benchmarks(
       python -m benchmarks --methods bare,pool --pairs 500
       python -m benchmarks memory --tasks 100
       python -m benchmarks agents
+      python -m benchmarks cluster
       python -m benchmarks daemon
       python -m benchmarks processes
       python -m benchmarks tasks
@@ -146,6 +148,7 @@ def benchmarks(
 
 benchmarks.add_command(agents)
 benchmarks.add_command(builds)
+benchmarks.add_command(cluster)
 benchmarks.add_command(daemon)
 benchmarks.add_command(dashboard)
 benchmarks.add_command(memory)

@@ -112,6 +112,7 @@ async def _add_ended(store: Store, number: int) -> None:
         cost_usd=result.cost_usd,
         worker=result.worker,
         pid=result.pid,
+        node="",
         result=result,
         error=None,
     )

@@ -25,6 +25,7 @@ from agent_pool import (
     DeniedTool,
     LaunchSpec,
     ModelFallback,
+    NodeInfo,
     PermissionRequest,
     PoolStats,
     PoolStatus,
@@ -68,7 +69,7 @@ VALUES: tuple[type[JsonValue], ...] = (
         TaskRequest,
         TaskResult,
     ),
-    *(Attachment, DayTotal, Usage, WorkerInfo),
+    *(Attachment, DayTotal, NodeInfo, Usage, WorkerInfo),
 )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agent_pool.claude.binary import cli_version as cli_version
     from agent_pool.claude.binary import find_cli as find_cli
     from agent_pool.claude.cli_options import unknown_options as unknown_options
+    from agent_pool.claude.sign_in import read_sign_in as read_sign_in
     from agent_pool.claude.watchdog import describe_process_search as describe_process_search
     from agent_pool.client.connect import connect as connect
     from agent_pool.client.remote_pool import RemotePool as RemotePool
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from agent_pool.models import DeniedTool as DeniedTool
     from agent_pool.models import LaunchSpec as LaunchSpec
     from agent_pool.models import ModelFallback as ModelFallback
+    from agent_pool.models import NodeInfo as NodeInfo
     from agent_pool.models import Outcome as Outcome
     from agent_pool.models import PermissionRequest as PermissionRequest
     from agent_pool.models import PoolStats as PoolStats
@@ -133,6 +135,7 @@ _MODULES = {
     "agent_pool.api": "PoolAPI TaskAPI TaskHandle",
     "agent_pool.claude.binary": "cli_version find_cli",
     "agent_pool.claude.cli_options": "unknown_options",
+    "agent_pool.claude.sign_in": "read_sign_in",
     "agent_pool.claude.watchdog": "describe_process_search",
     "agent_pool.client.connect": "connect",
     "agent_pool.client.remote_pool": "RemotePool",
@@ -154,9 +157,9 @@ _MODULES = {
     ),
     "agent_pool.models": (
         "ENDED_STATES OPEN_STATES AgentInfo AgentList AgentStats Attachment DayTotal Denied "
-        "DeniedTool LaunchSpec ModelFallback Outcome PermissionRequest PoolStats PoolStatus "
-        "PromptSize RateLimits RateWindow ResetVerdict ReuseStats TaskFilter TaskQuestion "
-        "TaskRecord TaskRequest TaskResult TaskState Usage WorkerInfo error_from_json"
+        "DeniedTool LaunchSpec ModelFallback NodeInfo Outcome PermissionRequest PoolStats "
+        "PoolStatus PromptSize RateLimits RateWindow ResetVerdict ReuseStats TaskFilter "
+        "TaskQuestion TaskRecord TaskRequest TaskResult TaskState Usage WorkerInfo error_from_json"
     ),
     "agent_pool.pool.pool": "AgentPool",
     "agent_pool.pool.status_server": "SilentPool running_pools",

@@ -100,12 +100,14 @@ class Started(BaseTaskEvent):
         pid: its process id.
         waited: seconds in the queue.
         reused: the process had been given a task before.
+        node: the machine of the worker; empty for this one.
     """
 
     worker: str
     pid: int
     waited: float
     reused: bool = False
+    node: str = ""
     type: Literal["task.started"] = field(default="task.started", repr=False, kw_only=True)
 
 
@@ -173,10 +175,16 @@ class Spent(BaseTaskEvent):
     Attributes:
         usage: tokens of the task so far.
         cost_usd: cost so far; an estimate until the task has ended.
+        context_tokens: tokens of the agent's last request: what is in its context now; 0 if they
+            are not known. Sub-agents have contexts of their own, which are not counted.
+        context_window: tokens that the context window of its model has room for, as the CLI says;
+            0 if that is not known.
     """
 
     usage: Usage
     cost_usd: float
+    context_tokens: int = 0
+    context_window: int = 0
     type: Literal["task.spent"] = field(default="task.spent", repr=False, kw_only=True)
 
 
@@ -258,9 +266,11 @@ class BaseWorkerEvent(BaseEvent):
 
     Attributes:
         worker: the worker's id.
+        node: its machine; empty for this one.
     """
 
     worker: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -370,6 +370,7 @@ class TaskResult(JsonValue):
         requests: how many requests the API answered with a message.
         fallback: the model that answered instead of one that refused or could not; None without.
         denied: the calls of tools that were refused.
+        node: the machine of the worker; empty for this one.
     """
 
     text: str
@@ -398,6 +399,7 @@ class TaskResult(JsonValue):
     requests: int = 0
     fallback: ModelFallback | None = None
     denied: tuple[DeniedTool, ...] = ()
+    node: str = ""
 
     @property
     def retryable(self) -> bool:
@@ -695,6 +697,7 @@ class TaskRecord(JsonValue):
         line: the current step, or the last one, for people; empty before it runs.
         usage: tokens so far.
         cost_usd: cost so far, by the list prices.
+        context_tokens, context_window: while it runs, as in the event `Spent`; otherwise 0.
         result: the answer; None unless the agent gave one, also an unsuccessful one.
         error: the error that the caller gets instead of a result; None without one.
         questions: the requests for permission that wait for an answer.
@@ -719,6 +722,8 @@ class TaskRecord(JsonValue):
     result: TaskResult | None = None
     error: ErrorValue | None = None
     questions: tuple[TaskQuestion, ...] = ()
+    context_tokens: int = 0
+    context_window: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -854,6 +859,7 @@ class WorkerInfo(JsonValue):
         profile: equal for workers that can serve the same agents.
         hook_seconds: how long its SessionStart hooks took at its last start or reset, or have
             taken so far.
+        node: the machine that it runs on; empty for this one.
     """
 
     worker: str
@@ -871,6 +877,7 @@ class WorkerInfo(JsonValue):
     memory: str = ""
     profile: str = ""
     hook_seconds: float = 0.0
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -961,6 +968,32 @@ class ReuseStats(JsonValue):
 NO_REUSE: Final = ReuseStats()
 
 
+NodeState = Literal["starting", "ready", "left_out", "draining", "lost"]
+"""The states of a machine: only one that is `ready` gets tasks. `left_out`: a check of it failed;
+`draining`: it finishes what it has, then it leaves; `lost`: it is not heard of any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo(JsonValue):
+    """One machine of a pool that has several.
+
+    Attributes:
+        node: its name, which is also in its workers and tasks.
+        state: see `NodeState`.
+        reason: why it gets no tasks, in words; empty if it does.
+        size: how many workers fit.
+        running: tasks that it runs now.
+        version: of its Claude Code CLI; empty if it is not known.
+    """
+
+    node: str
+    state: NodeState
+    reason: str = ""
+    size: int = 0
+    running: int = 0
+    version: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStats(JsonValue):
     """The figures of a pool since it was opened.
@@ -979,6 +1012,8 @@ class PoolStats(JsonValue):
         retired: workers that were retired, by reason.
         agents: the figures by agent.
         reuse: what using processes again saved, as measured by this pool.
+        nodes: the machines of a pool that has several, also those that get no tasks; otherwise
+            empty.
     """
 
     uptime: float
@@ -994,6 +1029,7 @@ class PoolStats(JsonValue):
     rewinds: int = 0
     pause_reason: str = ""
     rate_limits: RateLimits | None = None
+    nodes: tuple[NodeInfo, ...] = ()
 
     @property
     def total(self) -> AgentStats:

@@ -172,6 +172,7 @@ def _result_attributes(result: TaskResult) -> dict[str, Any]:
         "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
         "agent_pool.worker": result.worker,
         "agent_pool.worker.pid": result.pid,
+        **({"agent_pool.node": result.node} if result.node else {}),
         "agent_pool.task.waited": result.waited,
         "agent_pool.task.turns": result.turns,
         "agent_pool.task.cost": result.cost_usd,

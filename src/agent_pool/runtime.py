@@ -44,6 +44,10 @@ _OTHER_VARIABLES: Final = frozenset(
     for name in ("COOKIE", "DAEMON", "DEPTH", "LOG", "PROJECT_DIR", "RUNTIME_DIR", "SERVER")
 )
 """Variables that do not change what a daemon does for a client: a call names its project."""
+_CLUSTER_VARIABLES: Final = frozenset(
+    f"AGENT_POOL_{name}" for name in ("PROJECT_SOURCE", "RAY", "RAY_ENV", "RAY_WORKERS")
+)
+"""Variables that name the place of tasks; a client that has none leaves that to the daemon."""
 _NAME: Final = "agent-pool"
 MAX_ADDRESS: Final = 16 * 1024
 """Bytes of `ADDRESS_FILE`; a larger file is not one of ours."""
@@ -93,13 +97,29 @@ def is_daemon_wanted(environ: Mapping[str, str]) -> bool:
 def config_scope(environ: Mapping[str, str]) -> str:
     """Return a text that is equal for environments with the same settings and the same user.
 
-    A client whose scope is not the daemon's needs other settings than the daemon has, so it must
-    not be served by it.
+    A client whose scope does not fit the daemon's needs other settings than the daemon has, so it
+    must not be served by it; see `fits_scope`.
     """
     home = _claude_home(environ)
     chosen = {name: environ[name] for name in environ if _is_setting(name)}
     user = (str(os.getuid()), environ.get("HOME", ""), str(home))
-    parts = [*user, *sorted(map(repr, chosen.items()))]
+    cluster = sorted(repr(one) for one in chosen.items() if one[0] in _CLUSTER_VARIABLES and one[1])
+    others = sorted(repr(one) for one in chosen.items() if one[0] not in _CLUSTER_VARIABLES)
+    return ".".join([_digest_of([*user, *others]), *(_digest_of([one]) for one in cluster)])
+
+
+def fits_scope(client: str, daemon: str) -> bool:
+    """Check whether a daemon of one scope can serve a client of another one.
+
+    The settings of both are the same, except that a client can leave it to the daemon where tasks
+    run: the daemon can have been started with a cluster on its command line.
+    """
+    wanted, *chosen = client.split(".")
+    found, *cluster = daemon.split(".")
+    return wanted == found and set(chosen) <= set(cluster)
+
+
+def _digest_of(parts: list[str]) -> str:
     return _digest("\0".join(parts).encode("utf-8", "surrogateescape"))
 
 

@@ -320,6 +320,34 @@ class Settings(BaseModel):
         description="the most bytes of events that are kept of one task; the middle is left out",
     )
 
+    # Many machines, by Ray
+    ray: str | None = Field(
+        None,
+        description="the Ray cluster whose nodes run the tasks: `auto`, `HOST:PORT` or "
+        "`ray://HOST:PORT`; without it the tasks run on this machine",
+    )
+    ray_workers: int | None = Field(
+        None,
+        ge=1,
+        description="the most workers of one node; by default as many as its cores and its memory "
+        "allow, and at most max_workers",
+    )
+    ray_env: Words = Field(
+        (),
+        description="variables whose values are sent from this machine to the workers on all "
+        "nodes; all others are the node's own",
+    )
+    project_source: Literal["path", "git", "working_dir"] = Field(
+        "path",
+        description="where nodes find a project: at the same path, in a checkout of its git "
+        "remote and commit, or in the copy that Ray makes of `project_dir`",
+    )
+
+    @property
+    def sent_variables(self) -> tuple[str, ...] | None:
+        """Return patterns of the variables that workers get from this machine; None for all."""
+        return None if self.ray is None else self.ray_env
+
     def with_overrides(self, overrides: Mapping[str, Any]) -> Settings:
         """Return these settings with some of them changed.
 

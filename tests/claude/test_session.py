@@ -10,9 +10,9 @@ from agent_pool.claude.protocol.results import Spend, TurnResult
 from agent_pool.claude.protocol.role import Role
 from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
+    CanUseTool,
     Initialized,
     InitializeFailed,
-    PermissionAsked,
     ProtocolBroken,
     ResetFinished,
     RoleMissed,
@@ -336,7 +336,7 @@ def control_request(**request: object) -> bytes:
 
 def test_a_permission_request_of_the_cli_is_reported_and_answered() -> None:
     session = in_turn(frames.HELLO)
-    asked = PermissionAsked("q", "Bash", {"command": "ls"}, "List the files.")
+    asked = CanUseTool("q", "Bash", {"command": "ls"}, "List the files.")
     data = control_request(
         subtype="can_use_tool",
         tool_name="Bash",
@@ -363,7 +363,7 @@ def test_a_permission_request_of_the_cli_is_reported_and_answered() -> None:
 def test_missing_fields_of_a_permission_request_are_read_as_empty(junk: object) -> None:
     session = in_turn(frames.HELLO)
     data = control_request(subtype="can_use_tool", input=junk, description=junk)
-    assert session.receive(data) == [PermissionAsked("q", "", {}, "")]
+    assert session.receive(data) == [CanUseTool("q", "", {}, "")]
 
 
 def test_an_unknown_request_of_the_cli_is_reported_and_refused() -> None:
@@ -385,7 +385,7 @@ def test_a_control_request_without_a_body_gives_no_signal() -> None:
 
 # The order of calls
 
-ASKED = PermissionAsked("r", "Bash", {}, "")
+ASKED = CanUseTool("r", "Bash", {}, "")
 ROLE = Role("tester-1", "---\nname: tester-1\n---\n", None, None, frozenset(), "")
 CALLS: dict[str, Callable[[Session], bytes]] = {
     "prompt": lambda session: session.prompt("s", "task"),

@@ -14,7 +14,7 @@ from agent_pool.claude.protocol.frames import blocks_of
 from agent_pool.claude.protocol.results import Spend, TurnResult, read_result, running_totals
 from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
-    PermissionAsked,
+    CanUseTool,
     ProtocolBroken,
     ResetFailed,
     ResetFinished,
@@ -135,7 +135,7 @@ SPOILT_FRAMES = st.builds(
     st.integers(0, 9),
     JUNK,
 )
-ASKED = PermissionAsked("r", "Bash", {}, "")
+ASKED = CanUseTool("r", "Bash", {}, "")
 CALLS = st.sampled_from(
     [
         *("initialize", "prompt", "prompt", "interrupt", "clear", "clear", "rewind", "rewind"),

@@ -134,6 +134,50 @@ def test_an_interrupted_turn_is_not_asked_any_more() -> None:
     assert session.receive(answer_to("u1", 5)) == [Spent(Usage(output_tokens=5), 0.0)]
 
 
+def message(prompt: int, *, model: str = "large", parent: str | None = None) -> dict[str, Any]:
+    """Return a frame that calls a tool after a prompt of so many tokens."""
+    usage = {"input_tokens": 1, "cache_read_input_tokens": prompt - 1, "output_tokens": 9}
+    content = [{"type": "tool_use", "id": "t", "name": "Bash", "input": {}}]
+    body = {"model": model, "usage": usage, "content": content}
+    return {"type": "assistant", "parent_tool_use_id": parent, "message": body}
+
+
+def windows(**by_model: int) -> bytes:
+    models = {name: {"contextWindow": size} for name, size in by_model.items()}
+    answer = {"session": {"total_cost_usd": 0, "model_usage": models}}
+    body = {"subtype": "success", "request_id": "u1", "response": answer}
+    return as_lines({"type": "control_response", "response": body})
+
+
+def test_the_context_is_that_of_the_main_agents_last_request() -> None:
+    session = reporting()
+    session.receive(as_lines(message(500), message(700), message(90, model="small", parent="a")))
+    session.ask_usage("u1")
+    (spent, *_) = session.receive(windows(large=1000, small=100))
+    assert isinstance(spent, Spent)
+    assert (spent.context_tokens, spent.context_window) == (700, 1000)
+
+
+def test_the_window_is_that_of_the_sessions_variant_of_a_model() -> None:
+    session = reporting()
+    session.receive(as_lines({"type": "system", "subtype": "init", "model": "large[1m]"}))
+    session.receive(as_lines(message(700)))
+    session.ask_usage("u1")
+    (spent, *_) = session.receive(windows(**{"large": 1000, "large[1m]": 5000}))
+    assert isinstance(spent, Spent)
+    assert (spent.context_tokens, spent.context_window) == (700, 5000)
+
+
+def test_without_a_known_window_no_context_is_reported() -> None:
+    session = reporting()
+    session.receive(as_lines(message(700, model="other")))
+    session.ask_usage("u1")
+    assert session.receive(windows(large=1000)) == []
+    session.receive(result("s1", 100))
+    session.prompt("s2", "again")
+    assert session.usage.context == (0, 0)
+
+
 @given(st.lists(st.sampled_from(["frame", "ask", "answer"]), max_size=12))
 def test_every_answer_of_the_api_is_asked_about_in_the_end(steps: list[str]) -> None:
     session, asked, wanted, frames = reporting(), "", False, 0

@@ -29,7 +29,7 @@ from agent_pool import (
 )
 from agent_pool.cli import stats as module
 from agent_pool.cli.output import console
-from agent_pool.cli.stats import format_pools, pools_as_json, reuse_text
+from agent_pool.cli.pools import format_pools, pools_as_json, reuse_text
 from support.cli_runner import command, invoke
 from support.environment import UNREACHABLE_URL
 from support.pools import PoolProject

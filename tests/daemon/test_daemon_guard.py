@@ -67,6 +67,34 @@ def test_tcp_without_the_right_token_is_refused(short_folder: Path, authorizatio
     check(short_folder, test)
 
 
+AS_NOBODY = """
+import http.client, os, sys
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+"127.0.0.1".encode("idna")
+os.setuid(65534)
+connection.request("GET", sys.argv[2], headers={"Authorization": "Bearer " + sys.argv[3]})
+print(connection.getresponse().status)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.getuid() != 0, reason="only root can start a process of another"
+)
+def test_pages_are_refused_to_another_user_of_the_machine(short_folder: Path) -> None:
+    async def test(server: GuardedServer) -> None:
+        async def ask(path: str) -> str:
+            arguments = (sys.executable, "-c", AS_NOBODY, str(server.port), path, TOKEN)
+            process = await asyncio.create_subprocess_exec(*arguments, stdout=subprocess.PIPE)
+            return (await process.communicate())[0].decode().strip()
+
+        # The token is a secret of the daemon's user; a cookie can be sent to a wrong listener.
+        assert (await ask("/ui/"), await ask("/v1/tasks")) == ("403", "200")
+        status, *_ = await exchange(await server.tcp(), "/ui/", headers=bearer(server.port))
+        assert status == 200
+
+    check(short_folder, test)
+
+
 def test_the_right_token_opens_tcp_and_nothing_is_cached(short_folder: Path) -> None:
     async def test(server: GuardedServer) -> None:
         for host in ("127.0.0.1", "localhost", "[::1]"):

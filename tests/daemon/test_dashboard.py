@@ -5,24 +5,39 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 from playwright.async_api import Page, expect
 
-from agent_pool import TaskRequest, TaskResult
+from agent_pool import TaskFilter, TaskRequest, TaskResult
 from agent_pool.api import OnEvent
-from agent_pool.events import Started, Text, ToolOutput, ToolUse, WorkerRetired
-from support.browser import a_page, needs_chromium
+from agent_pool.daemon.dashboard.pages import FIRST_ROWS
+from agent_pool.events import Spent, Started, Text, ToolOutput, ToolUse, WorkerRetired
+from agent_pool.models import Usage
+from support.browser import a_page, needs_chromium, shared_chromium
+from support.dashboard_pages import HOSTILE, axe_problems, every_page, unfold
 from support.dashboards import serve_dashboard
 from support.fake_pool import FakePool, make_result, make_worker
 
 pytestmark = [needs_chromium, pytest.mark.anyio]
 
-HOSTILE = (
-    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>\u202egnp"
-)
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Run all tests of this module in one event loop, so that they can share a browser."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def browser(anyio_backend: str) -> AsyncIterator[None]:
+    """Start the browser that the tests share."""
+    async with shared_chromium():
+        yield
 
 
 class Steps:
@@ -163,11 +178,27 @@ async def test_an_open_page_goes_on_after_a_restart(tmp_path: Path) -> None:
             await expect(page.get_by_role("row", name="before")).to_be_visible()
         await expect(page.locator("#connection")).to_contain_text("not connected")
         async with serve_dashboard(FakePool(), tmp_path, port=port) as again:
-            # The cookie ended with the daemon; a new link in the same browser is enough.
-            await sign_in(page, again.link())
+            # The page was not touched: its cookie outlives the daemon.
             await (await again.pool.submit(TaskRequest("reviewer", "after"))).result()
             await expect(page.get_by_role("row", name="after")).to_be_visible()
             await expect(page.get_by_role("row", name="before")).to_be_visible()
+            await expect(page.locator("#connection")).to_have_text("")
+            # A form that was shown before the restart works too.
+            await page.get_by_role("row", name="before").get_by_role("link").click()
+            await expect(page.get_by_role("heading", name="Task")).to_be_visible()
+
+
+async def test_a_page_that_was_signed_out_says_what_to_do(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        await sign_in(page, served.link())
+        served.dashboard.visitors.sign_out_all()
+        await (await served.pool.submit(TaskRequest("reviewer", "unseen"))).result()
+        await expect(page.locator("#connection")).to_contain_text("run agent-pool open")
+        assert await page.locator("#tasks tr").count() == 0
+        # Another tab of the browser is enough: the page goes on by itself.
+        other = await page.context.new_page()
+        await sign_in(other, served.link())
+        await expect(page.get_by_role("row", name="unseen")).to_be_visible()
 
 
 async def test_a_link_for_looking_shows_no_buttons(tmp_path: Path) -> None:
@@ -193,18 +224,32 @@ async def test_the_keyboard_alone_reaches_and_opens_a_task(tmp_path: Path) -> No
         await expect(page.get_by_role("heading", name="Task")).to_be_visible()
 
 
+async def test_the_keyboard_alone_reaches_every_control_of_every_page(tmp_path: Path) -> None:
+    async with every_page(tmp_path) as (served, paths), a_page() as page:
+        await sign_in(page, served.link())
+        for path in paths:
+            await page.goto(served.address + path)
+            await unfold(page)
+            controls = await page.evaluate(MARK_CONTROLS)
+            reached = set()
+            # Some controls have several stops, such as the parts of a date.
+            for _ in range(4 * controls + 4):
+                await page.keyboard.press("Tab")
+                number, plain = await page.evaluate(FOCUSED)
+                assert plain is None, path
+                reached.add(number)
+                if len(reached - {None}) == controls:
+                    break
+            assert len(reached - {None}) == controls, path
+
+
 @pytest.mark.parametrize("width", [360, 1280, 2560])
 async def test_no_page_is_wider_than_the_window(tmp_path: Path, width: int) -> None:
-    steps = Steps(Text("x" * 5000), answer="y" * 5000)
-    async with (
-        serve_dashboard(FakePool(steps.run), tmp_path) as served,
-        a_page(width=width) as page,
-    ):
-        handle = await served.pool.submit(TaskRequest("reviewer", "z" * 3000))
+    async with every_page(tmp_path) as (served, paths), a_page(width=width) as page:
         await sign_in(page, served.link())
-        paths = ("", f"tasks/{handle.id}", "history", "actions", "agents?project=/x", "agents/a")
-        for path in (f"/ui/{path}" for path in paths):
+        for path in paths:
             await page.goto(served.address + path)
+            await unfold(page)
             wide = await page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, path
 
@@ -215,7 +260,7 @@ async def test_a_narrow_window_shows_every_cell_of_a_row(tmp_path: Path) -> None
         await sign_in(page, served.link())
         await served.pool.submit(TaskRequest("reviewer", "look"))
         row = page.get_by_role("row", name="reviewer")
-        await expect(row.get_by_role("cell")).to_have_count(7)
+        await expect(row.get_by_role("cell")).to_have_count(8)
         for cell in await row.get_by_role("cell").all():
             box = await cell.bounding_box()
             assert box is not None
@@ -305,16 +350,63 @@ async def test_the_first_visit_is_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_texts_have_enough_contrast(tmp_path: Path, scheme: str) -> None:
-    steps = Steps()
-    async with (
-        serve_dashboard(FakePool(steps.run), tmp_path) as served,
-        a_page(scheme=scheme) as page,
-    ):
-        await served.pool.submit(TaskRequest("reviewer", "look"))
+async def test_every_page_can_be_read_and_used_by_everyone(tmp_path: Path, scheme: str) -> None:
+    async with every_page(tmp_path) as (served, paths), a_page(scheme=scheme) as page:
         await sign_in(page, served.link())
-        await expect(page.locator("#tasks tr")).to_have_count(1)
-        assert await page.evaluate(LOW_CONTRAST) == []
+        for path in paths:
+            await page.goto(served.address + path)
+            await unfold(page)
+            assert await page.evaluate(LOW_CONTRAST) == [], path
+            if scheme == "light":  # its other rules find the same in the dark
+                assert await axe_problems(page) == [], path
+
+
+async def test_a_task_with_variables_shows_the_command_that_runs_it_again(tmp_path: Path) -> None:
+    async with every_page(tmp_path) as (served, _), a_page() as page:
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await sign_in(page, served.link())
+        (failed,) = await served.pool.tasks(TaskFilter(states=("failed",)))
+        await page.goto(f"{served.address}/ui/tasks/{failed.id}")
+        await expect(page.get_by_role("button", name="Run it again")).to_have_count(0)
+        await expect(page.locator("#head")).to_contain_text("API_TOKEN")
+        await page.locator("#head").get_by_role("button", name="Copy").click()
+        await expect(page.locator("#connection")).to_contain_text("copied")
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert copied == f"agent-pool retry {failed.id}"
+        assert "a-secret-value" not in await page.content()
+
+
+async def test_a_task_shows_its_context_and_what_each_request_used(tmp_path: Path) -> None:
+    figures = [Spent(Usage(100, 5, 0, 0), 0.1, 60_000, 200_000)]
+    figures.append(Spent(Usage(150, 9, 0, 40), 0.3, 80_000, 200_000))
+    steps = Steps(*figures)
+    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:
+        handle = await served.pool.submit(TaskRequest("reviewer", "look"))
+        await sign_in(page, served.link())
+        await expect(page.get_by_role("row", name="reviewer")).to_contain_text("40%")
+        await page.goto(f"{served.address}/ui/tasks/{handle.id}")
+        await expect(page.locator("#head")).to_contain_text("40% of 200,000 tokens")
+        used = "used 90 tokens sent (40 from the cache), 4 received, $0.2000; so far 199, $0.3000"
+        await expect(page.locator("#steps")).to_contain_text(used)
+        steps.end.set()
+        await expect(page.locator("#head")).to_contain_text("the answer")
+        await expect(page.locator("#head")).not_to_contain_text("Context")
+
+
+async def test_rows_below_the_window_come_after_the_first_paint(tmp_path: Path) -> None:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+        later = time.time() + 3600
+        for number in range(60):
+            await served.pool.submit(TaskRequest("reviewer", f"task {number}", not_before=later))
+        link = urlsplit(served.link())
+        async with httpx2.AsyncClient(base_url=served.address) as client:
+            await client.get(f"{link.path}?{link.query}")
+            shown = (await client.get("/ui/")).text
+        assert shown.partition("<template")[0].count('id="tasks-') == FIRST_ROWS + 1
+        await sign_in(page, served.link())
+        await expect(page.locator("#tasks tr")).to_have_count(60)
+        texts = await page.locator("#tasks .text").all_inner_texts()
+        assert texts == [f"task {number}" for number in range(60)]
 
 
 HIDE = """(hidden) => {
@@ -322,6 +414,23 @@ HIDE = """(hidden) => {
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
 """Lets a page believe that its tab is hidden, or seen again."""
+
+MARK_CONTROLS = """() => {
+  const all = document.querySelectorAll(
+    "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']");
+  let number = 0;
+  for (const one of all) if (one.checkVisibility()) one.dataset.number = number++;
+  return number;
+}"""
+"""Gives each control a number; returns how many there are."""
+
+FOCUSED = """() => {
+  const one = document.activeElement;
+  if (!one || one === document.body) return [null, null];
+  const isSeen = getComputedStyle(one).outlineStyle !== "none";
+  return [one.dataset.number ?? null, isSeen ? null : one.outerHTML];
+}"""
+"""Returns the number of the control with the focus, and its HTML if nobody sees that it has it."""
 
 LOW_CONTRAST = """() => {
   const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);

@@ -69,6 +69,27 @@ def test_open_starts_the_daemon_and_prints_a_link_without_its_token(
     assert urlsplit(link).query.partition("=")[2] not in stopped.log()
 
 
+def test_a_browser_stays_signed_in_after_a_restart_until_it_is_signed_out(
+    stopped: DaemonProject,
+) -> None:
+    with httpx2.Client() as client:
+        client.get(link_of(stopped))
+        first = stopped.address()
+        assert first is not None
+        for command in ("stop", "start"):
+            assert stopped.command(command).returncode == 0
+        again = stopped.address()
+        assert again is not None
+        # At the same port: an open page asks there again.
+        assert (again.url, again.token != first.token) == (first.url, True)
+        assert client.get(f"{again.url}/ui/").status_code == 200
+        with httpx2.Client() as looking:
+            looking.get(link_of(stopped, "--read-only"))
+            assert looking.post(f"{again.url}/ui/run", data={}).status_code == 403
+        assert "signed out" in link_of(stopped, "--sign-out")
+        assert client.get(f"{again.url}/ui/").status_code == 401
+
+
 def test_pages_are_refused_for_a_foreign_host_or_origin(stopped: DaemonProject) -> None:
     link = link_of(stopped)
     parts = urlsplit(link)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent_pool import TaskRequest
+from agent_pool.daemon.dashboard.sessions import KEY_FILE, SESSION_SECONDS, Visitor, Visitors
 from support.dashboards import RunningDashboard, serve_dashboard
 from support.fake_pool import FakePool
 
@@ -83,3 +87,64 @@ async def test_a_link_for_looking_cannot_change_anything(tmp_path: Path) -> None
             response = await client.post(path, data={"form_key": key, "agent": "a", "task": "b"})
             assert response.status_code == 403
         assert len(await served.pool.tasks()) == 1
+
+
+# Cookies
+
+
+def signed_in_visitor(visitors: Visitors, **kind: bool) -> Visitor:
+    visitor = visitors.redeem(visitors.make_code(is_read_only=kind.get("is_read_only", False)))
+    assert visitor is not None
+    return visitor
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_a_cookie_outlives_the_daemon_and_stays_as_it_was(
+    tmp_path: Path, is_read_only: bool
+) -> None:
+    visitor = signed_in_visitor(Visitors(tmp_path), is_read_only=is_read_only)
+    assert Visitors(tmp_path).find(visitor.session) == visitor
+    assert visitor.is_read_only is is_read_only
+    assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
+
+
+def test_a_cookie_ends_after_twelve_hours_and_not_before(tmp_path: Path) -> None:
+    now = [1_000_000.0]
+    visitor = signed_in_visitor(Visitors(tmp_path, lambda: now[0]))
+    later = Visitors(tmp_path, lambda: now[0])
+    now[0] += SESSION_SECONDS - 2
+    assert later.find(visitor.session) is not None
+    now[0] += 4
+    assert later.find(visitor.session) is None
+    # A clock that was set back makes no cookie last longer.
+    now[0] -= 3 * SESSION_SECONDS
+    assert later.find(visitor.session) is None
+
+
+def test_signing_out_ends_every_cookie_also_after_a_restart(tmp_path: Path) -> None:
+    visitors = Visitors(tmp_path)
+    visitor, unused = signed_in_visitor(visitors), visitors.make_code(is_read_only=False)
+    visitors.sign_out_all()
+    assert visitors.find(visitor.session) is None
+    assert visitors.redeem(unused) is None
+    assert Visitors(tmp_path).find(visitor.session) is None
+    assert Visitors(tmp_path).find(signed_in_visitor(visitors).session) is not None
+
+
+def test_a_key_that_others_could_read_is_replaced(tmp_path: Path) -> None:
+    visitor = signed_in_visitor(Visitors(tmp_path))
+    (tmp_path / KEY_FILE).chmod(0o644)
+    assert Visitors(tmp_path).find(visitor.session) is None
+    assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
+
+
+@given(st.data())
+def test_no_changed_cookie_is_accepted(data: st.DataObject) -> None:
+    visitors = Visitors()
+    session = signed_in_visitor(visitors, is_read_only=True).session
+    place = data.draw(st.integers(0, len(session) - 1))
+    other = data.draw(st.characters().filter(lambda one: one != session[place]))
+    assert visitors.find(session[:place] + other + session[place + 1 :]) is None
+    assert visitors.find(data.draw(st.text())) is None
+    assert Visitors().find(session) is None

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from agent_pool import ConfigError
@@ -23,9 +23,17 @@ from agent_pool.client.hello import CLIENT_PID_HEADER, PROJECT_HEADER
 from agent_pool.client.mcp_headers import make_headers
 from agent_pool.daemon.mcp_http import HttpCallerKey, read_caller
 from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, get_result_text
+from support.conformance_server import fixture_server
+from support.daemons import bearer
 from support.environment import real_cli
 from support.mcp_client import text_of
-from support.mcp_task_client import TasksOfClient, begin_task, send_request, wait_for_status
+from support.mcp_task_client import (
+    EXTENSION,
+    TasksOfClient,
+    begin_task,
+    send_request,
+    wait_for_status,
+)
 from support.relays import RelayProject
 from support.waiting import run
 
@@ -93,9 +101,9 @@ def test_a_task_over_http_is_found_by_another_caller(relays: RelayProject) -> No
                 gate.set()
                 state = await wait_for_status(other.session, task.task_id, "completed")
                 assert state["result"]["content"] == [{"type": "text", "text": "echo: look"}]
-                gone = await send_request(other.session, "tasks/get", taskId="reviewer-0")
-                assert (gone["status"], gone["resultType"]) == ("failed", "complete")
-                assert "`agent-pool tasks` lists them" in gone["error"]["message"]
+                with pytest.raises(MCPError, match="`agent-pool tasks` lists them") as gone:
+                    await send_request(other.session, "tasks/get", taskId="reviewer-0")
+                assert gone.value.code == -32602
 
     run(main())
 
@@ -238,3 +246,44 @@ def test_install_over_http_writes_a_port_that_stays(relays: RelayProject) -> Non
     written = relays.settings_file.read_text()
     assert written == f"daemon_port = {free_port()}\n{before}"
     agent_pool(relays, "uninstall")
+
+
+async def get_task(port: int, folder: Path, task: str, **more: str) -> httpx2.Response:
+    """Send a `tasks/get` as the newest protocol has it, with more headers."""
+    meta = {
+        f"io.modelcontextprotocol/{name}": value
+        for name, value in {
+            "protocolVersion": "2026-07-28",
+            "clientCapabilities": {"extensions": {EXTENSION: {}}},
+        }.items()
+    }
+    request = {"method": "tasks/get", "params": {"taskId": task, "_meta": meta}}
+    headers = {
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "tasks/get",
+        PROJECT_HEADER: str(folder),
+        **bearer(port),
+        **{name.replace("_", "-"): value for name, value in more.items()},
+    }
+    async with httpx2.AsyncClient() as http:
+        return await http.post(
+            f"http://127.0.0.1:{port}/mcp",
+            json={"jsonrpc": "2.0", "id": 1, **request},
+            headers=headers,
+        )
+
+
+def test_a_header_that_names_another_task_is_refused(short_folder: Path) -> None:
+    async def main() -> None:
+        async with fixture_server(short_folder) as port:
+            wrong = await get_task(port, short_folder, "x-1", Mcp_Name="x-2")
+            encoded = await get_task(port, short_folder, "x-1", Mcp_Name="=?base64?eC0x?=")
+            plain = await get_task(port, short_folder, "x-1", Mcp_Name="x-1")
+            missing = await get_task(port, short_folder, "x-1")
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, -32020)
+        assert "names another task" in wrong.json()["error"]["message"]
+        for answer in (encoded, plain, missing):
+            assert "Task not found: x-1" in answer.json()["error"]["message"]
+
+    run(main())

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_pool.client.exchange import ACKNOWLEDGED, REPEATABLE, SUBSCRIPTION_ID, Exchange
+from agent_pool.client.exchange import ACKNOWLEDGED, REPEATABLE, SUBSCRIPTION_ID, OpenMessages
 
 INITIALIZE = {"id": 0, "method": "initialize", "params": {"protocolVersion": "2025-11-25"}}
 INITIALIZED = {"method": "notifications/initialized"}
@@ -29,8 +29,8 @@ def messages(lines: bytes) -> list[dict[str, Any]]:
     return [json.loads(one) for one in lines.splitlines()]
 
 
-def initialized() -> Exchange:
-    exchange = Exchange()
+def initialized() -> OpenMessages:
+    exchange = OpenMessages()
     exchange.from_client(line(INITIALIZE))
     exchange.from_daemon(answer(0))
     exchange.from_client(line(INITIALIZED))
@@ -49,7 +49,7 @@ def test_open_calls_get_an_error_when_the_daemon_ends() -> None:
 
 
 def test_requests_that_change_nothing_go_to_the_next_daemon() -> None:
-    exchange = Exchange()
+    exchange = OpenMessages()
     asked = [line({"id": number, "method": one}) for number, one in enumerate(sorted(REPEATABLE))]
     for one in asked:
         assert exchange.from_client(one) == one
@@ -71,7 +71,7 @@ def test_initialize_is_replayed_and_its_second_answer_dropped() -> None:
 
 
 def test_an_initialize_without_answer_is_answered_by_the_next_daemon() -> None:
-    exchange = Exchange()
+    exchange = OpenMessages()
     exchange.from_client(line(INITIALIZE))
     assert exchange.lose_daemon("it ended") == b""
     assert exchange.replay() == line(INITIALIZE)
@@ -95,7 +95,7 @@ def test_a_late_reply_never_reaches_a_question_of_the_next_daemon() -> None:
 
 
 def test_a_subscription_is_confirmed_to_its_client_only_once() -> None:
-    exchange = Exchange()
+    exchange = OpenMessages()
     listen = line({"id": 3, "method": "subscriptions/listen", "params": {}})
     confirmed = line({"method": ACKNOWLEDGED, "params": {"_meta": {SUBSCRIPTION_ID: 3}}})
     exchange.from_client(listen)
@@ -143,7 +143,7 @@ def test_every_request_is_answered_once_whatever_ends(steps: list[Step]) -> None
 
 @given(st.binary(max_size=200), st.booleans())
 def test_any_line_passes_a_relay_without_an_exception(data: bytes, is_client: bool) -> None:
-    exchange = Exchange()
+    exchange = OpenMessages()
     assert (exchange.from_client if is_client else exchange.from_daemon)(data) == data
 
 
@@ -166,7 +166,7 @@ JSON = st.recursive(
 def test_any_message_passes_a_relay_without_an_exception(
     message: dict[str, Any], is_client: bool
 ) -> None:
-    exchange = Exchange()
+    exchange = OpenMessages()
     for _ in range(2):
         (exchange.from_client if is_client else exchange.from_daemon)(line(message))
         exchange.lose_daemon("it ended")

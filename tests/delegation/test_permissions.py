@@ -16,7 +16,7 @@ from agent_pool.claude.permissions import Decider, PermissionRequests
 from agent_pool.claude.process_tree import ProcessTree
 from agent_pool.claude.protocol.results import Spend, TurnResult
 from agent_pool.claude.protocol.session import Session
-from agent_pool.claude.protocol.signals import PermissionAsked
+from agent_pool.claude.protocol.signals import CanUseTool
 from agent_pool.loopback import ModelReply, ToolUseBlock
 from agent_pool.models import AgentKey
 from agent_pool.pool.event_bus import EventBus
@@ -284,8 +284,8 @@ async def run_task(turn: Turn, handler: Any, **settings: float) -> str:
         assert len(released) == 1
 
 
-def asked(tool: str = "Bash") -> PermissionAsked:
-    return PermissionAsked("request-1", tool, {}, "")
+def asked(tool: str = "Bash") -> CanUseTool:
+    return CanUseTool("request-1", tool, {}, "")
 
 
 async def late(request: PermissionRequest) -> bool:
@@ -416,7 +416,7 @@ def test_waiting_for_a_person_is_not_a_stall(awaits_permission: bool, stalled: i
     assert len(failed) == stalled
 
 
-Replies = list[tuple[PermissionAsked, Denied | None]]
+Replies = list[tuple[CanUseTool, Denied | None]]
 """The replies to the CLI; without `Denied` the call is permitted."""
 
 
@@ -431,7 +431,7 @@ def test_a_request_is_open_until_it_is_answered() -> None:
     open_requests: list[bool] = []
     requests = PermissionRequests()
 
-    async def decide(_: PermissionAsked) -> bool:
+    async def decide(_: CanUseTool) -> bool:
         open_requests.append(requests.are_open)
         return True
 
@@ -449,7 +449,7 @@ def test_a_request_is_open_until_it_is_answered() -> None:
 def test_only_true_counts_as_a_permission(answer: Any) -> None:
     requests = PermissionRequests()
 
-    async def decide(_: PermissionAsked) -> Any:
+    async def decide(_: CanUseTool) -> Any:
         return answer
 
     async def main() -> None:
@@ -466,7 +466,7 @@ def test_the_answer_to_a_withdrawn_question_is_not_passed_on() -> None:
     async def main() -> None:
         began, ended = asyncio.Event(), asyncio.Event()
 
-        async def stubborn(_: PermissionAsked) -> bool:
+        async def stubborn(_: CanUseTool) -> bool:
             began.set()
             try:
                 await asyncio.Event().wait()

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp import MCPError
 from mcp_types import (
+    INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
     ClientCapabilities,
@@ -154,10 +156,10 @@ def test_repeated_request_continues_the_call_but_only_once() -> None:
         second = await rounds.call(again, asks_once, ignore_progress)
         assert isinstance(second, CallToolResult)
         assert text_of(second) == "allowed once"
-        third = await rounds.call(again, asks_once, ignore_progress)
-        assert isinstance(third, CallToolResult)
-        assert third.is_error
-        assert "does not wait for an answer" in text_of(third)
+        with pytest.raises(MCPError, match="does not wait for an answer") as refused:
+            await rounds.call(again, asks_once, ignore_progress)
+        assert refused.value.code == INVALID_PARAMS
+        assert refused.value.error.data == {"code": "call_expired", "retryable": True}
 
     run(main())
 
@@ -169,9 +171,9 @@ def test_request_state_of_a_call_is_refused_for_another_call() -> None:
         assert isinstance(first, InputRequiredResult)
         other = repeated(first.request_state, {"permission-1": YES}, task="else")
         for wrong in (other, repeated("made up", {"permission-1": YES})):
-            answer = await rounds.call(wrong, asks_once, ignore_progress)
-            assert isinstance(answer, CallToolResult)
-            assert answer.is_error
+            with pytest.raises(MCPError, match="does not wait for an answer") as refused:
+                await rounds.call(wrong, asks_once, ignore_progress)
+            assert refused.value.code == INVALID_PARAMS
         rounds.cancel_all()
 
     run(main())

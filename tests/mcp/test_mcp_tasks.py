@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mcp import Client, MCPError
 from mcp.client.extension import advertise
-from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult
+from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, Implementation
 
 from agent_pool import ConfigError, TaskResult, ToolUse
 from agent_pool.api import OnEvent
@@ -51,10 +51,10 @@ class HeldInvocations:
 
 @asynccontextmanager
 async def client_with_tasks(
-    pool: FakePool, calls: ConnectionCalls | None = None
+    pool: FakePool, calls: ConnectionCalls | None = None, **options: Any
 ) -> AsyncIterator[Client]:
     server = build_server(pool, calls=calls)
-    async with connected(server, MODERN, extensions=[TasksOfClient()]) as client:
+    async with connected(server, MODERN, extensions=[TasksOfClient()], **options) as client:
         yield client
 
 
@@ -196,10 +196,10 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @asynccontextmanager
-async def client_and_unknown_ids() -> AsyncIterator[tuple[Client, list[str]]]:
+async def client_and_unknown_ids(**options: Any) -> AsyncIterator[tuple[Client, list[str]]]:
     """Connect a client, to which the ids of an expired and of another client's task are unknown."""
     async with (
-        client_with_tasks(FakePool(), ConnectionCalls(kept=0)) as client,
+        client_with_tasks(FakePool(), ConnectionCalls(kept=0), **options) as client,
         client_with_tasks(FakePool()) as other,
     ):
         expired = await begin_task(client, "invoke", A_CALL)
@@ -208,7 +208,7 @@ async def client_and_unknown_ids() -> AsyncIterator[tuple[Client, list[str]]]:
         yield client, [expired.task_id, foreign.task_id]
 
 
-@pytest.mark.parametrize("method", ["tasks/update", "tasks/cancel"])
+@pytest.mark.parametrize("method", METHODS)
 def test_expired_tasks_and_tasks_of_other_connections_are_unknown(method: str) -> None:
     async def main() -> None:
         async with client_and_unknown_ids() as (client, unknown):
@@ -220,9 +220,10 @@ def test_expired_tasks_and_tasks_of_other_connections_are_unknown(method: str) -
     run(main())
 
 
-def test_state_of_an_unknown_task_is_failed_with_a_reason() -> None:
+def test_claude_code_reads_that_an_unknown_task_has_failed() -> None:
     async def main() -> None:
-        async with client_and_unknown_ids() as (client, unknown):
+        claude = Implementation(name="claude-code", version="2.1.332")
+        async with client_and_unknown_ids(client_info=claude) as (client, unknown):
             for task in unknown:
                 state = await send_request(client.session, "tasks/get", taskId=task)
                 assert (state["taskId"], state["status"]) == (task, "failed")

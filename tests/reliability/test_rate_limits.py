@@ -25,7 +25,7 @@ from agent_pool import (
     TaskEvent,
     Text,
 )
-from agent_pool.cli.stats import limits_text
+from agent_pool.cli.pools import limits_text
 from agent_pool.loopback import (
     ErrorResponse,
     LoopbackAPI,

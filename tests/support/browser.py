@@ -30,9 +30,26 @@ needs_chromium = pytest.mark.skipif(
 )
 
 
+_shared: list[Browser] = []
+
+
+@asynccontextmanager
+async def shared_chromium() -> AsyncIterator[None]:
+    """Let all pages until the end of the block have one browser, each with a profile of its own."""
+    async with chromium() as browser:
+        _shared.append(browser)
+        try:
+            yield
+        finally:
+            _shared.clear()
+
+
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """Start a browser with an empty profile, and end it."""
+    """Start a browser with an empty profile, and end it; or use the shared one."""
+    if _shared:
+        yield _shared[0]
+        return
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         try:
@@ -61,6 +78,9 @@ async def a_page(
         page = await context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", note)
-        yield page
+        try:
+            yield page
+        finally:
+            await context.close()
     assert errors == []
     assert foreign == []

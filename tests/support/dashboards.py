@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
-from agent_pool import TaskAPI
+from agent_pool import OPEN_STATES, TaskAPI, TaskFilter
 from agent_pool.api import PoolAPI
 from agent_pool.daemon.dashboard.pages import Dashboard
 from agent_pool.settings import Settings
@@ -48,7 +48,7 @@ async def serve_dashboard(
     settings = Settings.model_validate({"project_dir": folder, **changes})
     store = Store(folder / "tasks.db")
     async with DurablePool(inner, store, settings) as pool:
-        dashboard = Dashboard(pool, settings, folder, store.totals)
+        dashboard = Dashboard(pool, settings, folder, store.totals, folder)
         app = Starlette(routes=dashboard.routes())
         listener = socket.create_server(("127.0.0.1", port))
         config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
@@ -58,6 +58,8 @@ async def serve_dashboard(
         try:
             yield RunningDashboard(pool, dashboard, address)
         finally:
+            for one in await pool.tasks(TaskFilter(states=OPEN_STATES, limit=1000)):
+                await pool.cancel(one.id)  # one that waits for its test would hold up the end
             dashboard.close()
             server.should_exit = True
             await asyncio.wait_for(serving, 10)

@@ -76,6 +76,9 @@ def test_spent_events_are_exact_while_a_task_runs(
             for event, known in zip(spent, range(1, len(billed)), strict=True):
                 expected = total_usage(billed[:known]), totals.cost(billed[:known])
                 assert is_same((event.usage, event.cost_usd), expected)
+                # The context is what the last request sent, as `/context` counts it.
+                assert event.context_tokens == billed[known - 1].usage.prompt_tokens
+                assert event.context_window >= 200_000
             assert spent[-1].usage == result.usage - billed[-1].usage
             assert isinstance(events[-1], Ended)
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from agent_pool.claude.protocol.signals import PermissionAsked
+from agent_pool.claude.protocol.signals import CanUseTool
 from agent_pool.models import Denied
 
 log = logging.getLogger("agent_pool")
@@ -16,10 +16,10 @@ _DENIED: Final = "The person in charge has not permitted this."
 _NO_DECIDER: Final = "This is not permitted: there is no person here to ask for permission."
 _DECIDER_FAILED: Final = "This is not permitted: asking for permission failed."
 
-Decider = Callable[[PermissionAsked], Awaitable[bool | Denied]]
+Decider = Callable[[CanUseTool], Awaitable[bool | Denied]]
 """Decides one request: True, False, or `Denied` with a reason that the agent reads."""
 
-Reply = Callable[[PermissionAsked, Denied | None], None]
+Reply = Callable[[CanUseTool, Denied | None], None]
 """Sends a decision to the CLI: `None` permits the call, `Denied` holds the reason."""
 
 
@@ -39,7 +39,7 @@ class PermissionRequests:
         """Return whether a decision is awaited."""
         return bool(self._open)
 
-    def add(self, asked: PermissionAsked, reply: Reply) -> None:
+    def add(self, asked: CanUseTool, reply: Reply) -> None:
         """Have a request decided, and send the decision by `reply`."""
         # A task of its own: the worker's output must be read while a person decides.
         task = asyncio.get_running_loop().create_task(self._decide(asked, reply))
@@ -54,7 +54,7 @@ class PermissionRequests:
         for task in withdrawn:
             task.cancel()
 
-    async def _decide(self, asked: PermissionAsked, reply: Reply) -> None:
+    async def _decide(self, asked: CanUseTool, reply: Reply) -> None:
         answer: bool | Denied
         try:
             answer = await self.decider(asked) if self.decider else Denied(_NO_DECIDER)

@@ -40,11 +40,11 @@ from agent_pool.claude.protocol.role import Role
 from agent_pool.claude.protocol.session import Session
 from agent_pool.claude.protocol.signals import (
     BecameIdle,
+    CanUseTool,
     Configured,
     ConfigureFailed,
     Initialized,
     InitializeFailed,
-    PermissionAsked,
     ProtocolBroken,
     RateLimitsReported,
     ResetFailed,
@@ -794,7 +794,7 @@ class Worker:
                 self._event_of(signal).set()
             case InitializeFailed() | ProtocolBroken():
                 self._fail(signal)
-            case PermissionAsked():
+            case CanUseTool():
                 self._permissions.add(signal, self._reply)
             case UnknownRequest():
                 # Answered because the CLI waits for it; new versions can ask for new things.
@@ -864,7 +864,7 @@ class Worker:
         self._on.spend(result.spend)
         self._turn_over.set()
 
-    def _reply(self, asked: PermissionAsked, denied: Denied | None) -> None:
+    def _reply(self, asked: CanUseTool, denied: Denied | None) -> None:
         if denied is None:
             self._answer(lambda: self._session.allow_tool(asked))
         else:

@@ -18,6 +18,7 @@ from agent_pool.runtime import (
     config_scope,
     config_stamp,
     find_daemon,
+    fits_scope,
     is_daemon_wanted,
 )
 
@@ -43,9 +44,14 @@ def make_pool(settings: Settings, environ: Mapping[str, str] | None = None) -> P
 def find_pool(settings: Settings) -> PoolAPI:
     """Return the pool of the daemon where one runs, else one of this process; not open yet.
 
+    With a cluster it is always the daemon, which is started: it alone has the nodes.
+
     Raises:
-        ConfigError: a setting is wrong.
+        ConfigError: a setting is wrong, or the daemon of a cluster is switched off.
+        DaemonUnavailable: the daemon of a cluster cannot be started.
     """
+    if settings.ray is not None:
+        return connect_tasks(settings.project_dir)
     return find_tasks(settings.project_dir) or make_pool(settings)
 
 
@@ -85,7 +91,7 @@ def usable_daemon() -> DaemonAddress | None:
     if not is_daemon_wanted(os.environ):
         return None
     address = find_daemon(os.environ)
-    if address is None or address.scope != config_scope(os.environ):
+    if address is None or not fits_scope(config_scope(os.environ), address.scope):
         return None
     # A daemon with an older settings file is replaced by the next start, not used as it is.
     return address if address.stamp == config_stamp(os.environ) else None

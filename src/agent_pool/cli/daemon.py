@@ -26,10 +26,18 @@ STOP_MARGIN: Final = 20.0
 NOW_SECONDS: Final = 10.0
 """Seconds in which it must have ended with `--now`; then it is killed."""
 FOLLOW_SECONDS: Final = 0.25
+RAY_VARIABLE: Final = "AGENT_POOL_RAY"
 
 
-@click.group()
-def daemon() -> None:
+@click.group(invoke_without_command=True, no_args_is_help=True)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Run the tasks on the nodes of this Ray cluster: auto, HOST:PORT or ray://HOST:PORT; the "
+    "same as the setting ray. Without a command the daemon runs in the foreground.",
+)
+@click.pass_context
+def daemon(ctx: click.Context, ray: str | None) -> None:
     """Control the daemon: one pool for all sessions and programs.
 
     Clients start it when they need it, and it ends by itself when it was idle for long. These
@@ -39,7 +47,13 @@ def daemon() -> None:
     Example:
       agent-pool daemon status
       agent-pool daemon logs --follow
+      agent-pool daemon --ray 10.0.0.1:6379 start
     """
+    if ray is not None:
+        # In the environment: the daemon is another process, and its clients compare settings.
+        os.environ[RAY_VARIABLE] = ray
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(run)
 
 
 @daemon.command(cls=Command)

@@ -43,7 +43,7 @@ class TerminalPrompt:
         return answer.strip().lower() in {"y", "yes"} or Denied()
 
 
-class Refusal:
+class RefuseAll:
     """Refuses every request, and says on stderr how a person can be asked.
 
     Args:

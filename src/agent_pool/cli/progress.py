@@ -50,7 +50,8 @@ def describe_step(event: TaskEvent) -> str:
         case Queued():
             return describe_wait(event)
         case Started():
-            return f"{event.worker} (process {event.pid}) has the task"
+            place = f" on {event.node}" if event.node else ""
+            return f"{event.worker}{place} (process {event.pid}) has the task"
         case Text():
             return f"“{one_line(event.text, _STEP_WIDTH)}”"
         case ToolUse():

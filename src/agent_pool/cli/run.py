@@ -24,7 +24,7 @@ from agent_pool.cli.command import (
 from agent_pool.cli.completion import complete_agent
 from agent_pool.cli.connect import find_pool
 from agent_pool.cli.output import console, echo
-from agent_pool.cli.permissions import Refusal, TerminalPrompt
+from agent_pool.cli.permissions import RefuseAll, TerminalPrompt
 from agent_pool.cli.progress import TaskProgress
 from agent_pool.cli.result_output import print_partial, print_result
 
@@ -144,7 +144,7 @@ def run(
             prompt = TerminalPrompt(progress.paused if progress else nullcontext)
             call["on_permission"] = prompt.decide
         else:
-            call["on_permission"] = Refusal(is_asked_for=ask, quiet=quiet).decide
+            call["on_permission"] = RefuseAll(is_asked_for=ask, quiet=quiet).decide
         result = run_async(_run_task(pool, call, progress, as_json=as_json))
     except TaskError as error:
         if error.result is not None and not as_json:

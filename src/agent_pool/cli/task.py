@@ -114,7 +114,7 @@ def _facts(record: TaskRecord, now: float) -> Iterator[tuple[str, str]]:
         ("ended", moment_text(record.ended)),
         ("time", running_time(record, now)),
         ("worker", f"{record.worker} (process {record.pid})" if record.worker else ""),
-        ("machine", record.node),
+        ("node", record.node),
         ("attempts", str(record.attempts) if record.attempts > 1 else ""),
         ("tokens", usage_text(record.usage, record.cost_usd) if record.started else ""),
         ("worktree", f"{result.worktree} ({result.branch})" if result and result.worktree else ""),

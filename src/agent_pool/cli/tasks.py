@@ -139,6 +139,7 @@ def question_lines(task: TaskRecord) -> Iterator[str]:
 
 def _terminal_list(found: Sequence[TaskRecord], now: float) -> Listing:
     has_projects = len({task.project for task in found}) > 1
+    has_nodes = any(task.node for task in found)
     listing = Listing(
         Column("Task"),
         Column("State"),
@@ -146,6 +147,7 @@ def _terminal_list(found: Sequence[TaskRecord], now: float) -> Listing:
         Column("Time", right=True),
         Column("Cost", right=True),
         *([Column("Project")] if has_projects else []),
+        *([Column("Node")] if has_nodes else []),
         Column("Request", is_prose=True, least=_MIN_TEXT),
     )
     for task in found:
@@ -156,6 +158,7 @@ def _terminal_list(found: Sequence[TaskRecord], now: float) -> Listing:
             running_time(task, now),
             f"${task.cost_usd:,.2f}" if task.cost_usd else "",
             *([task.project] if has_projects else []),
+            *([task.node] if has_nodes else []),
             one_line(task.request.task, _MAX_TEXT),
             style=STYLES.get(task.state, "cyan"),
         )
@@ -163,9 +166,11 @@ def _terminal_list(found: Sequence[TaskRecord], now: float) -> Listing:
 
 
 def _whole_list(found: Sequence[TaskRecord], now: float) -> Listing:
-    """Return the rows for a pipe, whose columns are always the same."""
+    """Return the rows for a pipe, whose columns are always the same; with nodes one more, last."""
+    has_nodes = any(task.node for task in found)
     headings = ("State", "Agent", "Project", "Submitted", "Time", "Cost", "Step", "Request")
-    listing = Listing(Column("Task"), *map(Column, headings))
+    names = ("Task", *headings, *(["Node"] if has_nodes else []))
+    listing = Listing(*map(Column, names))
     for task in found:
         listing.add(
             task.id,
@@ -177,6 +182,7 @@ def _whole_list(found: Sequence[TaskRecord], now: float) -> Listing:
             f"${task.cost_usd:.4f}",
             one_line(step_text(task), _MAX_TEXT),
             one_line(task.request.task, _MAX_TEXT),
+            *([task.node] if has_nodes else []),
         )
     return listing
 

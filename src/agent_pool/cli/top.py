@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from agent_pool import (
-    Settings,
-    TaskRecord,
-    WorkerInfo,
-)
+from agent_pool import RemotePool, Settings, TaskRecord, WorkerInfo
 from agent_pool.cli.command import (
     Command,
     json_option,
@@ -20,7 +17,9 @@ from agent_pool.cli.command import (
 )
 from agent_pool.cli.connect import connect_tasks
 from agent_pool.cli.output import console, print_json
+from agent_pool.cli.pools import find_pools, format_others, pools_as_json
 from agent_pool.cli.top_rows import look, tasks_listing, workers_listing
+from agent_pool.runtime import is_daemon_wanted
 
 
 @click.command(cls=Command)
@@ -30,6 +29,9 @@ from agent_pool.cli.top_rows import look, tasks_listing, workers_listing
 @click.pass_context
 def top(ctx: click.Context, /, once: bool, as_json: bool, project: Path | None) -> None:
     """Show what the agents do now: tasks and workers, refreshed as they change.
+
+    Below them are the pools of other programs: MCP servers that do not use the daemon, and programs
+    that use the library.
 
     \b
     Keys:
@@ -43,23 +45,41 @@ def top(ctx: click.Context, /, once: bool, as_json: bool, project: Path | None) 
     """
     settings = load_command_settings(ctx, project)
     if as_json:
-        records, workers = run_async(_look_once(settings))
-        tasks = [record.as_json() for record in records]
-        print_json({"tasks": tasks, "workers": [worker.as_json() for worker in workers]})
+        run_async(_print_json(settings))
     elif once or not console().is_terminal:
-        _print_once(*run_async(_look_once(settings)))
+        run_async(_print_once(settings))
     else:
         from agent_pool.cli.top_app import run_top  # Textual takes long to import
 
-        run_async(run_top(settings))
+        run_async(run_top(_find_tasks(settings)))
+
+
+def _find_tasks(settings: Settings) -> RemotePool | None:
+    """Return the pool of the daemon; None if the daemon is switched off."""
+    return connect_tasks(settings.project_dir) if is_daemon_wanted(os.environ) else None
 
 
 async def _look_once(settings: Settings) -> tuple[list[TaskRecord], list[WorkerInfo]]:
-    async with connect_tasks(settings.project_dir) as pool:
+    daemon = _find_tasks(settings)
+    if daemon is None:
+        return [], []
+    async with daemon as pool:
         return await look(pool), await pool.workers()
 
 
-def _print_once(records: list[TaskRecord], workers: list[WorkerInfo]) -> None:
+async def _print_json(settings: Settings) -> None:
+    records, workers = await _look_once(settings)
+    tasks = [record.as_json() for record in records]
+    found, _ = await find_pools()
+    shown = {"tasks": tasks, "workers": [worker.as_json() for worker in workers]}
+    print_json({**shown, **pools_as_json(found)})
+
+
+async def _print_once(settings: Settings) -> None:
+    records, workers = await _look_once(settings)
     console().print(tasks_listing(records))
     console().print()
     console().print(workers_listing(workers))
+    if (others := format_others(*await find_pools())) is not None:
+        console().print()
+        console().print(others)

@@ -25,11 +25,13 @@ async def look(pool: TaskAPI, text: str = "") -> list[TaskRecord]:
     """Return the open tasks and the last ended ones; with a text only those that have it."""
     wanted = TaskFilter(states=OPEN_STATES, limit=SHOWN_OPEN, text=text)
     ended = TaskFilter(states=ENDED_STATES, limit=SHOWN_ENDED, text=text)
-    return [*await pool.tasks(wanted), *await pool.tasks(ended)]
+    found = [*await pool.tasks(wanted), *await pool.tasks(ended)]
+    # A task that ends between the two is in both, and the later record is the right one.
+    return list({one.id: one for one in found}.values())
 
 
 def cells(row: TaskRow, now: float) -> tuple[str, ...]:
-    """Return a task's cells: state, agent, project, time, tokens, cost, step."""
+    """Return a task's cells: state, agent, project, time, tokens, context, cost, step."""
     seconds = row.seconds if row.ended is not None else now - row.began
     return (
         row.state,
@@ -37,6 +39,7 @@ def cells(row: TaskRow, now: float) -> tuple[str, ...]:
         row.project,
         clock_text(max(0.0, seconds)),
         f"{row.tokens:,}",
+        f"{row.context:.0%}" if row.context else "",
         f"${row.cost:.4f}",
         row.step or row.text,
     )
@@ -45,26 +48,33 @@ def cells(row: TaskRow, now: float) -> tuple[str, ...]:
 def tasks_listing(records: list[TaskRecord]) -> Listing:
     """Return the tasks as rows, first what a person must do something about."""
     number = {"right": True}
+    rows = ordered(map(task_row, records))
+    has_nodes = any(row.node for row in rows)
     listing = Listing(
-        *(Column("task"), Column("state"), Column("agent"), Column("project")),
-        *(Column("time", **number), Column("tokens", **number), Column("cost", **number)),
+        *(Column("task"), *([Column("node")] if has_nodes else [])),
+        *(Column("state"), Column("agent"), Column("project")),
+        *(Column("time", **number), Column("tokens", **number)),
+        *(Column("context", **number), Column("cost", **number)),
         Column("step", is_prose=True),
     )
     now = time.time()
-    for row in ordered(map(task_row, records)):
-        listing.add(row.id, *cells(row, now))
+    for row in rows:
+        listing.add(row.id, *([row.node] if has_nodes else []), *cells(row, now))
     return listing
 
 
 def workers_listing(workers: list[WorkerInfo]) -> Listing:
     """Return the workers as rows."""
     number = {"right": True}
+    has_nodes = any(one.node for one in workers)
     listing = Listing(
-        *(Column("worker"), Column("state"), Column("agent")),
+        *(Column("worker"), *([Column("node")] if has_nodes else [])),
+        *(Column("state"), Column("agent")),
         *(Column("memory", **number), Column("tasks", **number), Column("age", **number)),
     )
     for one in workers:
         age = clock_text(one.uptime)
         agent = one.agent or "spare"
-        listing.add(one.worker, one.state, agent, mebibytes(one.rss), str(one.tasks), age)
+        rest = (one.state, agent, mebibytes(one.rss), str(one.tasks), age)
+        listing.add(one.worker, *([one.node] if has_nodes else []), *rest)
     return listing

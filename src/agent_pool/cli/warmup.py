@@ -39,5 +39,6 @@ def warmup(ctx: click.Context, agent: str, as_json: bool, project: Path | None) 
     if as_json:
         print_json(worker.as_json())
         return
+    place = f" on {worker.node}" if worker.node else ""
     since = f"up {seconds_text(worker.uptime)}, {mebibytes(worker.rss)}"
-    echo(f"{agent}: {worker.worker} (process {worker.pid}) is ready, {since}")
+    echo(f"{agent}: {worker.worker}{place} (process {worker.pid}) is ready, {since}")

@@ -15,6 +15,8 @@ from agent_pool.runtime import DAEMON_SWITCH, DaemonAddress, find_daemon, is_dae
 from agent_pool.settings import Environment, load_settings
 
 URL_SCHEMES: Final = ("http://", "https://")
+RAY_SCHEME: Final = "ray://"
+RAY_VARIABLE: Final = "AGENT_POOL_RAY"
 
 
 def connect(
@@ -27,19 +29,27 @@ def connect(
 ) -> RemotePool:
     """Return the pool of this user's daemon, not open yet: ``async with connect() as pool``.
 
+    ``connect("ray://HOST:PORT")`` is the daemon whose tasks run on the nodes of this Ray cluster.
+
     Args:
         project: the folder of calls that name none; by default that of the settings, which is the
             current one.
         environ: the environment that settings, the daemon's place and the tasks' variables come
             from; by default that of this process.
-        url: the URL of the daemon's TCP port, instead of its Unix socket.
+        url: the URL of the daemon's TCP port, instead of its Unix socket; or the ``ray://`` URL of
+            a cluster.
         token: the bearer token for `url`.
         start: start the daemon if none runs.
 
     Raises:
         ConfigError: an argument or a setting is wrong, or ``AGENT_POOL_DAEMON`` is ``off``.
     """
+    if url is None and isinstance(project, str) and project.startswith(RAY_SCHEME):
+        project, url = None, project
     variables = Environment(environ)
+    if url is not None and token is None and url.startswith(RAY_SCHEME):
+        # A setting as any other: the daemon that is found must have the same.
+        variables, url = Environment({**variables, RAY_VARIABLE: url}), None
     settings = load_settings(variables)
     if url is None and token is None:
         if not is_daemon_wanted(variables):

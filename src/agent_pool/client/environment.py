@@ -59,7 +59,10 @@ def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def changed_variables(
-    client: Mapping[str, str], daemon_environ: Mapping[str, str], blocked: Iterable[str] = ()
+    client: Mapping[str, str],
+    daemon_environ: Mapping[str, str],
+    blocked: Iterable[str] = (),
+    sent: Iterable[str] | None = None,
 ) -> dict[str, str] | None:
     """Return the variables that a client has differently from the daemon; None if there are none.
 
@@ -71,18 +74,23 @@ def changed_variables(
             are left out again.
         daemon_environ: the environment of the daemon.
         blocked: patterns of variables that workers never get, the setting `env_block`.
+        sent: patterns of the only variables that may leave this machine; None if workers are here.
     """
     wanted, own = client_environment(client), client_environment(daemon_environ)
     # An empty variable counts as one that is not set: programs treat both alike.
     names = [name for name in {**own, **wanted} if own.get(name, "") != wanted.get(name, "")]
     changed = {name: wanted.get(name, "") for name in names}
-    patterns = tuple(blocked)
+    never, only = tuple(blocked), None if sent is None else tuple(sent)
     kept = {
         name: value
         for name, value in changed.items()
-        if not any(fnmatchcase(name, pattern) for pattern in patterns)
+        if not _matches(name, never) and (only is None or _matches(name, only))
     }
     return kept or None
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _is_wanted(name: str, value: str) -> bool:

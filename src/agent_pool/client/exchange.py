@@ -25,7 +25,7 @@ _RESPONSE: Final = re.compile(
 """The beginning of a response as the daemon writes it: a long answer need not be parsed."""
 
 
-class Exchange:
+class OpenMessages:
     """The messages that can be needed again: open requests, the handshake, subscriptions."""
 
     def __init__(self) -> None:

@@ -392,6 +392,10 @@ class RemotePool(RequestCalls):
         )
         return str(found["url"])
 
+    async def sign_out_browsers(self) -> None:
+        """Sign every browser out of the dashboard, and end the links that were not used."""
+        await self._ask("DELETE", "dashboard")
+
     # Agents
 
     async def agents(self, *, project: str | None = None) -> AgentList:

@@ -124,7 +124,7 @@ def usable_daemon(environ: Mapping[str, str]) -> DaemonAddress | None:
     # The file can be that of a daemon that was killed, while the next one has the lock already.
     if address is None or not accepts(address):
         return None
-    if address.scope != runtime.config_scope(environ):
+    if not runtime.fits_scope(runtime.config_scope(environ), address.scope):
         raise DaemonUnavailable(
             f"the running daemon (pid {address.pid}) was started with other settings: another "
             "HOME, CLAUDE_CONFIG_DIR or AGENT_POOL_* variable. Use the same, or stop it with "

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from agent_pool.api import TaskAPI
+from agent_pool.api import PoolAPI, TaskAPI
 from agent_pool.client.environment import client_environment
 from agent_pool.daemon.callers import Peer
 from agent_pool.daemon.dashboard.actions import ActionLog
@@ -68,14 +68,26 @@ class DaemonControl(Protocol):
 
 def make_pool(settings: Settings, environ: Mapping[str, str], state: Path) -> DrainablePool:
     """Return the pool of the daemon, not open yet."""
-    pool = AgentPool(settings, environ=environ)
     variables = client_environment(environ)
-    kept = {name: value for name, value in variables.items() if not _is_blocked(name, settings)}
-    return DurablePool(pool, Store(state / STORE), settings, kept)
+    kept = {name: value for name, value in variables.items() if _is_kept(name, settings)}
+    return DurablePool(_make_runner(settings, environ), Store(state / STORE), settings, kept)
 
 
-def _is_blocked(name: str, settings: Settings) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in settings.env_block)
+def _make_runner(settings: Settings, environ: Mapping[str, str]) -> PoolAPI:
+    """Return the pool that runs the tasks: here, or on the nodes of a cluster."""
+    if settings.ray is None:
+        return AgentPool(settings, environ=environ)
+    from agent_pool.cluster.ray_pool import RayPool  # only those who ask for it pay for it
+
+    return RayPool(settings, environ=environ)
+
+
+def _is_kept(name: str, settings: Settings) -> bool:
+    """Check whether tasks get this variable of the daemon from the store."""
+    sent = settings.sent_variables
+    if any(fnmatchcase(name, pattern) for pattern in settings.env_block):
+        return False
+    return sent is None or any(fnmatchcase(name, pattern) for pattern in sent)
 
 
 def make_app(
@@ -94,6 +106,7 @@ def make_app(
         pool,
         environ=environ,
         env_block=settings.env_block,
+        sent=settings.sent_variables,
         is_draining=lambda: control.is_draining,
         note=partial(_note, dashboard.actions),
     )

@@ -13,10 +13,11 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import psutil
 
@@ -24,7 +25,7 @@ from agent_pool.api import TaskAPI
 from agent_pool.claude import cookies, watchdog_script
 from agent_pool.claude.process_tree import read_process
 from agent_pool.errors import NestingRefused, TaskNotFound
-from agent_pool.models import TaskFilter
+from agent_pool.models import TaskFilter, WorkerInfo
 from agent_pool.settings import Settings
 
 MAX_DEPTH: Final = 5
@@ -43,8 +44,10 @@ class Peer:
 
     Attributes:
         pid: its process id; 0 if it is unknown: on TCP, or in another process namespace.
-        uid: its user; that of the daemon if it is unknown.
+        uid: its user; that of the daemon if it is unknown, as it is on TCP unless this is Linux;
+            -1 if the connection has ended.
         worker: the worker that it descends from; empty for any other process.
+        node: the machine by which this worker is named; empty for a pool without names.
         task_id: the task that this worker runs; empty without one.
         depth: how many tasks are above a task that it starts; 0 for any other process.
     """
@@ -54,6 +57,7 @@ class Peer:
     worker: str = ""
     task_id: str = ""
     depth: int = 0
+    node: str = ""
 
     @property
     def is_nested(self) -> bool:
@@ -136,17 +140,29 @@ async def _describe(pid: int, uid: int, pool: TaskAPI) -> Peer:
     cookie = next(filter(None, map(cookies.cookie_of, chain)), "")
     if not cookie and not any(map(_is_watchdog, chain)):
         return Peer(pid, uid)
-    workers = {one.pid: one.worker for one in await pool.workers() if one.pid}
-    worker = next((workers[one] for one in chain if one in workers), "")
-    if not worker:  # of another pool, or it has ended just now
+    workers = await _workers_here(pool)
+    worker = next((workers[one] for one in chain if one in workers), None)
+    if worker is None:  # of another pool, or it has ended just now
         return Peer(pid, uid, cookie.rpartition("/")[2], depth=1)
-    return await _with_task(Peer(pid, uid, worker, depth=1), pool)
+    return await _with_task(Peer(pid, uid, worker.worker, depth=1, node=worker.node), pool)
+
+
+async def _workers_here(pool: TaskAPI) -> dict[int, WorkerInfo]:
+    """Return the pool's workers on this machine by their process ids."""
+    return {one.pid: one for one in await pool.workers() if one.pid and _is_here(one, one.pid)}
+
+
+def _is_here(worker: WorkerInfo, pid: int) -> bool:
+    # Each machine counts processes on its own: that of another worker can have this number here.
+    return not worker.node or cookies.cookie_of(pid).rpartition("/")[2] == worker.worker
 
 
 async def _with_task(peer: Peer, pool: TaskAPI) -> Peer:
     """Add the task that the peer's worker runs, and the number of tasks above one of its own."""
     running = await pool.tasks(TaskFilter(states=("running", "input_required"), limit=1000))
-    task = next((one for one in running if one.worker == peer.worker), None)
+    task = next(
+        (one for one in running if (one.node, one.worker) == (peer.node, peer.worker)), None
+    )
     if task is None:
         return peer
     depth, parent = 1, task.request.parent
@@ -156,7 +172,7 @@ async def _with_task(peer: Peer, pool: TaskAPI) -> Peer:
             parent = (await pool.task(parent)).request.parent
         except TaskNotFound:  # removed from the history
             break
-    return Peer(peer.pid, peer.uid, peer.worker, task.id, depth)
+    return replace(peer, task_id=task.id, depth=depth)
 
 
 def _ancestors(pid: int) -> list[int]:
@@ -200,11 +216,14 @@ def _is_watchdog(pid: int) -> bool:
 
 async def _identify_by_port(sock: PeerSocket, pool: TaskAPI) -> Peer:
     own, other = _port(sock.getsockname()), _port(sock.getpeername())
-    workers = {one.pid: one.worker for one in await pool.workers() if one.pid}
-    pid, worker = await asyncio.to_thread(_find_in_workers, own, other, workers)
+    uid = _user_of_port(own, other) if sys.platform == "linux" else os.getuid()
+    workers = await _workers_here(pool)
+    pid, root = await asyncio.to_thread(_find_in_workers, own, other, tuple(workers))
     if not pid:
-        return Peer(0, os.getuid())
-    return await _with_task(Peer(pid, os.getuid(), worker, depth=1), pool)
+        return Peer(0, uid)
+    worker = workers[root]
+    peer = Peer(pid, os.getuid(), worker.worker, depth=1, node=worker.node)
+    return await _with_task(peer, pool)
 
 
 def _port(address: object) -> int:
@@ -212,14 +231,14 @@ def _port(address: object) -> int:
     return int(address[1])
 
 
-def _find_in_workers(own: int, other: int, workers: dict[int, str]) -> tuple[int, str]:
-    """Return the process below a worker that has this connection, and the worker; else 0 and ""."""
+def _find_in_workers(own: int, other: int, workers: Sequence[int]) -> tuple[int, int]:
+    """Return the process below a worker that has this connection, and the worker's; else zeros."""
     inode = _socket_inode(own, other) if sys.platform == "linux" else ""
-    for root, worker in workers.items():
+    for root in workers:
         for pid in _family(root):
             if _has_socket(pid, inode) if inode else _has_connection(pid, own, other):
-                return pid, worker
-    return 0, ""
+                return pid, root
+    return 0, 0
 
 
 def _family(root: int) -> Iterator[int]:
@@ -232,11 +251,39 @@ def _family(root: int) -> Iterator[int]:
 
 def _socket_inode(own: int, other: int) -> str:
     """Return the inode of the socket at the other end of a connection on 127.0.0.1."""
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].rpartition(":")[2], 16) == other and fields[2].endswith(f":{own:04X}"):
-            return fields[9]
-    return "none"
+    found = _socket_entry(other, own)
+    return found.inode if found is not None else "none"
+
+
+class _SocketEntry(NamedTuple):
+    """A socket as the kernel lists it."""
+
+    is_connected: bool
+    uid: int
+    inode: str
+
+
+def _socket_entry(local: int, remote: int) -> _SocketEntry | None:
+    """Return the socket of this machine with these two ports; None if there is none."""
+    for name in ("tcp", "tcp6"):  # an IPv6 socket can be connected to ::ffff:127.0.0.1
+        with suppress(FileNotFoundError):
+            for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[1].endswith(f":{local:04X}") and fields[2].endswith(f":{remote:04X}"):
+                    return _SocketEntry(fields[3] == "01", int(fields[7]), fields[9])
+    return None
+
+
+def _user_of_port(own: int, other: int) -> int:
+    """Return the user at the other end of a connection on 127.0.0.1; -1 if it has ended."""
+    found = _socket_entry(other, own)
+    if found is not None:
+        # A socket that its process has closed belongs to root here, whoever sent the request.
+        return found.uid if found.uid or found.is_connected else -1
+    # The other end is outside of this kernel's list (WSL passes connections of Windows on), or it
+    # has ended: then this end, which is looked up later, is not connected any more.
+    here = _socket_entry(own, other)
+    return os.getuid() if here is not None and here.is_connected else -1
 
 
 def _has_socket(pid: int, inode: str) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import json
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -104,6 +105,8 @@ class Guard:
             if not connection.is_private:
                 self._check_tcp(headers, scope["path"])
             peer = await self._identify(connection)
+            if scope["path"].startswith(PAGES):
+                _refuse_other_user(peer)
             if scope["path"] not in FREE_PATHS:
                 refuse_nested(peer, self._settings)
             exchange.check_length(headers)
@@ -151,6 +154,16 @@ class Guard:
     def let_go(self, size: int) -> None:
         """Count these bytes no more."""
         self._held -= size
+
+
+def _refuse_other_user(peer: Peer) -> None:
+    """Refuse a page to another user, who can have got the cookie of a browser.
+
+    While no daemon runs, anyone can listen on its port, and an open page asks there with its
+    cookie. Root is let in: on WSL it passes on the connections of the browser.
+    """
+    if peer.uid not in (os.getuid(), 0):
+        raise RefusedRequest(403, "foreign_user", "pages are shown to the user of the daemon only")
 
 
 def _most_bytes(path: str) -> int:

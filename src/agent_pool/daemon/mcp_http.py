@@ -10,13 +10,14 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 import psutil
+from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -37,7 +38,18 @@ MAX_CALLERS: Final = 1000
 IDLE_SECONDS: Final = 30 * 60.0
 """Seconds without a request after which a caller is forgotten."""
 
+MakeServer = Callable[[TaskAPI, SharedTasks], Server[Any]]
+"""Makes the MCP server for a caller."""
+
 logger = logging.getLogger(__name__)
+
+
+def make_server(pool: TaskAPI, shared: SharedTasks) -> Server[Any]:
+    """Return the server for a caller whose pool is `pool`."""
+    server = build_server(pool, stored=shared.of(pool))
+    # Otherwise the SDK lists the tools before each call, to check headers that we do not have.
+    server.get_tool_input_schema = lambda _: None
+    return server
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +101,19 @@ class McpHttp:
         settings: the daemon's settings.
         shared: what all connections share of tasks that outlive their callers.
         environ: the daemon's environment.
+        make_server: makes the MCP server of a caller, whose pool it gets.
     """
 
     def __init__(
-        self, pool: TaskAPI, settings: Settings, shared: SharedTasks, environ: Mapping[str, str]
+        self,
+        pool: TaskAPI,
+        settings: Settings,
+        shared: SharedTasks,
+        environ: Mapping[str, str],
+        *,
+        make_server: MakeServer = make_server,
     ) -> None:
+        self._make_server = make_server
         self._pool = pool
         self._settings = settings
         self._shared = shared
@@ -118,7 +138,8 @@ class McpHttp:
         caller = self._callers.get(key)
         if caller is None:
             self._make_room()
-            caller = self._callers[key] = _HttpCaller(self._caller_pool(key), self._shared)
+            server = self._make_server(self._caller_pool(key), self._shared)
+            caller = self._callers[key] = _HttpCaller(server)
             caller.running.add_done_callback(lambda _: self._forget(key, caller))
         await caller.started.wait()
         return caller
@@ -137,9 +158,12 @@ class McpHttp:
 
     def _caller_pool(self, key: HttpCallerKey) -> CallerPool:
         client = _environment_of(key.client_pid)
-        blocked = self._settings.env_block
-        env = None if client is None else changed_variables(client, self._environ, blocked)
+        env = None if client is None else self._changed(client)
         return CallerPool(self._pool, CallerDefaults(key.project, env, key.parent or None))
+
+    def _changed(self, client: Mapping[str, str]) -> dict[str, str] | None:
+        blocked, sent = self._settings.env_block, self._settings.sent_variables
+        return changed_variables(client, self._environ, blocked, sent)
 
     async def close(self) -> None:
         """End all connections; the calls of their clients are cancelled, stored tasks are not."""
@@ -160,10 +184,7 @@ class _HttpCaller:
         running: ends with the caller.
     """
 
-    def __init__(self, pool: TaskAPI, shared: SharedTasks) -> None:
-        server = build_server(pool, stored=shared.of(pool))
-        # Otherwise the SDK lists the tools before each call, to check headers that we do not have.
-        server.get_tool_input_schema = lambda _: None
+    def __init__(self, server: Server[Any]) -> None:
         self._manager = StreamableHTTPSessionManager(server, session_idle_timeout=IDLE_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -12,7 +12,15 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent_pool.api import TaskAPI
-from agent_pool.models import OPEN_STATES, AgentStats, PoolStats, TaskFilter, TaskRecord, WorkerInfo
+from agent_pool.models import (
+    OPEN_STATES,
+    AgentStats,
+    NodeState,
+    PoolStats,
+    TaskFilter,
+    TaskRecord,
+    WorkerInfo,
+)
 from agent_pool.text import whole_characters
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -107,15 +115,46 @@ class _PoolFigures(Collector):
             figures[name] = figures.get(name, AgentStats(name)) + one
         return [figures[name] for name in sorted(figures)]
 
-    def _pool(self) -> Iterator[Metric]:
-        stats = self._stats
-        yield _labelled("agent_pool_workers", "Workers by state.", "state", stats.workers)
+    def _worker_figures(self) -> Iterator[Metric]:
+        yield _labelled("agent_pool_workers", "Workers by state.", "state", self._stats.workers)
         memory = Counter[str]()
         for worker in self._workers:
             memory[worker.state] += worker.rss
         yield _labelled(
             "agent_pool_worker_memory_bytes", "Resident memory of workers.", "state", memory
         )
+        if self._stats.nodes:
+            yield from self._node_figures()
+
+    def _node_figures(self) -> Iterator[Metric]:
+        states = GaugeMetricFamily("agent_pool_nodes", "Machines by state.", labels=("state",))
+        counts = Counter(one.state for one in self._stats.nodes)
+        for state in get_args(NodeState):
+            states.add_metric((state,), counts[state])
+        size = GaugeMetricFamily(
+            "agent_pool_node_size", "Tasks that a machine runs at most.", labels=("node",)
+        )
+        running = GaugeMetricFamily(
+            "agent_pool_node_running", "Tasks that a machine runs.", labels=("node",)
+        )
+        memory = GaugeMetricFamily(
+            "agent_pool_node_worker_memory_bytes",
+            "Resident memory of a machine's workers.",
+            labels=("node",),
+        )
+        by_node = Counter[str]()
+        for worker in self._workers:
+            by_node[worker.node] += worker.rss
+        for one in sorted(self._stats.nodes, key=lambda node: node.node):
+            name = (whole_characters(one.node),)
+            size.add_metric(name, one.size)
+            running.add_metric(name, one.running)
+            memory.add_metric(name, by_node[one.node])
+        yield from (states, size, running, memory)
+
+    def _pool(self) -> Iterator[Metric]:
+        stats = self._stats
+        yield from self._worker_figures()
         yield GaugeMetricFamily("agent_pool_waiting", "Tasks that wait.", stats.waiting)
         yield GaugeMetricFamily("agent_pool_uptime_seconds", "Seconds of life.", stats.uptime)
         yield CounterMetricFamily("agent_pool_spawned", "Processes started.", stats.spawned)

@@ -16,7 +16,7 @@ from mcp.server.stdio import stdio_server
 
 from agent_pool.api import TaskAPI
 from agent_pool.client.environment import changed_variables
-from agent_pool.client.exchange import Exchange
+from agent_pool.client.exchange import OpenMessages
 from agent_pool.client.hello import MAX_HELLO, RelayHello, acceptance
 from agent_pool.daemon.caller_pool import CallerDefaults, CallerPool
 from agent_pool.daemon.callers import Peer, identify_peer, refuse_nested
@@ -24,6 +24,7 @@ from agent_pool.errors import AgentPoolError, ConfigError, PoolClosed
 from agent_pool.mcp.lines import CheckedLines
 from agent_pool.mcp.server import build_server, initialization_options
 from agent_pool.mcp.stored_tasks import SharedTasks
+from agent_pool.runtime import fits_scope
 from agent_pool.settings import Settings
 
 HELLO_SECONDS: Final = 10.0
@@ -49,7 +50,7 @@ class RelayServer:
     Args:
         pool: the pool, which is open.
         settings: the daemon's settings.
-        scope: see `runtime.config_scope`; relays with another one are refused.
+        scope: see `runtime.config_scope`; relays that it does not fit are refused.
         shared: what all connections share of tasks that outlive their callers.
         environ: the daemon's environment, by default that of this process.
     """
@@ -147,7 +148,7 @@ class RelayServer:
             AgentPoolError: the message says why, and what to do.
         """
         refuse_nested(peer, self._settings)
-        if hello.scope != self._scope:
+        if not fits_scope(hello.scope, self._scope):
             raise ConfigError(
                 f"the daemon (pid {os.getpid()}) has other settings: it was started with another "
                 "HOME, CLAUDE_CONFIG_DIR or AGENT_POOL_* variable"
@@ -161,8 +162,8 @@ class RelayServer:
         # A folder that is only the working directory does not win over the settings file.
         is_set = "project_dir" in self._settings.model_fields_set and not hello.is_named
         folder = str(self._settings.project_dir) if is_set else hello.folder
-        blocked = self._settings.env_block
-        env = changed_variables(hello.environment, self._environ, blocked)
+        blocked, sent = self._settings.env_block, self._settings.sent_variables
+        env = changed_variables(hello.environment, self._environ, blocked, sent)
         return CallerDefaults(folder, env, peer.task_id or None)
 
 
@@ -183,7 +184,7 @@ class _RelayConnection:
         self._reader = reader
         self._writer = writer
         self._buffer = bytearray()
-        self._exchange = Exchange()  # knows whether a call runs
+        self._exchange = OpenMessages()  # knows whether a call runs
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_closing = False

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -65,6 +66,7 @@ def rest_routes(
     *,
     environ: Mapping[str, str],
     env_block: tuple[str, ...] = (),
+    sent: tuple[str, ...] | None = None,
     send_timeout: float = SEND_TIMEOUT,
     is_draining: Callable[[], bool] = lambda: False,
     note: NoteAction = lambda request, action, task_id: None,
@@ -75,11 +77,13 @@ def rest_routes(
         pool: the pool that they serve; it is opened and closed by the caller.
         environ: the daemon's environment; a task gets the variables that its client has otherwise.
         env_block: patterns of variables that workers never get, the setting of this name.
+        sent: patterns of the only variables of a client that its tasks get; None for all.
         send_timeout: seconds after which a client is dropped that does not read its events.
         is_draining: says whether the daemon finishes its tasks and takes no new ones.
         note: takes note of each cancel, retry and answer.
     """
-    interface = _Interface(pool, environ, env_block, send_timeout, is_draining, note)
+    changed = partial(changed_variables, daemon_environ=environ, blocked=env_block, sent=sent)
+    interface = _Interface(pool, changed, send_timeout, is_draining, note)
     by_path: dict[str, dict[str, Endpoint]] = {}
     for one in OPERATIONS:
         endpoint = _endpoint(one, getattr(interface, one.name))
@@ -144,8 +148,7 @@ class _Interface:
     def __init__(
         self,
         pool: TaskAPI,
-        environ: Mapping[str, str],
-        env_block: tuple[str, ...],
+        changed: Callable[[Mapping[str, str]], Mapping[str, str] | None],
         send_timeout: float,
         is_draining: Callable[[], bool],
         note: NoteAction,
@@ -153,8 +156,7 @@ class _Interface:
         self._pool = pool
         self._is_draining = is_draining
         self._note = note
-        self._environ = environ
-        self._env_block = env_block
+        self._changed = changed
         self._send_timeout = send_timeout
         self._events = PoolEvents(pool)
         self._started = time.monotonic()
@@ -175,7 +177,7 @@ class _Interface:
         """Return the request with its client's variables, and the task that the client is in."""
         task = body.request
         if body.environment is not None:
-            changed = changed_variables(body.environment, self._environ, self._env_block) or {}
+            changed = self._changed(body.environment) or {}
             # The variables of the request itself win.
             task = replace(task, env={**changed, **(task.env or {})} or None)
         peer = request.scope.get("state", {}).get("peer")
@@ -249,7 +251,7 @@ class _Interface:
         given = (await read_body(request, RetryBody)).environment
         # Variables of a request that its client never had, such as a token for this task alone.
         wanted = (await self._pool.task(task_id)).request.env or {}
-        changed = changed_variables(given, self._environ, self._env_block) or {}
+        changed = self._changed(given) or {}
         if missing := sorted(wanted.keys() - given.keys() - changed.keys()):
             raise ConfigError(
                 f"task {task_id} had variables of its own ({', '.join(missing)}), whose values are "

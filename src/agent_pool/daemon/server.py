@@ -9,6 +9,7 @@ import resource
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
@@ -39,6 +40,8 @@ MAX_PRIVATE: Final = 2000
 """Connections of this user's processes on the Unix socket; half of the open files, if that is less.
 """
 MAX_TCP: Final = 128
+PORT_FILE: Final = "daemon.port"
+"""The file with the last TCP port: a page that is open finds the next daemon there."""
 OPEN_FILES: Final = 8192
 """Files that this process can have open, if the system permits it; the usual bound is 1,024."""
 CONNECTION_SECONDS: Final = 2.0
@@ -108,7 +111,8 @@ class Daemon:
         self._settings = load_settings(self._environ)
         self._remove_files()
         self._listen_for_signals()
-        listeners = _bind(self._folder, self._settings.daemon_port)
+        last = runtime.state_folder(self._environ) / PORT_FILE
+        listeners = _bind(self._folder, self._settings.daemon_port, last)
         try:
             self._pool = make_pool(
                 self._settings, self._environ, runtime.state_folder(self._environ)
@@ -129,7 +133,10 @@ class Daemon:
         port = listeners[-1].socket.getsockname()[1]
         self._mcp = McpFaces(self._pool, self._settings, self._environ)
         state = runtime.state_folder(self._environ)
-        self._dashboard = Dashboard(self._pool, self._settings, state, self._pool.totals)
+        # Elsewhere the kernel does not say whose connection it is, and another user who listened
+        # on the port of a daemon that has ended could use the cookie that its page sends there.
+        keys = state if sys.platform == "linux" else None
+        self._dashboard = Dashboard(self._pool, self._settings, state, self._pool.totals, keys)
         app = make_app(
             self,
             self._pool,
@@ -317,8 +324,13 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> None:
         running.result()
 
 
-def _bind(folder: Path, port: int) -> tuple[Listener, ...]:
+def _bind(folder: Path, port: int, last: Path) -> tuple[Listener, ...]:
     """Return the sockets of the HTTP server: the private one, and that of TCP.
+
+    Args:
+        folder: the runtime folder.
+        port: the TCP port; 0 for that of the daemon before, or any free one.
+        last: the file with the port of the daemon before.
 
     Raises:
         ConfigError: one of them cannot be bound.
@@ -338,7 +350,7 @@ def _bind(folder: Path, port: int) -> tuple[Listener, ...]:
     try:
         # Otherwise the port of a daemon that has just ended stays in use (TIME_WAIT).
         public.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        public.bind((HOST, port))
+        _bind_port(public, port or _last_port(last), is_wanted=bool(port))
     except OSError as error:
         private.close()
         public.close()
@@ -346,8 +358,30 @@ def _bind(folder: Path, port: int) -> tuple[Listener, ...]:
             f"the daemon cannot listen on {HOST}:{port}: {error}; choose another daemon_port, or "
             "0 for any free one"
         ) from None
+    with suppress(OSError):  # on a full disk the next daemon has another port
+        last.touch(mode=0o600)
+        last.write_text(str(public.getsockname()[1]))
     most = min(MAX_PRIVATE, _raise_file_limit() // 2)
     return Listener(private, True, most), Listener(public, False, MAX_TCP)
+
+
+def _last_port(file: Path) -> int:
+    """Return the port of the daemon before this one, which open pages still ask; 0 if unknown."""
+    try:
+        port = int(file.read_bytes()[:10])
+    except (OSError, ValueError):
+        return 0
+    return port if 1024 <= port <= 65535 else 0
+
+
+def _bind_port(public: socket.socket, port: int, *, is_wanted: bool) -> None:
+    """Bind a port of 127.0.0.1; any other free one if this one is taken and was not asked for."""
+    try:
+        public.bind((HOST, port))
+    except OSError:
+        if is_wanted:
+            raise
+        public.bind((HOST, 0))
 
 
 def _raise_file_limit() -> int:

@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
 from agent_pool.loopback.cache import PromptCache, PromptPrefixes
-from agent_pool.loopback.exchange import Exchange
+from agent_pool.loopback.exchange import ModelExchange
 from agent_pool.loopback.request import ModelRequest
 from agent_pool.loopback.request_log import OtherRequest, RequestLog
 from agent_pool.loopback.routes import Routes, make_request
@@ -151,7 +151,7 @@ class LoopbackAPI:
         request = make_request(http, body, self._log.received, self._clock())
         self._log.add(request)
         host, port = http.scope["client"]
-        return Exchange(
+        return ModelExchange(
             self._log,
             self.script,
             request,

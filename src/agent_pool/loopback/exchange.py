@@ -33,7 +33,7 @@ STREAM_HEADERS: Final = {
 }
 
 
-class Exchange:
+class ModelExchange:
     """An ASGI application for one request: it runs the script and sends the response.
 
     Args:

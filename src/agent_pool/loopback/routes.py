@@ -28,7 +28,7 @@ AnswerMessages = Callable[[HttpRequest, dict[str, Any], PromptPrefixes], ASGIApp
 RecordOther = Callable[[OtherRequest], None]
 
 
-class RequestTooLarge(AgentPoolError):  # noqa: N818 - named as the errors in agent_pool.errors
+class ModelRequestTooLarge(AgentPoolError):  # noqa: N818 - named as the errors in agent_pool.errors
     """A body above the limit."""
 
     code = "request_too_large"
@@ -63,14 +63,14 @@ class Routes:
     async def _messages(self, http: HttpRequest) -> ASGIApp:
         try:
             body, prompt = await self._parse(http)
-        except (InvalidRequest, RequestTooLarge) as error:
+        except (InvalidRequest, ModelRequestTooLarge) as error:
             return self._refuse(http, error)
         return self._answer(http, body, prompt)
 
     async def _count_tokens(self, http: HttpRequest) -> Response:
         try:
             _, prompt = await self._parse(http)
-        except (InvalidRequest, RequestTooLarge) as error:
+        except (InvalidRequest, ModelRequestTooLarge) as error:
             return self._refuse(http, error)
         return self._respond(http, 200, {"input_tokens": prompt.total_tokens})
 
@@ -88,8 +88,8 @@ class Routes:
         error = ErrorResponse(404, message=f"{http.method} {http.url.path} is not served here")
         return self._respond(http, 404, encoding.build_error(error))
 
-    def _refuse(self, http: HttpRequest, error: InvalidRequest | RequestTooLarge) -> Response:
-        status = 413 if isinstance(error, RequestTooLarge) else 400
+    def _refuse(self, http: HttpRequest, error: InvalidRequest | ModelRequestTooLarge) -> Response:
+        status = 413 if isinstance(error, ModelRequestTooLarge) else 400
         body = encoding.build_error(ErrorResponse(status, message=str(error)))
         return self._respond(http, status, body)
 
@@ -113,7 +113,7 @@ class Routes:
             async for part in http.stream():
                 size += len(part)
                 if size > self._max_body:
-                    raise RequestTooLarge(f"The request is longer than {self._max_body} bytes")
+                    raise ModelRequestTooLarge(f"The request is longer than {self._max_body} bytes")
                 parts.append(part)
         except ClientDisconnect:
             raise InvalidRequest("The client left before it had sent the whole request") from None

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from agent_pool.text import one_line
 
+CLAUDE_CODE = "claude-code"
+"""The name that Claude Code gives itself as a client."""
 NO_AGENTS = (
     "No agent is defined yet. `agent-pool init` writes a first one. An agent is a Markdown file in "
     ".claude/agents with `name` and `description` in its frontmatter."
@@ -60,7 +62,7 @@ def description_limit(client: str, version: str) -> int:
     that is known.
     """
     numbers = tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
-    return 2048 if client == "claude-code" and numbers < (2, 1, 300) else 4096
+    return 2048 if client == CLAUDE_CODE and numbers < (2, 1, 300) else 4096
 
 
 def taken_length(text: str) -> int:

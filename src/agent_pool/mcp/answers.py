@@ -9,6 +9,7 @@ from typing import Final
 from mcp_types import CallToolResult, TextContent
 
 from agent_pool import AgentPoolError
+from agent_pool.mcp.agent_list import CLAUDE_CODE
 
 CLAUDE_LIMIT: Final = 500_000
 """Characters of an answer that Claude Code gives to its model; it writes longer ones to a file."""
@@ -30,7 +31,7 @@ class NoSuchAnswer(AgentPoolError):  # noqa: N818
 
 def answer_limit(client: str) -> int:
     """Return the characters of an answer that a client of this name gives to its model."""
-    return CLAUDE_LIMIT if client == "claude-code" else OTHER_LIMIT
+    return CLAUDE_LIMIT if client == CLAUDE_CODE else OTHER_LIMIT
 
 
 class LongAnswers:

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from mcp.shared.exceptions import MCPError
 from mcp_types import (
+    INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
     ElicitResult,
@@ -31,13 +33,6 @@ MAX_QUESTIONS: Final = 8
 ABSENCE_SECONDS: Final = 180.0
 """Seconds after which a client that does not come back has left, unless its person can still be
 thinking about an open question."""
-
-
-class CallExpired(AgentPoolError):  # noqa: N818
-    """The client repeated a call that does not wait for an answer any more."""
-
-    code = "call_expired"
-    retryable = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,11 @@ class ElicitationRounds:
     async def call(
         self, params: CallToolRequestParams, run: RunCall, report: SendProgress
     ) -> CallToolResult | InputRequiredResult:
-        """Begin or resume a call; return when it has ended or a person must be asked."""
+        """Begin or resume a call; return when it has ended or a person must be asked.
+
+        Raises:
+            MCPError: the client repeats a call that does not wait for an answer.
+        """
         try:
             call = self._resume(params) if params.request_state else self._begin(run)
         except AgentPoolError as error:
@@ -102,7 +101,9 @@ class ElicitationRounds:
     def _resume(self, params: CallToolRequestParams) -> Call:
         paused = self._paused.get(params.request_state or "")
         if paused is None or (paused.name, paused.arguments) != (params.name, params.arguments):
-            raise CallExpired("this call does not wait for an answer, or not any more")
+            # The protocol demands an error for a state that the server has not given.
+            words = "this call does not wait for an answer, or not any more"
+            raise MCPError(INVALID_PARAMS, words, {"code": "call_expired", "retryable": True})
         del self._paused[paused.call.id]
         paused.end.cancel()
         replies = params.input_responses or {}

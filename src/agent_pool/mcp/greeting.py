@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Set
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from agent_pool.mcp.agent_list import AgentNames, description_limit
+from agent_pool.mcp.agent_list import CLAUDE_CODE, AgentNames, description_limit
 from agent_pool.mcp.tool_list import list_tools
 
 NAME: Final = "agent-pool"
@@ -112,7 +112,7 @@ class Greeter:
             return {}
         if request["method"] == "subscriptions/listen" and self._protocol == NEWEST:
             return _acknowledgement(request)
-        if request["method"] == "tools/list" and self._client.get("name") == "claude-code":
+        if request["method"] == "tools/list" and self._client.get("name") == CLAUDE_CODE:
             result = self._list_tools(request)
         elif self._protocol in VERSIONS:
             result = None
@@ -145,7 +145,7 @@ class Greeter:
         is_initialize = request["method"] == "initialize"
         self._protocol = params["protocolVersion"] if is_initialize else NEWEST
         self._client = params["clientInfo"] if is_initialize else _client_in(params)
-        is_claude = self._client["name"] == "claude-code"
+        is_claude = self._client["name"] == CLAUDE_CODE
         self.has_ended = (is_initialize and not is_claude) or len(self.answered) == MAX_GREETINGS
 
 

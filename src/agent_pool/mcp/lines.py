@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedLine:
     """Why a line is no message.
 
     Attributes:
@@ -73,7 +73,7 @@ class CheckedLines:
                     await self._write(refusal.response())
 
 
-def refuse(line: str) -> Refusal | None:
+def refuse(line: str) -> RefusedLine | None:
     """Return why a line is no message; None for a message that the server can handle."""
     try:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
@@ -89,24 +89,24 @@ def refuse(line: str) -> Refusal | None:
     return None
 
 
-def _parse_error(line: str, problem: str) -> Refusal:
+def _parse_error(line: str, problem: str) -> RefusedLine:
     # Python's parser takes more: half of a surrogate pair, for one. Claude Code can cut a string
     # between the two halves (seen on 2.1.330), and its request has a readable id then.
     number = _readable_id(_load(line))
     advice = "Send one JSON object on each line, in UTF-8, without half of a surrogate pair."
-    return Refusal(PARSE_ERROR, f"Parse error: {problem}. {advice}", number)
+    return RefusedLine(PARSE_ERROR, f"Parse error: {problem}. {advice}", number)
 
 
-def _invalid_request(found: Any) -> Refusal:
+def _invalid_request(found: Any) -> RefusedLine:
     if isinstance(found, list):
         reason = "a batch is not supported; send each request on a line of its own"
-        return Refusal(INVALID_REQUEST, f"Invalid Request: {reason}")
+        return RefusedLine(INVALID_REQUEST, f"Invalid Request: {reason}")
     if not isinstance(found, dict):
-        return Refusal(INVALID_REQUEST, f"Invalid Request: {_expected('an object', found)}")
+        return RefusedLine(INVALID_REQUEST, f"Invalid Request: {_expected('an object', found)}")
     if "method" not in found and ("result" in found or "error" in found):
         # An answer to an answer would make the client look for a request that it never sent.
-        return Refusal(0, "a response to the server has a wrong form")
-    return Refusal(INVALID_REQUEST, f"Invalid Request: {_problem(found)}", _readable_id(found))
+        return RefusedLine(0, "a response to the server has a wrong form")
+    return RefusedLine(INVALID_REQUEST, f"Invalid Request: {_problem(found)}", _readable_id(found))
 
 
 def _problem(found: dict[str, Any]) -> str:

@@ -207,6 +207,7 @@ def _worker_row(worker: WorkerInfo) -> dict[str, Any]:
         "cost_usd": worker.cost_usd,
         "note": worker.note,
         "hook_seconds": round(worker.hook_seconds, 1),
+        **({"node": worker.node} if worker.node else {}),
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from mcp.server.extension import Extension, compose_tool_call_handler
+from mcp.server.extension import Extension, RequestHandler, compose_tool_call_handler
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.server.session import ServerSession
@@ -112,13 +112,19 @@ def build_server(
     server.add_notification_handler(
         "notifications/initialized", NotificationParams, tools.remember_session
     )
-    _extend(server, TasksExtension(tools.tasks, tools), tools)
+    extend(server, TasksExtension(tools.tasks, tools), tools.call_tool)
     return server
 
 
-def _extend(server: Server[Any], extension: Extension, tools: _ToolHandlers) -> None:
-    """Add an extension to the server, as the SDK's high-level server does by itself."""
-    handler = compose_tool_call_handler([extension], tools.call_tool)
+def extend(server: Server[Any], extension: Extension, call_tool: RequestHandler) -> None:
+    """Add an extension to a server, as the SDK's high-level server does by itself.
+
+    Args:
+        server: the server.
+        extension: the extension.
+        call_tool: carries out the calls that the extension passes on.
+    """
+    handler = compose_tool_call_handler([extension], call_tool)
     server.add_request_handler("tools/call", CallToolRequestParams, handler)
     for binding in extension.methods():
         server.add_request_handler(binding.method, binding.params_type, for_this_protocol(binding))

@@ -27,7 +27,7 @@ from mcp_types import (
     JSONRPCResponse,
 )
 
-from agent_pool import AgentPool, AgentPoolError, PoolAPI
+from agent_pool import AgentPool, AgentPoolError, ConfigError, PoolAPI
 from agent_pool.mcp.greeting import SUBSCRIPTION_ID, Greeter
 from agent_pool.mcp.lines import CheckedLines
 from agent_pool.mcp.opening import Opening
@@ -55,7 +55,13 @@ def run(overrides: Mapping[str, Any], opening: Opening) -> NoReturn:
 
 def _make_pool(overrides: Mapping[str, Any]) -> PoolAPI:
     try:
-        return AgentPool(**overrides)
+        pool = AgentPool(**overrides)
+        if pool.settings.ray is not None:
+            raise ConfigError(
+                f"the nodes of {pool.settings.ray} belong to the daemon, which AGENT_POOL_DAEMON "
+                "switches off; unset one of both (setting ray)"
+            )
+        return pool
     except AgentPoolError as error:
         return UnusablePool(error)
 

@@ -5,7 +5,7 @@ It applies only to requests that declare the extension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from mcp.server.context import CallNext, HandlerResult
 from mcp.server.extension import Extension, MethodBinding
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -22,11 +23,13 @@ from mcp_types import (
     ElicitResult,
     RequestParams,
 )
+from mcp_types.jsonrpc import HEADER_MISMATCH
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from agent_pool.mcp.agent_list import CLAUDE_CODE
 from agent_pool.mcp.calls import RunCall
-from agent_pool.mcp.capabilities import Context, can_elicit, declares, is_modern
+from agent_pool.mcp.capabilities import Context, can_elicit, client_of, declares, is_modern
 from agent_pool.mcp.kept_tasks import KeptTasks, TaskView
 from agent_pool.mcp.permissions import Decision, decision_of, permission_elicitation
 from agent_pool.mcp.progress import WIDTH
@@ -46,7 +49,7 @@ class UpdateParams(TaskParams):
     input_responses: dict[str, Any]
 
 
-class _ToolCalls(Protocol):
+class ToolCalls(Protocol):
     """The tools of a connection."""
 
     def bind(self, params: CallToolRequestParams) -> RunCall: ...
@@ -60,13 +63,17 @@ class TasksExtension(Extension):
     Args:
         tasks: where the calls are kept.
         tools: makes a call ready to run, and keeps long answers.
+        long_running: the tools whose calls become tasks.
     """
 
     identifier = "io.modelcontextprotocol/tasks"
 
-    def __init__(self, tasks: KeptTasks, tools: _ToolCalls) -> None:
+    def __init__(
+        self, tasks: KeptTasks, tools: ToolCalls, *, long_running: Set[str] = DELEGATING
+    ) -> None:
         self._tasks = tasks
         self._tools = tools
+        self._long_running = long_running
 
     def methods(self) -> Sequence[MethodBinding]:
         """Return the methods by which a client polls, answers and cancels its tasks."""
@@ -82,7 +89,7 @@ class TasksExtension(Extension):
     ) -> HandlerResult:
         """Make a task of a call that takes long, if the client can handle one."""
         is_able = is_modern(ctx) and declares(ctx, self.identifier)
-        if params.name not in DELEGATING or not is_able:
+        if params.name not in self._long_running or not is_able:
             return await call_next(ctx)
         # A task is in the background anyway.
         given = {
@@ -97,10 +104,10 @@ class TasksExtension(Extension):
         return {"resultType": "task", **_summary(begun)}
 
     async def _get(self, ctx: Context, params: TaskParams) -> HandlerResult:
-        self._check_client(ctx)
+        self._check_request(ctx, params)
         view = await self._tasks.view(params.task_id)
         if view is None:
-            return self._unknown(params.task_id)
+            return self._unknown(ctx, params.task_id)
         if view.has_ended:
             self._tasks.note_fetched(view.id)
         return _summary(view) | self._payload(ctx, view)
@@ -117,7 +124,8 @@ class TasksExtension(Extension):
         await self._tasks.cancel(view.id)
         return {}
 
-    def _check_client(self, ctx: Context) -> None:
+    def _check_request(self, ctx: Context, params: TaskParams) -> None:
+        _check_name_header(ctx, params.task_id)
         if not declares(ctx, self.identifier):
             needed: dict[str, Any] = {"requiredCapabilities": {"extensions": {self.identifier: {}}}}
             raise MCPError(
@@ -127,19 +135,23 @@ class TasksExtension(Extension):
             )
 
     async def _find(self, ctx: Context, params: TaskParams) -> TaskView:
-        self._check_client(ctx)
+        self._check_request(ctx, params)
         view = await self._tasks.view(params.task_id)
         if view is None:
             raise MCPError(INVALID_PARAMS, self._tasks.explain_unknown(params.task_id))
         return view
 
-    def _unknown(self, task_id: str) -> dict[str, Any]:
+    def _unknown(self, ctx: Context, task_id: str) -> dict[str, Any]:
         """Return the state of a task that is not kept here: failed, with the reason.
 
-        Claude Code 2.1.332 polls a task once a second for five minutes if the answer is an error
-        of the protocol, for example after `--continue`, when the server is a new one.
+        Raises:
+            MCPError: the client is not Claude Code.
         """
         words, now = self._tasks.explain_unknown(task_id), datetime.now(UTC).isoformat()
+        # The protocol demands an error. Claude Code 2.1.332 polls once a second for five minutes
+        # after one, for example after `--continue`, when the server is a new one.
+        if client_of(ctx)[0] != CLAUDE_CODE:
+            raise MCPError(INVALID_PARAMS, words)
         return {
             "taskId": task_id,
             "status": "failed",
@@ -162,6 +174,19 @@ class TasksExtension(Extension):
             case "failed":
                 return {"error": _wire(view.error)}
         return {}
+
+
+def _check_name_header(ctx: Context, task_id: str) -> None:
+    """Refuse a request over HTTP whose header names another task, as the extension demands.
+
+    A proxy can route by the header. The SDK (mcp 2.3.0) compares it for the protocol's own methods
+    only. A request without the header is served.
+    """
+    headers = getattr(ctx.request, "headers", {})  # no request on stdio
+    named = headers.get(MCP_NAME_HEADER)
+    if named is not None and decode_header_value(named) != task_id:
+        words = f"the header {MCP_NAME_HEADER} names another task than the request's taskId"
+        raise MCPError(HEADER_MISMATCH, words)
 
 
 def _summary(view: TaskView) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from agent_pool.events import Queued
 from agent_pool.models import TaskRequest, TaskResult
 from agent_pool.pool.agent_registry import AgentRegistry, IsolatedFolder
 from agent_pool.pool.call_options import CallOptions
+from agent_pool.pool.git import GIT_TIMEOUT
 from agent_pool.pool.scheduler import AgentSpec
 from agent_pool.pool.supervisor import Supervisor
-from agent_pool.pool.worktrees import GIT_TIMEOUT, Worktree, finish_worktree, make_worktree
+from agent_pool.pool.worktrees import Worktree, finish_worktree, make_worktree
 from agent_pool.settings import Settings
 
 if TYPE_CHECKING:

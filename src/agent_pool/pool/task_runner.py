@@ -14,7 +14,7 @@ from agent_pool.api import OnEvent, OnPermission
 from agent_pool.claude.failures import sign_in_text
 from agent_pool.claude.permissions import Decider
 from agent_pool.claude.protocol.results import Spend, TurnResult
-from agent_pool.claude.protocol.signals import PermissionAsked, TurnEvent
+from agent_pool.claude.protocol.signals import CanUseTool, TurnEvent
 from agent_pool.claude.worker import Worker
 from agent_pool.errors import (
     AgentPoolError,
@@ -362,7 +362,7 @@ class TaskRunner:
             return None
         patience = self._settings.permission_timeout
 
-        async def decide(asked: PermissionAsked) -> bool | Denied:
+        async def decide(asked: CanUseTool) -> bool | Denied:
             request = PermissionRequest(
                 task.request.agent, asked.tool, asked.input, asked.description
             )

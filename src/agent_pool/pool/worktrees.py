@@ -22,6 +22,7 @@ from typing import Final
 import psutil
 
 from agent_pool.errors import TaskFailed
+from agent_pool.pool.git import GitError, run_git
 
 log = logging.getLogger("agent_pool")
 
@@ -30,20 +31,6 @@ MAX_ADDS: Final = 5
 _UNFINISHED: Final = "/commondir"
 """In git's error if another git is just making a worktree of the repository: git reads all of them,
 and that one has not all of its files yet (git 2.39)."""
-GIT_TIMEOUT: Final = 120.0
-"""Seconds for one git command; the checkout of a large repository is the longest."""
-KILLED_TIMEOUT: Final = 5.0
-"""Seconds in which a killed git must end."""
-
-_OPTIONS: Final = (
-    # Hooks and a file monitor are programs of the repository; Claude Code runs none for a worktree.
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "core.fsmonitor=false",
-)
-_OF_REPOSITORY: Final = re.compile(r"GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|PREFIX|NAMESPACE)")
-"""Variables that would lead git to another repository; hooks of git set them."""
 _NAME: Final = re.compile(r"pool-[0-9a-f]{16}")
 _LOCK: Final = re.compile(r"agent-pool \(pid (\d+) start (\d+(?:\.\d+)?)\)")
 
@@ -67,10 +54,6 @@ class Worktree:
     folder: Path
 
 
-class GitError(Exception):
-    """A git command failed; the message is its own, or says why it could not run."""
-
-
 async def make_worktree(folder: Path, environ: Mapping[str, str]) -> Worktree:
     """Make a worktree of the commit that is checked out in a folder.
 
@@ -82,8 +65,8 @@ async def make_worktree(folder: Path, environ: Mapping[str, str]) -> Worktree:
         TaskFailed: that is not possible; the message says why.
     """
     try:
-        root = Path(await _git(folder, environ, "rev-parse", "--show-toplevel"))
-        base = await _git(root, environ, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        root = Path(await run_git(folder, environ, "rev-parse", "--show-toplevel"))
+        base = await run_git(root, environ, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
         await remove_abandoned(root, environ)
         made = _plan(root, folder, base)
         await _add(made, environ)
@@ -132,7 +115,7 @@ async def _add(made: Worktree, environ: Mapping[str, str]) -> None:
 
 async def _add_once(made: Worktree, environ: Mapping[str, str]) -> None:
     reason = f"agent-pool (pid {os.getpid()} start {psutil.Process().create_time():.2f})"
-    await _git(
+    await run_git(
         made.root,
         environ,
         *("worktree", "add", "--quiet", "--lock", "--reason", reason),
@@ -152,7 +135,7 @@ async def finish_worktree(worktree: Worktree, environ: Mapping[str, str]) -> boo
             await _remove(worktree, environ)
             return False
         # Without the lock its owner can remove it by `git worktree remove`.
-        await _git(worktree.root, environ, "worktree", "unlock", str(worktree.path))
+        await run_git(worktree.root, environ, "worktree", "unlock", str(worktree.path))
     except (GitError, OSError) as error:
         log.warning("the worktree %s is kept: %s", worktree.path, error)
     return worktree.path.exists()
@@ -161,10 +144,12 @@ async def finish_worktree(worktree: Worktree, environ: Mapping[str, str]) -> boo
 async def _is_changed(worktree: Worktree, environ: Mapping[str, str]) -> bool:
     """Check for uncommitted changes, new files and commits; ignored files do not count."""
     status = ("status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none")
-    if await _git(worktree.path, environ, *status):
+    if await run_git(worktree.path, environ, *status):
         return True
     # Both: the task can have checked out another branch after a commit on its own.
-    tips = await _git(worktree.path, environ, "rev-parse", "HEAD", f"refs/heads/{worktree.branch}")
+    tips = await run_git(
+        worktree.path, environ, "rev-parse", "HEAD", f"refs/heads/{worktree.branch}"
+    )
     return set(tips.split()) != {worktree.base}
 
 
@@ -172,11 +157,13 @@ async def _remove(worktree: Worktree, environ: Mapping[str, str]) -> None:
     root = worktree.root
     with suppress(GitError):  # it is there no more, or was never made
         # Twice: once for ignored files, once for the lock.
-        await _git(root, environ, *("worktree", "remove", "--force", "--force", str(worktree.path)))
+        await run_git(
+            root, environ, *("worktree", "remove", "--force", "--force", str(worktree.path))
+        )
     with suppress(GitError):
         # Only at the commit that it began with: git compares and deletes in one step.
         ref = f"refs/heads/{worktree.branch}"
-        await _git(root, environ, "update-ref", "-d", ref, worktree.base)
+        await run_git(root, environ, "update-ref", "-d", ref, worktree.base)
     with suppress(OSError):
         worktree.path.parent.rmdir()  # only if it is empty
 
@@ -191,12 +178,12 @@ async def remove_abandoned(root: Path, environ: Mapping[str, str]) -> None:
     # Most repositories have none, and then git need not be asked.
     if not place.is_dir() or not any(map(_NAME.fullmatch, os.listdir(place))):  # noqa: PTH208
         return
-    listing = await _git(root, environ, "worktree", "list", "--porcelain")
+    listing = await run_git(root, environ, "worktree", "list", "--porcelain")
     for found in _abandoned(root, listing):
         # A branch begins at the commit of its first entry in the log of its changes.
         try:
             log_of = ("reflog", "show", "--format=%H", found.branch)
-            first = (await _git(root, environ, *log_of)).split()[-1:]
+            first = (await run_git(root, environ, *log_of)).split()[-1:]
         except GitError:
             continue
         base = first[0] if first else ""
@@ -225,38 +212,3 @@ def _runs(pid: int, start: float) -> bool:
         return False
     except psutil.Error:
         return True
-
-
-async def _git(folder: Path, environ: Mapping[str, str], *arguments: str) -> str:
-    """Run git in a folder; return its output without the last line break.
-
-    Raises:
-        GitError: it cannot be run, it failed, or it took longer than `GIT_TIMEOUT`.
-    """
-    env = {name: value for name, value in environ.items() if not _OF_REPOSITORY.fullmatch(name)}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *("git", *_OPTIONS, *arguments),
-            cwd=folder,
-            # No question can be answered here.
-            env={**env, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C must not stop it half way
-        )
-    except OSError as error:
-        raise GitError(f"git cannot be run: {error.strerror or error}") from None
-    try:
-        async with asyncio.timeout(GIT_TIMEOUT):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise GitError(f"git {arguments[0]} took longer than {GIT_TIMEOUT:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), KILLED_TIMEOUT)
-    if process.returncode:
-        raise GitError(errors.decode(errors="replace").strip().removeprefix("fatal: "))
-    return output.decode(errors="surrogateescape").rstrip("\n")

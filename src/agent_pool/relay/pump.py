@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from agent_pool.client.exchange import Exchange
+from agent_pool.client.exchange import OpenMessages
 from agent_pool.errors import AgentPoolError
 
 CHUNK: Final = 65536
@@ -40,7 +40,7 @@ class Pump:
     def __init__(self, link: socket.socket, reopen: Callable[[], socket.socket]) -> None:
         self._link: socket.socket | None = link
         self._reopen = reopen
-        self._exchange = Exchange()
+        self._exchange = OpenMessages()
         self._from_client = bytearray()  # a line that is not complete
         self._from_daemon = bytearray()
         self._to_client = bytearray()

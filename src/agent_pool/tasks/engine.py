@@ -148,7 +148,8 @@ class TaskEngine:
             last_event=stored.last_event + RESTART_GAP if record.attempts else stored.last_event,
         )
         if _is_broken(stored):
-            live.started, live.worker, live.pid = record.started, record.worker, record.pid
+            live.started, live.node = record.started, record.node
+            live.worker, live.pid = record.worker, record.pid
             live.usage, live.cost_usd, live.line = record.usage, record.cost_usd, record.line
             self._finish(live, error=_interrupted(live.request))
         elif live.request.conversation and _conversation(stored) in lost:
@@ -639,6 +640,7 @@ class TaskEngine:
             cost_usd=record.cost_usd,
             worker=record.worker,
             pid=record.pid,
+            node=record.node,
             result=record.result,
             error=record.error,
         )

@@ -88,6 +88,7 @@ class LiveTask:
         cancel_error: what the task ends with if it was cancelled.
         rejected: the store refused the task, so it ends without a trace.
         has_begun: a worker has or had the task in this attempt.
+        context: the tokens in its context and those that its window has room for; 0 if unknown.
         ended: set when the task has ended; then `result` or `error` is not None.
     """
 
@@ -118,9 +119,11 @@ class LiveTask:
         self.ended_at: float | None = None
         self.worker = ""
         self.pid = 0
+        self.node = ""
         self.line = ""
         self.usage: Usage = NO_USAGE
         self.cost_usd = 0.0
+        self.context = (0, 0)
         self.result: TaskResult | None = None
         self.error: AgentPoolError | None = None
         self.questions: dict[str, WaitingQuestion] = {}
@@ -199,10 +202,12 @@ class LiveTask:
         """Update the task by what an event says."""
         if isinstance(event, Started):
             self.has_begun = True
-            self.worker, self.pid = event.worker, event.pid
+            self.context = (0, 0)  # of a worker that had the task before
+            self.worker, self.pid, self.node = event.worker, event.pid, event.node
             self.started = event.time or time.time()
         elif isinstance(event, Spent):
             self.usage, self.cost_usd = event.usage, event.cost_usd
+            self.context = event.context_tokens, event.context_window
         elif isinstance(event, PermissionAsked | PermissionAnswered):
             self.state = "input_required" if self.questions else "running"
         if line := describe_activity(event):  # an ended task keeps its last step
@@ -218,6 +223,7 @@ class LiveTask:
 
     def record(self) -> TaskRecord:
         """Return the task as it is now."""
+        tokens, window = (0, 0) if self.has_ended else self.context
         return TaskRecord(
             id=self.id,
             number=self.number,
@@ -231,10 +237,13 @@ class LiveTask:
             attempts=self.attempts,
             worker=self.worker,
             pid=self.pid,
+            node=self.node,
             line=self.line,
             usage=self.usage,
             cost_usd=self.cost_usd,
             result=self.result,
             error=self.error,
             questions=tuple(one.shown for one in self.questions.values()),
+            context_tokens=tokens,
+            context_window=window,
         )

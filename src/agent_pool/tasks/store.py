@@ -82,6 +82,7 @@ class TaskEnd:
     cost_usd: float
     worker: str
     pid: int
+    node: str
     result: TaskResult | None
     error: AgentPoolError | None
 
@@ -232,12 +233,12 @@ class Store:
     def post_start(self, record: TaskRecord) -> None:
         """Note the worker that has a task, and the agent that its request meant."""
         query = (
-            "UPDATE tasks SET agent = ?, project = ?, worker = ?, pid = ?, started = ? "
+            "UPDATE tasks SET agent = ?, project = ?, worker = ?, pid = ?, node = ?, started = ? "
             "WHERE number = ?"
         )
         values = (
-            *(record.agent, record.project, record.worker, record.pid, record.started),
-            record.number,
+            *(record.agent, record.project, record.worker, record.pid, record.node),
+            *(record.started, record.number),
         )
         self._write_later(lambda c: c.execute(query, values))
 
@@ -518,10 +519,10 @@ def _requeue(connection: sqlite3.Connection, record: TaskRecord, limit: int) -> 
 def _write_end(connection: sqlite3.Connection, number: int, end: TaskEnd) -> None:
     connection.execute(
         "UPDATE tasks SET state = ?, ended = ?, started = ?, line = ?, worker = ?, pid = ?, "
-        "input_tokens = ?, output_tokens = ?, cache_write_tokens = ?, cache_read_tokens = ?, "
-        "cost_usd = ?, keeper = '', cancel_asked = 0 WHERE number = ?",
+        "node = ?, input_tokens = ?, output_tokens = ?, cache_write_tokens = ?, "
+        "cache_read_tokens = ?, cost_usd = ?, keeper = '', cancel_asked = 0 WHERE number = ?",
         (
-            *(end.state, end.ended, end.started, end.line, end.worker, end.pid),
+            *(end.state, end.ended, end.started, end.line, end.worker, end.pid, end.node),
             *_counts(end.usage),
             *(end.cost_usd, number),
         ),

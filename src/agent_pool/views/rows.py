@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
 
-from agent_pool.models import TaskRecord, TaskRequest, WorkerInfo
-from agent_pool.text import mebibytes, one_line, whole_characters
+from agent_pool.models import NodeInfo, NodeState, TaskRecord, TaskRequest, WorkerInfo
+from agent_pool.text import count, mebibytes, one_line, whole_characters
 
 STALLED_SECONDS: Final = 120.0
 """A running task whose step is this old is shown as stalled."""
@@ -18,6 +18,17 @@ STALLED_SECONDS: Final = 120.0
 STEP_WIDTH: Final = 120
 TASK_WIDTH: Final = 160
 """Characters of a step and of a task's text in a row."""
+
+NODE_WIDTH: Final = 400
+"""Characters of the line about a machine: a reason can name a folder and a command."""
+
+_NODE_WORDS: Final[dict[NodeState, str]] = {
+    "starting": "starting",
+    "ready": "ready",
+    "left_out": "left out",
+    "draining": "leaves after its tasks",
+    "lost": "lost",
+}
 
 _PLACE: Final = {
     "asks": 0, "stalled": 1, "failed": 2, "running": 3, "queued": 4, "done": 5, "cancelled": 5
@@ -53,6 +64,7 @@ class TaskRow:
         ended: when its clock stopped; None while it runs.
         tokens: all tokens so far.
         cost: in US dollars.
+        context: how much of the context window is used, 0 to 1; 0 if that is not known.
         worker: the worker that has or had it.
         node: the machine.
         can_cancel, can_retry: what a person can do with it.
@@ -70,6 +82,7 @@ class TaskRow:
     ended: float | None
     tokens: int
     cost: float
+    context: float
     worker: str
     node: str
     can_cancel: bool
@@ -101,6 +114,9 @@ def task_row(record: TaskRecord, *, is_stalled: bool = False) -> TaskRow:
         ended=record.ended,
         tokens=record.usage.prompt_tokens + record.usage.output_tokens,
         cost=record.cost_usd,
+        context=min(1.0, record.context_tokens / record.context_window)
+        if record.context_window
+        else 0.0,
         worker=record.worker,
         node=record.node,
         can_cancel=not record.has_ended,
@@ -145,7 +161,8 @@ class WorkerRow:
     """One worker as a row.
 
     Attributes:
-        id: the worker's id.
+        id: tells it from all others of the pool: two machines each have a ``worker-1``.
+        worker: the worker's id.
         state: its state.
         agent: the agent that it is; empty for a spare.
         project: the last part of the folder.
@@ -157,9 +174,11 @@ class WorkerRow:
         cost: in US dollars.
         uptime: seconds.
         note: an unusual condition.
+        node: the machine.
     """
 
     id: str
+    worker: str
     state: str
     agent: str
     project: str
@@ -171,12 +190,14 @@ class WorkerRow:
     cost: float
     uptime: float
     note: str
+    node: str
 
 
 def worker_row(worker: WorkerInfo, max_rss: int | None) -> WorkerRow:
     """Return the row of a worker; `max_rss` is the bound of its memory in bytes."""
     return WorkerRow(
-        id=worker.worker,
+        id=f"{worker.node}-{worker.worker}" if worker.node else worker.worker,
+        worker=worker.worker,
         state=worker.state,
         agent=worker.agent,
         project=PurePath(worker.project).name,
@@ -188,7 +209,18 @@ def worker_row(worker: WorkerInfo, max_rss: int | None) -> WorkerRow:
         cost=worker.cost_usd,
         uptime=worker.uptime,
         note=one_line(worker.note, STEP_WIDTH),
+        node=worker.node,
     )
+
+
+def node_text(node: NodeInfo) -> str:
+    """Return a machine on one line: what it does, or why it gets no tasks."""
+    words = _NODE_WORDS[node.state]
+    if node.state == "ready":
+        words = f"{node.running:,} of {count(node.size, 'task')} running"
+    version = f", Claude Code {node.version}" if node.version else ""
+    reason = f": {node.reason}" if node.reason else ""
+    return one_line(f"{node.node}: {words}{version}{reason}", NODE_WIDTH)
 
 
 def submit_command(request: TaskRequest) -> str:

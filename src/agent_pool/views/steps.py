@@ -20,6 +20,7 @@ from agent_pool.events import (
     ToolUse,
     Withdrawn,
 )
+from agent_pool.models import NO_USAGE, Usage
 from agent_pool.text import one_line, printable_json, seconds_text, whole_characters
 from agent_pool.views.activity import describe_tool_call
 
@@ -49,9 +50,14 @@ class TaskStep:
     is_folded: bool = False
 
 
-def step_of(event: TaskEvent) -> TaskStep | None:
-    """Return the step of an event; None for an event that is no step."""
-    made = _tool_step(event) or _step(event)
+def step_of(event: TaskEvent, before: Spent | None = None) -> TaskStep | None:
+    """Return the step of an event; None for an event that is no step.
+
+    Args:
+        event: the event.
+        before: the last event with figures before this one; None if there is none.
+    """
+    made = _tool_step(event) or _step(event, before)
     if made is None:
         return None
     kind, title, body, is_folded = made
@@ -80,12 +86,13 @@ def _tool_step(event: TaskEvent) -> _Parts | None:
     return None
 
 
-def _step(event: TaskEvent) -> _Parts | None:
+def _step(event: TaskEvent, before: Spent | None) -> _Parts | None:
     match event:
         case Submitted():
             return "note", "submitted", None, False
         case Started():
-            return "note", f"{event.worker} has it, process {event.pid}", None, False
+            place = f" on {event.node}" if event.node else ""
+            return "note", f"{event.worker}{place} has it, process {event.pid}", None, False
         case Withdrawn():
             return "note", "the words so far were withdrawn", event.text, True
         case Retry():
@@ -96,11 +103,9 @@ def _step(event: TaskEvent) -> _Parts | None:
             answer = "allowed" if event.allowed else f"denied: {event.reason}"
             return "note", answer, None, False
         case Ended():
-            return ("error" if event.failure else "note"), _end_title(event), None, False
+            return ("error" if event.failure else "note"), _end_title(event, before), None, False
         case Spent():
-            usage = event.usage
-            tokens = f"{usage.prompt_tokens:,} tokens sent, {usage.output_tokens:,} received"
-            return "note", f"so far {tokens}, ${event.cost_usd:.4f}", None, False
+            return "note", _spent_title(event.usage, event.cost_usd, before), None, False
         case Queued():
             return None  # one for each change of its place would hide the others
     return None
@@ -111,5 +116,23 @@ def _retry_title(retry: Retry) -> str:
     return f"the API {what}; again in {seconds_text(retry.delay)}"
 
 
-def _end_title(event: Ended) -> str:
-    return f"ended with {event.failure}" if event.failure else "done"
+def _end_title(event: Ended, before: Spent | None) -> str:
+    title = f"ended with {event.failure}" if event.failure else "done"
+    if (result := event.result) is None or result.usage == NO_USAGE:
+        return title
+    return f"{title}; {_spent_title(result.usage, result.cost_usd, before)}"
+
+
+def _spent_title(usage: Usage, cost_usd: float, before: Spent | None) -> str:
+    """Return what the requests since the figures before have used, and all requests together."""
+    # A task that is tried again begins at 0.
+    if before is None or usage.prompt_tokens < before.usage.prompt_tokens:
+        return f"used {_usage_words(usage, cost_usd)}"
+    used = _usage_words(usage - before.usage, cost_usd - before.cost_usd)
+    return f"used {used}; so far {usage.prompt_tokens + usage.output_tokens:,}, ${cost_usd:.4f}"
+
+
+def _usage_words(usage: Usage, cost_usd: float) -> str:
+    cached = f" ({usage.cache_read_tokens:,} from the cache)" if usage.cache_read_tokens else ""
+    sent = f"{usage.prompt_tokens:,} tokens sent{cached}"
+    return f"{sent}, {usage.output_tokens:,} received, ${cost_usd:.4f}"

@@ -39,11 +39,11 @@ from agent_pool.claude.protocol.results import Spend, read_result, running_total
 from agent_pool.claude.protocol.role import Role, flag_settings
 from agent_pool.claude.protocol.signals import (
     BecameIdle,
+    CanUseTool,
     Configured,
     ConfigureFailed,
     Initialized,
     InitializeFailed,
-    PermissionAsked,
     ProtocolBroken,
     RateLimitsReported,
     ResetFailed,
@@ -354,7 +354,7 @@ class Session:
         """
         return self._control(request_id, {"subtype": "stop_task", "task_id": task_id})
 
-    def allow_tool(self, asked: PermissionAsked) -> bytes:
+    def allow_tool(self, asked: CanUseTool) -> bytes:
         """Make the answer that permits a tool call with its input unchanged.
 
         Raises:
@@ -362,7 +362,7 @@ class Session:
         """
         return self._decide(asked, {"behavior": "allow", "updatedInput": dict(asked.input)})
 
-    def deny_tool(self, asked: PermissionAsked, reason: str) -> bytes:
+    def deny_tool(self, asked: CanUseTool, reason: str) -> bytes:
         """Make the answer that refuses a tool call; the agent reads the reason.
 
         Raises:
@@ -464,7 +464,7 @@ class Session:
         self._refuse_if_over()
         return encode({"type": "control_response", "response": {"request_id": request_id, **body}})
 
-    def _decide(self, asked: PermissionAsked, decision: Mapping[str, Any]) -> bytes:
+    def _decide(self, asked: CanUseTool, decision: Mapping[str, Any]) -> bytes:
         body = {"subtype": "success", "response": decision}
         return self._control_response(asked.request_id, body)
 
@@ -544,9 +544,11 @@ class Session:
             self.usage.is_possible = False
             return
         spent = usage_totals(mapping_of(body, "response")).since(self._totals)
-        if self._is_in_our_turn and spent != self.usage.spent:
+        context = self.usage.context
+        self.usage.note_windows(mapping_of(body, "response"))
+        if self._is_in_our_turn and (spent, context) != (self.usage.spent, self.usage.context):
             self.usage.spent = spent
-            emit(Spent(spent.usage, spent.cost_usd))
+            emit(Spent(spent.usage, spent.cost_usd, *self.usage.context))
         if is_old:
             self._note_usage_grew(emit)
 
@@ -572,6 +574,7 @@ class Session:
             self.taint(_SELF_STARTED)
         self._compare_with_baseline(frame)
         self.plugins = plugin_folders(frame)
+        self.usage.model = text_of(frame, "model")
         problem = self._problem_of_turn(frame)
         if problem:
             self.taint(f"it is not its agent: {problem}")
@@ -621,6 +624,8 @@ class Session:
             self.taint(_SELF_STARTED)
         if self._is_in_our_turn:
             self._record.note_assistant(frame)
+            if frame.get("parent_tool_use_id") is None and not is_written_by_cli(frame):
+                self.usage.note_request(mapping_of(frame, "message"))
             _withdraw(self._record.words.replace(frame), emit)
         for block in blocks_of(frame):
             kind = block.get("type")
@@ -818,7 +823,7 @@ class Session:
             emit(UnknownRequest(request_id, str(request.get("subtype"))))
             return
         emit(
-            PermissionAsked(
+            CanUseTool(
                 request_id,
                 tool=str(request.get("tool_name", "")),
                 input=mapping_of(request, "input"),

@@ -90,7 +90,7 @@ class BecameIdle:
 
 
 @dataclass(frozen=True, slots=True)
-class PermissionAsked:
+class CanUseTool:
     """The process asks its host for permission to use a tool, and waits for the answer."""
 
     request_id: str
@@ -159,7 +159,7 @@ Signal = (
     | ResetFailed
     | RewindRefused
     | BecameIdle
-    | PermissionAsked
+    | CanUseTool
     | UnknownRequest
     | RateLimitsReported
     | StartHookBegan

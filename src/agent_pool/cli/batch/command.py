@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 
-from agent_pool import AgentStats, Outcome, PoolAPI, TaskError, TaskEvent, TaskResult, find_cli
+from agent_pool import (
+    AgentStats,
+    Outcome,
+    PoolAPI,
+    Settings,
+    TaskAPI,
+    TaskError,
+    TaskEvent,
+    TaskResult,
+    find_cli,
+)
 from agent_pool.cli.batch.lines import BatchLine, read_lines
 from agent_pool.cli.batch.progress import BatchProgress
 from agent_pool.cli.batch.results import BatchResults, open_results
@@ -22,10 +32,19 @@ from agent_pool.cli.command import (
     read_duration_option,
     run_async,
 )
-from agent_pool.cli.connect import find_tasks, make_pool
+from agent_pool.cli.connect import connect_tasks, find_tasks, make_pool
 from agent_pool.cli.output import console, echo
 from agent_pool.cli.progress import usage_text
 from agent_pool.text import count, seconds_text
+
+
+def _find_daemon(settings: Settings, has_conversations: bool) -> TaskAPI | None:
+    """Return the pool of the daemon; None if the batch needs a pool of its own."""
+    if settings.ray is not None:  # only the daemon has the nodes
+        return connect_tasks(settings.project_dir)
+    # A conversation of the daemon belongs to all its clients: another one can use the same name,
+    # and there is room for `max_conversations` of all of them together.
+    return None if has_conversations else find_tasks(settings.project_dir)
 
 
 @click.command(cls=Command)
@@ -85,12 +104,10 @@ def batch(
     # Each conversation ends with its last task, so there are at most as many as running tasks.
     settings = load_command_settings(ctx, project, prewarm=())
     pool = make_pool(settings.with_overrides({"max_conversations": settings.max_workers}))
-    find_cli(settings)  # without a CLI no task can run; this reports it once for all tasks
+    if settings.ray is None:
+        find_cli(settings)  # without a CLI no task can run; this reports it once for all tasks
     lines = run_async(read_lines(_read_input(file), pool, request_fields(options)))
-    # A conversation of the daemon belongs to all its clients: another one can use the same name,
-    # and there is room for `max_conversations` of all of them together.
-    has_conversations = any(line.conversation for line in lines)
-    daemon = None if has_conversations else find_tasks(settings.project_dir)
+    daemon = _find_daemon(settings, any(line.conversation for line in lines))
     with open_results(output, lines) as results:
         left = [line for line in lines if line.number not in results.finished]
         messages = console(err=True)

@@ -12,9 +12,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from agent_pool import Settings
+from agent_pool import PoolAPI, Settings
 from agent_pool.cli.command import FAILED, Command, json_option, project_option, run_async
-from agent_pool.cli.connect import make_pool
+from agent_pool.cli.connect import find_tasks, make_pool
 from agent_pool.cli.doctor.checks import (
     check_agents,
     check_attribution,
@@ -27,6 +27,7 @@ from agent_pool.cli.doctor.findings import Finding
 from agent_pool.cli.doctor.hooks import check_hooks
 from agent_pool.cli.doctor.live import check_cli
 from agent_pool.cli.doctor.memory import check_memory
+from agent_pool.cli.doctor.nodes import check_nodes
 from agent_pool.cli.doctor.processes import check_processes
 from agent_pool.cli.doctor.resets import check_resets
 from agent_pool.cli.listing import unbroken, wrap
@@ -100,11 +101,18 @@ async def _findings(project: Path | None, *, quick: bool, probe: bool) -> AsyncI
         yield finding
     async for finding in check_memory(pool):
         yield finding
+    async for finding in check_nodes(_find_daemon(settings), settings.ray):
+        yield finding
     starts = is_usable and not quick
     async for finding in check_hooks(make_pool(_plain(settings)) if starts else None):
         yield finding
     async for finding in check_resets(pool, probe=probe):
         yield finding
+
+
+def _find_daemon(settings: Settings) -> PoolAPI | None:
+    """Return the pool of the daemon if it has a cluster and runs."""
+    return find_tasks(settings.project_dir) if settings.ray else None
 
 
 def _plain(settings: Settings) -> Settings:

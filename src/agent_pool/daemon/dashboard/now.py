@@ -18,17 +18,18 @@ from typing import Any, Final, Generic, TypeVar
 from agent_pool.api import TaskAPI
 from agent_pool.errors import AgentPoolError
 from agent_pool.events import Event, WorkerRetired
-from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskFilter, TaskRecord
+from agent_pool.models import ENDED_STATES, OPEN_STATES, TaskFilter
 from agent_pool.settings import Settings
 from agent_pool.text import one_line
 from agent_pool.views.rows import (
-    STALLED_SECONDS,
     TaskRow,
     WorkerRow,
+    node_text,
     ordered,
     task_row,
     worker_row,
 )
+from agent_pool.views.stalled import StepAges
 
 log = logging.getLogger("agent_pool")
 
@@ -103,15 +104,16 @@ class NowView:
         self._tasks, self._workers = _Rows(render_task), _Rows(render_worker)
         self._figures: dict[str, str] = {}
         self._retired: WorkerRetired | None = None
-        self._steps: dict[str, tuple[str, float]] = {}
+        self._ages = StepAges()
         self._pages = 0
         self._looking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._looked = asyncio.Condition()
 
     async def snapshot(self) -> dict[str, Any]:
-        """Look once, and return everything for a page that opens."""
-        await self._look()
+        """Return everything for a page that opens; look first unless another page is open."""
+        if self._looking is None or not self._number:
+            await self._look()
         return self._update(0)
 
     async def updates(self, after: str = "") -> AsyncGenerator[dict[str, Any], None]:
@@ -191,10 +193,13 @@ class NowView:
         ended = await self._pool.tasks(TaskFilter(states=ENDED_STATES, limit=SHOWN_ENDED))
         workers = await self._pool.workers()
         stats = await self._pool.stats()
+        # A task that ends between the two is in both, and the later record is the right one.
+        found = {one.id: one for one in [*running, *ended]}
+        now = time.monotonic()
         rows = ordered(
-            task_row(one, is_stalled=self._is_stalled(one)) for one in [*running, *ended]
+            task_row(one, is_stalled=self._ages.is_stalled(one, now)) for one in found.values()
         )
-        self._forget_steps({one.id for one in running})
+        self._ages.forget_others(running)
         number = self._number + 1
         self._tasks.take(number, rows)
         self._workers.take(number, (worker_row(one, self._settings.max_rss) for one in workers))
@@ -207,6 +212,7 @@ class NowView:
             "memory": f"{sum(one.rss for one in workers) / 2**20:,.0f} MiB",
             "cost": f"${total.cost_usd:,.2f}",
             "paused": stats.pause_reason if stats.paused else "",
+            "nodes": " · ".join(map(node_text, stats.nodes)),
             "retired": _retired_words(stats.retired, self._retired),
         }
         if figures != self._figures or number in self._numbers():
@@ -216,22 +222,6 @@ class NowView:
     def _numbers(self) -> set[int]:
         changed = {at for at, _ in self._tasks.html.values()}
         return changed | {at for at, _ in self._workers.html.values()}
-
-    def _is_stalled(self, record: TaskRecord) -> bool:
-        """Check whether the task's step has been the same for `STALLED_SECONDS`."""
-        if record.state != "running":
-            return False
-        # Tokens count as a step: a long answer changes them and not the line.
-        step = f"{record.line}\0{record.usage}"
-        known, since = self._steps.get(record.id, ("", 0.0))
-        if known != step:
-            since = time.monotonic()
-            self._steps[record.id] = (step, since)
-        return time.monotonic() - since >= STALLED_SECONDS
-
-    def _forget_steps(self, known: set[str]) -> None:
-        for task_id in self._steps.keys() - known:
-            del self._steps[task_id]
 
 
 def _retired_words(by_reason: Mapping[str, int], last: WorkerRetired | None) -> str:

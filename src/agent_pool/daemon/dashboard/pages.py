@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -54,14 +55,17 @@ from agent_pool.daemon.dashboard.security import (
 from agent_pool.daemon.dashboard.sessions import SESSION_SECONDS, Visitor, Visitors
 from agent_pool.daemon.dashboard.worktree_diff import worktree_diff
 from agent_pool.errors import AgentPoolError, TaskNotFound
-from agent_pool.events import Ended, PermissionAnswered, PermissionAsked, Spent, Started
+from agent_pool.events import PermissionAnswered, PermissionAsked, Spent, Started
 from agent_pool.models import Denied, TaskFilter, TaskRecord, TaskRequest, TaskState
 from agent_pool.settings import Settings
+from agent_pool.text import one_line
 from agent_pool.views.rows import submit_command, task_row
 from agent_pool.views.steps import TaskStep, step_of
 
 STATIC: Final = Path(__file__).parent / "static"
 HISTORY_PAGE: Final = 50
+FIRST_ROWS: Final = 40
+"""Rows of a table that a browser paints first; more would not be in its window."""
 MAX_STEPS: Final = 2000
 """The most steps of a page; of a longer task the first ones are left out."""
 SEND_TIMEOUT: Final = 30.0
@@ -70,6 +74,8 @@ KEEP_ALIVE: Final = 15
 MIN_COMPRESSED: Final = 2000
 """Bytes of the smallest page that is compressed: 200 tasks are 180 kB, mostly the same tags."""
 
+VARIABLES_WIDTH: Final = 400
+"""Characters of the names of a task's variables."""
 _CHANGES_HEAD: Final = (Started, Spent, PermissionAsked, PermissionAnswered)
 """The events that change the state, the figures or the questions of a task."""
 
@@ -86,14 +92,22 @@ class Dashboard:
         settings: its settings.
         state: the private folder of the log of actions.
         totals: returns the sums of tasks, for the pictures of the history.
+        keys: the private folder of the key for cookies; None where they end with the daemon.
 
     Attributes:
         visitors: the links and the browsers that are signed in.
         actions: the log of actions.
     """
 
-    def __init__(self, pool: TaskAPI, settings: Settings, state: Path, totals: ReadTotals) -> None:
-        self.visitors = Visitors()
+    def __init__(
+        self,
+        pool: TaskAPI,
+        settings: Settings,
+        state: Path,
+        totals: ReadTotals,
+        keys: Path | None = None,
+    ) -> None:
+        self.visitors = Visitors(keys)
         self._pool = pool
         self._totals = totals
         self.actions = ActionLog(state / "actions.jsonl")
@@ -108,6 +122,7 @@ class Dashboard:
         get, post = self._page, self._action
         routes: list[BaseRoute] = [
             Route("/enter", self._enter),
+            Route("/session", get(self._confirm)),
             Route("/", get(self._show_now)),
             Route("/events", get(self._stream_now)),
             Route("/tasks/{id}", get(self._show_task)),
@@ -147,6 +162,10 @@ class Dashboard:
         )
         return response
 
+    async def _confirm(self, request: Request, visitor: Visitor) -> Response:
+        # A page whose stream broke asks whether it is still signed in.
+        return Response(status_code=204)
+
     def _page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
         async def handle(request: Request) -> Response:
             visitor = visitor_of(request, self.visitors)
@@ -185,11 +204,14 @@ class Dashboard:
     # Now
 
     async def _show_now(self, request: Request, visitor: Visitor) -> Response:
-        return self._html("now.html", "Now", visitor, **await self._now.snapshot())
+        shown = await self._now.snapshot()
+        return self._html("now.html", "Now", visitor, first=FIRST_ROWS, **shown)
 
     async def _stream_now(self, request: Request, visitor: Visitor) -> Response:
         async def events() -> AsyncIterator[ServerSentEvent]:
             async for update in self._now.updates(_last_id(request)):
+                if self.visitors.find(visitor.session) is None:
+                    break  # it has ended, or everyone was signed out
                 yield _sse("update", update, update["id"])
 
         return _stream(events())
@@ -220,6 +242,7 @@ class Dashboard:
     async def _steps(self, record: TaskRecord) -> list[TaskStep]:
         """Return the steps so far; of a task that runs, those that are kept now."""
         found: list[TaskStep] = []
+        figures: Spent | None = None
         events = self._pool.task_events(record.id)
         try:
             while True:
@@ -228,10 +251,9 @@ class Dashboard:
                     event = await anext(events, None)
                 if event is None:
                     break
-                if (step := step_of(event)) is not None:
+                if (step := step_of(event, figures)) is not None:
                     found.append(step)
-                if isinstance(event, Ended) and record.has_ended:
-                    continue
+                figures = event if isinstance(event, Spent) else figures
         except TimeoutError:
             pass
         finally:
@@ -252,10 +274,17 @@ class Dashboard:
         after = int(last) if last.isdecimal() else 0
 
         async def events() -> AsyncIterator[ServerSentEvent]:
-            number = after
-            async for event in self._pool.task_events(task_id, after=after):
+            number, figures = after, None
+            # From the beginning: a step shows what was used since the figures before it.
+            async for event in self._pool.task_events(task_id):
+                if self.visitors.find(visitor.session) is None:
+                    return
+                before = figures
+                figures = event if isinstance(event, Spent) else figures
+                if event.number <= after:
+                    continue
                 number = event.number
-                if (step := step_of(event)) is not None:
+                if (step := step_of(event, before)) is not None:
                     data = {"number": number, "html": render_step(step)}
                     yield _sse("step", data, str(number))
                 if isinstance(event, _CHANGES_HEAD):
@@ -373,23 +402,35 @@ class Dashboard:
 
 
 def link_route(dashboard: Dashboard, port: int) -> Route:
-    """Return ``POST /v1/dashboard``, which makes a link; it stands behind the daemon's own checks.
+    """Return ``/v1/dashboard``, which stands behind the daemon's own checks.
+
+    ``POST`` makes a link, ``DELETE`` signs all browsers out.
 
     Args:
         dashboard: the dashboard.
         port: the TCP port of the daemon.
     """
 
-    async def make(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
+        if request.method == "DELETE":
+            dashboard.visitors.sign_out_all()
+            return JSONResponse({"signed_out": True})
         is_read_only = request.query_params.get("read_only") == "1"
         code = dashboard.visitors.make_code(is_read_only=is_read_only)
         return JSONResponse({"url": f"http://127.0.0.1:{port}/ui/enter?code={quote(code)}"}, 201)
 
-    return Route("/v1/dashboard", make, methods=["POST"])
+    return Route("/v1/dashboard", answer, methods=["POST", "DELETE"])
 
 
 def _head(record: TaskRecord, visitor: Visitor) -> str:
-    return render("head.html", record=record, row=task_row(record), visitor=visitor)
+    return render(
+        "head.html",
+        record=record,
+        row=task_row(record),
+        visitor=visitor,
+        variables=one_line(", ".join(record.request.env or ()), VARIABLES_WIDTH),
+        retry=shlex.join(["agent-pool", "retry", record.id]),
+    )
 
 
 def _to_task(task_id: str) -> Response:

@@ -4,6 +4,7 @@
 import { follow } from "./stream.js";
 import { showSeconds } from "./clock.js";
 
+const MAX_STEPS = 2000; // as many as the server puts on the page
 const page = document.body.dataset.page;
 const connection = document.getElementById("connection");
 const readOnly = connection?.textContent ?? "";
@@ -42,10 +43,21 @@ function showFigures(figures) {
   }
 }
 
+// Rows that the first paint leaves out: laying out 200 takes longer than everything before.
+function showRest() {
+  for (const rest of document.querySelectorAll("template[data-rest]")) {
+    document.getElementById(rest.dataset.rest).append(rest.content);
+    rest.remove();
+  }
+  showSeconds();
+}
+
 if (page === "now") {
+  requestAnimationFrame(() => setTimeout(showRest));
   const tasks = document.getElementById("tasks");
   follow("/ui/events", tasks.dataset.after, say, {
     update(data) {
+      showRest();
       replaceRows("tasks", data.tasks);
       replaceRows("workers", data.workers);
       showFigures(data.figures);
@@ -61,6 +73,7 @@ if (page === "task" && steps.dataset.live) {
     step(data) {
       if (document.getElementById(`step-${data.number}`)) return;
       steps.insertAdjacentHTML("beforeend", data.html);
+      while (steps.children.length > MAX_STEPS) steps.firstElementChild.remove();
     },
     head(data) {
       // A person who types a reason must not lose it.
@@ -71,13 +84,13 @@ if (page === "task" && steps.dataset.live) {
   });
 }
 
-for (const button of document.querySelectorAll("button[data-copy]")) {
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-    say("copied");
-  });
-}
+// Not on each button: the head of a task is replaced while the page is open.
+document.addEventListener("click", async ({ target }) => {
+  const id = target instanceof Element && target.closest("button[data-copy]")?.dataset.copy;
+  if (!id) return;
+  await navigator.clipboard.writeText(document.getElementById(id).textContent);
+  say("copied");
+});
 
 setInterval(showSeconds, 1000);
 showSeconds();

@@ -14,8 +14,8 @@ export function follow(path, after, say, handlers) {
     source.onopen = () => say("");
     source.onerror = () => {
       close();
-      say("not connected, trying again");
       timer = setTimeout(open, PAUSE);
+      explain();
     };
     for (const [name, handle] of Object.entries(handlers)) {
       source.addEventListener(name, (event) => {
@@ -23,6 +23,15 @@ export function follow(path, after, say, handlers) {
         handle(JSON.parse(event.data));
       });
     }
+  }
+
+  async function explain() {
+    let status = 0; // no daemon answers
+    try {
+      ({ status } = await fetch("/ui/session", { cache: "no-store" }));
+    } catch {}
+    if (source) return; // connected again meanwhile
+    say(status === 401 ? "signed out: run agent-pool open in a terminal" : "not connected, trying again");
   }
 
   function close() {

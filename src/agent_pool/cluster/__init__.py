@@ -1,0 +1,1 @@
+"""The pool on several machines, by Ray."""
