@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import secrets
+import shutil
 import socket
 import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +21,7 @@ import httpx2
 
 from agent_pool import AgentPool, TaskResult
 from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, get_result_text
+from clients.claude_code import bundled_version
 from clients.dialog import Conversation, ToolCall, prompt_for
 from clients.environments import Environment, Packages
 from clients.openai_model import OpenAIModel
@@ -26,23 +31,14 @@ VERSION: Final = "1.106.12"
 PACKAGES: Final = Packages(pip=(f"litellm[proxy]=={VERSION}",))
 RESULTS: Final = Path(__file__).with_name("gateways.json")
 START_TIMEOUT: Final = 120.0
+WARM_UP: Final = 5
+"""Tasks before the comparison of times."""
 PAIRS: Final = 40
 """Tasks for the comparison of times, each with and without the gateway in turn."""
 ATTRIBUTION: Final = "x-anthropic-billing-header"
 LOCAL: Final = "local"
-
-
-@dataclass
-class Way:
-    """What a pool did on one way to its model.
-
-    Attributes:
-        name: the way.
-        facts: what was seen, by name.
-    """
-
-    name: str
-    facts: dict[str, Any] = field(default_factory=dict)
+HELPER: Final = "helper"
+"""An agent with `model: sonnet`."""
 
 
 class Models:
@@ -57,15 +53,14 @@ class Models:
         self.anthropic = anthropic
         self.openai = openai
 
-    def bodies(self) -> list[dict[str, Any]]:
-        """Return the bodies of all requests so far."""
-        mine = [dict(request.body) for request in self.anthropic.requests]
-        return mine + [body for _, body in self.openai.bodies]
+    def requests(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return path and body of all requests so far; those of one backend in their order."""
+        mine = [(request.path, dict(request.body)) for request in self.anthropic.requests]
+        return mine + self.openai.bodies
 
     def paths(self) -> list[str]:
         """Return the paths of all requests so far."""
-        mine = [request.path for request in self.anthropic.requests]
-        return mine + [path for path, _ in self.openai.bodies]
+        return [path for path, _ in self.requests()]
 
 
 def follow_plan(request: ModelRequest) -> Any:
@@ -87,10 +82,13 @@ def follow_plan(request: ModelRequest) -> Any:
 class Gateway:
     """LiteLLM on 127.0.0.1."""
 
-    def __init__(self, environment: Environment, folder: Path, models: Models) -> None:
+    def __init__(
+        self, environment: Environment, folder: Path, models: Models, settings: dict[str, Any]
+    ) -> None:
         self._environment = environment
         self._folder = folder
         self._models = models
+        self._settings = settings
         self.key = f"sk-{secrets.token_hex(16)}"
         self.port = _free_port()
         self._process: asyncio.subprocess.Process | None = None
@@ -124,7 +122,7 @@ class Gateway:
                 stderr=log,
             )
         async with asyncio.timeout(START_TIMEOUT), httpx2.AsyncClient() as client:
-            while not await _answers(client, f"{self.url}/health/liveliness"):
+            while not await _answers(client, f"{self.url}/health/liveliness"):  # noqa: ASYNC110
                 await asyncio.sleep(0.3)
 
     def _config(self) -> dict[str, Any]:
@@ -137,7 +135,7 @@ class Gateway:
                 {"model_name": name, "litellm_params": {**given, "api_key": "none"}}
                 for name, given in backends.items()
             ],
-            "litellm_settings": {"drop_params": True},
+            "litellm_settings": {"drop_params": True, **self._settings},
         }
 
     async def stop(self) -> None:
@@ -162,63 +160,66 @@ def _free_port() -> int:
 
 
 class Trial:
-    """A pool on one way to its model."""
+    """A pool on one way to its model.
 
-    def __init__(self, site: Site, models: Models, way: Way, url: str, key: str) -> None:
+    Args:
+        url: where its requests go.
+        key: the key for that address.
+        variables: more of its environment.
+    """
+
+    def __init__(
+        self, site: Site, models: Models, name: str, url: str, key: str, **variables: str
+    ) -> None:
         self._site = site
         self._models = models
-        self._way = way
-        self._url = url
-        self._key = key
+        self._name = name
+        own = {"AGENT_POOL_DAEMON": "off", "ANTHROPIC_AUTH_TOKEN": key, **variables}
+        self._environ = {**site.environment(url), **own}
+        # The gateway takes its key as a bearer token, and a second key is not needed.
+        del self._environ["ANTHROPIC_API_KEY"]
 
-    def environment(self, **more: str) -> dict[str, str]:
-        """Return the environment of the pool."""
-        own = {"ANTHROPIC_API_KEY": "", "ANTHROPIC_AUTH_TOKEN": self._key, **more}
-        given = {**self._site.environment(self._url), "AGENT_POOL_DAEMON": "off", **own}
-        return {name: value for name, value in given.items() if value}
-
-    def pool(self, attribution: bool = True, **more: str) -> AgentPool:
+    def pool(self, reset: Any = "auto", attribution: bool = True) -> AgentPool:
         """Return a pool; it is not open yet."""
-        return AgentPool(
-            environ=self.environment(**more), reset="clear", spares=0, attribution=attribution
-        )
+        environ = self._environ
+        return AgentPool(environ=environ, reset=reset, spares=0, attribution=attribution)
 
-    async def run(self, **more: str) -> None:
-        """Give two tasks with a tool to one worker, and note what came of it."""
-        async with self.pool(**more) as pool:
-            before = len(self._models.bodies())
-            first = await pool.invoke(AGENT, _plan("echo quince"))
-            middle = len(self._models.bodies())
-            second = await pool.invoke(AGENT, _plan("echo medlar"))
-            bodies = self._models.bodies()
+    async def run(self) -> dict[str, Any]:
+        """Give tasks with a tool to one worker, and return what was seen."""
+        async with self.pool() as pool:
+            first, _ = await self._invoke(pool, "echo quince")
+            second, bodies = await self._invoke(pool, "echo medlar")
+            _, of_helper = await self._invoke(pool, "echo third", HELPER)
             stats = await pool.stats()
-        self._note(first, second, bodies[before:middle], bodies[middle:])
-        self._way.facts["path"] = self._models.paths()[-1]
-        self._way.facts["results without a task"] = stats.strays
-        async with self.pool(attribution=False, **more) as pool:
-            before = len(self._models.bodies())
-            await pool.invoke(AGENT, _plan("echo quince"))
-            bodies = self._models.bodies()[before:]
-        self._way.facts["with attribution = false"] = place_of(ATTRIBUTION, bodies[0])
+        async with self.pool(attribution=False) as pool:
+            _, without = await self._invoke(pool, "echo quince")
+        return {
+            "name": self._name,
+            "path": self._models.paths()[-1],
+            "answers": [first.text, second.text],
+            "tool result in the request": place_of("medlar", bodies[-1]),
+            "same process": first.pid == second.pid,
+            "first task in the second's requests": "quince" in json.dumps(bodies),
+            "resets": stats.resets,
+            "results without a task": stats.strays,
+            "attribution line": place_of(ATTRIBUTION, bodies[0]),
+            "attribution line with attribution = false": place_of(ATTRIBUTION, without[0]),
+            "cache_control": json.dumps(bodies[0]).count('"cache_control"'),
+            "fields": sorted(bodies[0]),
+            "model": bodies[0]["model"],
+            "model of an agent with `model: sonnet`": of_helper[0]["model"],
+            "usage": second.usage.as_json(),
+            "cost_usd": second.cost_usd,
+            "requests": second.requests,
+        }
 
-    def _note(
-        self,
-        first: TaskResult,
-        second: TaskResult,
-        of_first: list[dict[str, Any]],
-        of_second: list[dict[str, Any]],
-    ) -> None:
-        facts = self._way.facts
-        facts["answers"] = [first.text, second.text]
-        facts["tool result"] = place_of("medlar", of_second[-1])
-        facts["same process"] = first.pid == second.pid
-        facts["first task in the second's requests"] = "quince" in json.dumps(of_second)
-        facts["attribution line"] = place_of(ATTRIBUTION, of_second[0])
-        facts["cache_control"] = json.dumps(of_second[0]).count('"cache_control"')
-        facts["usage"] = second.usage.as_json()
-        facts["cost_usd"] = second.cost_usd
-        facts["models"] = list(second.models)
-        facts["requests"] = second.requests
+    async def _invoke(
+        self, pool: AgentPool, command: str, agent: str = AGENT
+    ) -> tuple[TaskResult, list[dict[str, Any]]]:
+        """Let an agent run a command; return its result and its requests at the backend."""
+        before = len(self._models.requests())
+        result = await pool.invoke(agent, _plan(command))
+        return result, [body for _, body in self._models.requests()[before:]]
 
 
 def _plan(command: str) -> str:
@@ -236,20 +237,100 @@ def place_of(text: str, body: Any, path: str = "") -> str:
     return next(filter(None, found), "")
 
 
-async def compare_times(direct: Trial, other: Trial, **more: str) -> dict[str, float]:
-    """Return the medians of a task's time on both ways, one task after the other, in ms."""
+async def compare_times(direct: Trial, other: Trial) -> dict[str, Any]:
+    """Return the times of a task on both ways, given in turn, in milliseconds."""
     times: dict[str, list[float]] = {"direct": [], "gateway": []}
-    async with direct.pool() as one, other.pool(**more) as two:
-        for number in range(PAIRS + 3):
+    async with direct.pool() as one, other.pool() as two:
+        for number in range(PAIRS + WARM_UP):
             for name, pool in (("direct", one), ("gateway", two)):
                 result = await pool.invoke(AGENT, f"hello {number}")
-                if number >= 3:
+                if number >= WARM_UP:
                     times[name].append(result.duration * 1000)
     differences = [b - a for a, b in zip(times["direct"], times["gateway"], strict=True)]
-    quarters = statistics.quantiles(differences, n=4)
+    lower, middle, upper = statistics.quantiles(differences, n=4)
     return {
         "direct": round(statistics.median(times["direct"]), 1),
         "gateway": round(statistics.median(times["gateway"]), 1),
-        "difference": round(statistics.median(differences), 1),
-        "difference, quartiles": [round(quarters[0], 1), round(quarters[2], 1)],
+        "difference": round(middle, 1),
+        "quartiles of the difference": [round(lower, 1), round(upper, 1)],
+        "pairs": PAIRS,
     }
+
+
+async def run_all(environment: Environment) -> dict[str, Any]:
+    """Try every way, and return what was seen."""
+    folder = Path(tempfile.mkdtemp(prefix="ap-", dir="/tmp"))
+    site = Site(folder)
+    site.agent(HELPER, "sonnet")
+    openai = OpenAIModel()
+    await openai.start()
+    try:
+        async with LoopbackAPI(follow_plan) as anthropic:
+            models = Models(anthropic, openai)
+            direct = Trial(site, models, "direct", anthropic.url, "none")
+            ways = [await direct.run()]
+            async with gateway(environment, folder, models) as lite:
+                through = Trial(site, models, "model list", lite.url, lite.key)
+                ways.append(await through.run())
+                passing = f"{lite.url}/anthropic"
+                ways.append(await Trial(site, models, "pass-through", passing, lite.key).run())
+                ways.append(await local(site, models, "OpenAI, Responses", lite).run())
+                times = {"model list": await compare_times(direct, through)}
+                passed = Trial(site, models, "pass-through", passing, lite.key)
+                times["pass-through"] = await compare_times(direct, passed)
+                responses = local(site, models, "OpenAI, Responses", lite)
+                times["OpenAI, Responses"] = await compare_times(direct, responses)
+            chat = {"use_chat_completions_url_for_anthropic_messages": True}
+            async with gateway(environment, folder, models, **chat) as lite:
+                ways.append(await local(site, models, "OpenAI, Chat Completions", lite).run())
+    finally:
+        await openai.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"litellm": VERSION, "claude": bundled_version(), "ways": ways, "milliseconds": times}
+
+
+def local(site: Site, models: Models, name: str, lite: Gateway) -> Trial:
+    """Return a trial whose models are all the local one."""
+    return Trial(
+        site,
+        models,
+        name,
+        lite.url,
+        lite.key,
+        ANTHROPIC_MODEL=LOCAL,
+        ANTHROPIC_DEFAULT_SONNET_MODEL=LOCAL,
+    )
+
+
+@asynccontextmanager
+async def gateway(
+    environment: Environment, folder: Path, models: Models, **settings: Any
+) -> AsyncIterator[Gateway]:
+    """Run LiteLLM, with more of its `litellm_settings`."""
+    lite = Gateway(environment, folder, models, settings)
+    try:
+        await lite.start()
+        yield lite
+    finally:
+        await lite.stop()
+
+
+def main() -> int:
+    """Run the command; return 0, or 1 if a task on any way had another answer."""
+    parser = argparse.ArgumentParser(prog="python -m clients.gateways", description=__doc__)
+    parser.add_argument("--environments", type=Path, help="keep the installed packages here")
+    parser.add_argument("--save", action="store_true", help="write clients/gateways.json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        environment = Environment((given.environments or Path(temporary)) / "litellm")
+        environment.install(PACKAGES)
+        seen = asyncio.run(run_all(environment))
+    text = json.dumps(seen, indent=1) + "\n"
+    sys.stdout.write(text)
+    if given.save:
+        RESULTS.write_text(text)
+    return int(any(way["answers"] != ["FINISHED"] * 2 for way in seen["ways"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -119,11 +119,16 @@ class Site:
         self.model = AgentsModel(folder)
         self.http_wire: list[tuple[str, dict[str, Any]]] = []
         self.environ: dict[str, str] = {}
-        self._define_agent()
+        self.agent(AGENT)
+        self._configure()
 
-    def _define_agent(self) -> None:
-        text = f"---\nname: {AGENT}\ndescription: Reviews code.\ntools: Bash\n---\n{PROMPT}\n"
-        (self.root / ".claude" / "agents" / f"{AGENT}.md").write_text(text)
+    def agent(self, name: str, model: str = "inherit") -> None:
+        """Define an agent."""
+        fields = f"name: {name}\ndescription: Reviews code.\ntools: Bash\nmodel: {model}"
+        path = self.root / ".claude" / "agents" / f"{name}.md"
+        path.write_text(f"---\n{fields}\n---\n{PROMPT}\n")
+
+    def _configure(self) -> None:
         settings = 'reset = "clear"\nmax_workers = 6\nmax_size = 4\nspares = 0\nclose_timeout = 5\n'
         (self.home / ".claude" / "agent-pool.toml").write_text(settings)
 
