@@ -251,7 +251,8 @@ def page(results: Sequence[Result]) -> str:
     )
     promised += kept
     changed = _changed_facts(results[-1])
-    return head + modes + promised + FAILING + _failing_lines(results) + changed
+    failing = _failing_lines(results)
+    return head + modes + promised + (FAILING + failing if failing else "") + changed
 
 
 def _mode_line(result: Result, newest: str) -> str:

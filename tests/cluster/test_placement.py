@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from agent_pool.cluster.placement import Lane, Placed, Placement, Ticket
+from agent_pool.cluster.placement import ClusterTicket, Lane, Placed, Placement
 
 MAX_RUNNING = 5
 MAX_PER_LANE = 3
@@ -32,7 +32,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.sizes: dict[str, int] = {}
         self.states: dict[str, str] = {}
         self.warm: dict[str, Counter[Lane]] = {}
-        self.queued: dict[str, Ticket] = {}
+        self.queued: dict[str, ClusterTicket] = {}
         self.running: dict[str, Placed] = {}
         self.homes: dict[object, str] = {}
 
@@ -100,7 +100,7 @@ class PlacementMachine(RuleBasedStateMachine):
     def add(self, lane: Lane, conversation: str | None) -> None:
         self.count += 1
         key = None if conversation is None else (lane, conversation)
-        ticket = self.queued[f"t{self.count}"] = Ticket(f"t{self.count}", lane, key)
+        ticket = self.queued[f"t{self.count}"] = ClusterTicket(f"t{self.count}", lane, key)
         self.placement.add(ticket)
 
     @precondition(lambda self: self.queued)
@@ -160,7 +160,7 @@ class PlacementMachine(RuleBasedStateMachine):
     def _held(self, node: str) -> list[object]:
         return [key for key, home in self.homes.items() if home == node]
 
-    def _is_first(self, ticket: Ticket) -> bool:
+    def _is_first(self, ticket: ClusterTicket) -> bool:
         same = [
             one.id
             for one in self.queued.values()
@@ -169,7 +169,7 @@ class PlacementMachine(RuleBasedStateMachine):
         earlier = same.index(ticket.id) if ticket.id in same else 0
         return earlier == 0
 
-    def _best(self, ticket: Ticket) -> list[str]:
+    def _best(self, ticket: ClusterTicket) -> list[str]:
         """Return the nodes of which one must get the task; without any, it must wait."""
         lane = [one for one in self.running.values() if one.ticket.lane == ticket.lane]
         if len(self.running) >= MAX_RUNNING or len(lane) >= MAX_PER_LANE:
@@ -238,7 +238,7 @@ def _placement(*sizes: int, max_per_lane: int = 100) -> Placement:
 def test_agents_and_projects_take_turns_for_the_free_places() -> None:
     placement = _placement(6)
     for number, lane in enumerate([*[LANES[0]] * 6, LANES[1], LANES[1], LANES[2]]):
-        placement.add(Ticket(f"t{number}", lane))
+        placement.add(ClusterTicket(f"t{number}", lane))
     assert [one.ticket.id for one in placement.take()] == ["t0", "t6", "t8", "t1", "t7", "t2"]
 
 
@@ -246,23 +246,23 @@ def test_a_task_goes_to_the_node_with_an_idle_worker_of_its_agent() -> None:
     placement = _placement(2, 8)
     placement.set_warm("n1", [LANES[0]])
     for number in range(3):
-        placement.add(Ticket(f"t{number}", LANES[0]))
+        placement.add(ClusterTicket(f"t{number}", LANES[0]))
     # The second one would wait for a reset or a start there, as on any node: so the least full.
     assert [one.node for one in placement.take()] == ["n1", "n2", "n2"]
 
 
 def test_a_conversation_waits_for_its_full_node_and_goes_to_no_other() -> None:
     placement = _placement(1, 1)
-    placement.add(Ticket("t1", LANES[0], "talk"))
+    placement.add(ClusterTicket("t1", LANES[0], "talk"))
     assert [one.node for one in placement.take()] == ["n1"]
     placement.ended("t1")
     placement.drain("n2", "asked")
-    placement.add(Ticket("t2", LANES[1]))
+    placement.add(ClusterTicket("t2", LANES[1]))
     assert [one.node for one in placement.take()] == ["n1"]
     placement.ready("n2")
     placement.join("n3", "n3", 1)
     placement.ready("n3")
-    placement.add(Ticket("t3", LANES[0], "talk"))
+    placement.add(ClusterTicket("t3", LANES[0], "talk"))
     assert placement.take() == []
     placement.ended("t2")
     assert [one.node for one in placement.take()] == ["n1"]
@@ -270,9 +270,9 @@ def test_a_conversation_waits_for_its_full_node_and_goes_to_no_other() -> None:
 
 def test_a_task_without_its_project_is_next_on_another_node() -> None:
     placement = _placement(1, 1)
-    placement.add(Ticket("t1", LANES[0]))
+    placement.add(ClusterTicket("t1", LANES[0]))
     assert [one.node for one in placement.take()] == ["n1"]
-    placement.add(Ticket("t2", LANES[0]))
+    placement.add(ClusterTicket("t2", LANES[0]))
     placement.give_back("t1")
     assert [(one.ticket.id, one.node) for one in placement.take()] == [("t1", "n2"), ("t2", "n1")]
 

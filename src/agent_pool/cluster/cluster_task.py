@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from agent_pool.api import OnEvent, OnPermission
-from agent_pool.cluster.placement import Lane, Ticket
+from agent_pool.cluster.placement import ClusterTicket, Lane
 from agent_pool.cluster.project_source import ProjectSource
 from agent_pool.errors import AgentPoolError, TaskCancelled, TaskError
 from agent_pool.events import Ended, Started, Submitted, TaskEvent
@@ -84,9 +84,9 @@ class ClusterTask:
         name = self.request.conversation
         return None if name is None else (self.lane, name)
 
-    def ticket(self) -> Ticket:
+    def ticket(self) -> ClusterTicket:
         """Return its ticket for the placement."""
-        return Ticket(self.id, self.lane, self.conversation)
+        return ClusterTicket(self.id, self.lane, self.conversation)
 
     @property
     def waited(self) -> float:

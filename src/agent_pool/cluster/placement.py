@@ -25,7 +25,7 @@ class Lane(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class ClusterTicket:
     """A task that waits for a node.
 
     Attributes:
@@ -45,7 +45,7 @@ class Ticket:
 class Placed:
     """A task, and the node that it goes to."""
 
-    ticket: Ticket
+    ticket: ClusterTicket
     node: str
 
 
@@ -56,7 +56,7 @@ class _Node:
     state: NodeState = "starting"
     reason: str = ""
     version: str = ""
-    running: dict[str, Ticket] = field(default_factory=dict)
+    running: dict[str, ClusterTicket] = field(default_factory=dict)
     lanes: Counter[Lane] = field(default_factory=Counter)
     warm: Counter[Lane] = field(default_factory=Counter)
     conversations: set[Hashable] = field(default_factory=set)
@@ -90,7 +90,7 @@ class Placement:
         self._max_per_lane = max_per_lane
         self._nodes: dict[str, _Node] = {}
         # In the order of their turns: a lane goes to the end when a task of it is placed.
-        self._queued: dict[Lane, dict[str, Ticket]] = {}
+        self._queued: dict[Lane, dict[str, ClusterTicket]] = {}
         self._lane_of: dict[str, Lane] = {}
         self._node_of: dict[str, str] = {}
         self._running: Counter[Lane] = Counter()
@@ -207,7 +207,7 @@ class Placement:
         """Return the conversations and their nodes."""
         return dict(self._homes)
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, ticket: ClusterTicket) -> None:
         """Queue a task; `take` returns it when a node can have it."""
         assert ticket.id not in self._lane_of
         assert ticket.id not in self._node_of
@@ -289,7 +289,7 @@ class Placement:
                         return Placed(ticket, node)
         return None
 
-    def _place(self, ticket: Ticket) -> str:
+    def _place(self, ticket: ClusterTicket) -> str:
         """Return the node that a task goes to now; empty for none."""
         if ticket.conversation is not None:
             if ticket.conversation in self._busy:
@@ -326,7 +326,7 @@ class Placement:
             del self._queued[lane]
 
 
-def _firsts(tickets: Iterable[Ticket]) -> Iterable[Ticket]:
+def _firsts(tickets: Iterable[ClusterTicket]) -> Iterable[ClusterTicket]:
     """Yield the tasks that can be next: of those that can go to the same nodes, the first one."""
     seen: set[object] = set()
     for ticket in tickets:
