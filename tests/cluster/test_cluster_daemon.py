@@ -22,12 +22,12 @@ from agent_pool import (
     connect,
 )
 from agent_pool.loopback import LoopbackAPI
-from support.daemons import DaemonProject
+from support.daemons import DaemonProject, wait_gone
 from support.model_scripts import Gate, bash, echo_task
 from support.ray_grid import Script
 from support.ray_nodes import RayNodes
 from support.repositories import git, make_repository
-from support.waiting import bounded
+from support.waiting import blocking_wait, bounded
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -216,3 +216,16 @@ def files_with(folder: Path, text: str) -> list[Path]:
         for path in folder.rglob("*")
         if path.is_file() and not path.is_symlink() and text.encode() in path.read_bytes()
     ]
+
+
+def test_a_daemon_ends_although_its_cluster_has_ended(noded: NodedDaemon) -> None:
+    """The last test of this module: it ends the nodes."""
+    assert noded.nodes is not None
+    daemon = noded.project.status()["pid"]
+    noded.nodes.stop()
+    # Then a call to Ray waits for a head that does not come back.
+    blocking_wait(lambda: "head does not answer" in noded.project.log())
+    noded.project.command("stop", "--now", environ=noded.environ())
+    wait_gone(daemon)
+    # Two agents of Ray hide their environment, and end some time after their killed node.
+    blocking_wait(lambda: not noded.project.processes(), 60)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +21,8 @@ HEAD_SECONDS: Final = 30 * 86400
 default after 60 (Ray 2.60)."""
 NODES_TIMEOUT: Final = 5.0
 """Seconds for one look at the list of nodes."""
+LEAVE_TIMEOUT: Final = 10.0
+"""Seconds for leaving the cluster; the end of this process closes the connection too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class RayCluster:
         self._address = address
         self._working_dir = working_dir
         self._ray: Any = None
+        self._look: asyncio.Future[Any] | None = None
 
     async def connect(self) -> None:
         """Connect to the cluster.
@@ -93,7 +98,7 @@ class RayCluster:
         """Leave the cluster; the actors that this process has started there end."""
         ray, self._ray = self._ray, None
         if ray is not None:
-            await asyncio.to_thread(ray.shutdown)
+            await asyncio.wait([_in_own_thread(ray.shutdown)], timeout=LEAVE_TIMEOUT)
 
     async def nodes(self) -> list[RayNode]:
         """Return the nodes that live.
@@ -101,9 +106,12 @@ class RayCluster:
         Raises:
             DaemonUnavailable: the head does not answer.
         """
+        # Without a head Ray waits in this call for it: there is one such thread at most.
+        if self._look is None or self._look.done():
+            self._look = _in_own_thread(self._ray.nodes)
         try:
             async with asyncio.timeout(NODES_TIMEOUT):
-                found = await asyncio.to_thread(self._ray.nodes)
+                found = await asyncio.shield(self._look)
         except Exception as error:  # Ray raises RpcError, RaySystemError and more
             raise DaemonUnavailable(f"Ray's head does not answer: {error!r}") from None
         return [
@@ -155,6 +163,33 @@ class RayActor:
             self._ray.kill(self._actor, no_restart=True)
         except Exception as error:  # the connection is closed, or the head is away
             log.debug("an actor could not be killed: %r", error)
+
+
+def _in_own_thread(function: Callable[[], Any]) -> asyncio.Future[Any]:
+    """Call a function that can hang; the end of the process does not wait for its thread."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+
+    def end(value: Any, error: Exception | None) -> None:
+        if result.done():
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            result.set_exception(error)
+            result.exception()  # perhaps nobody waits for it any more
+
+    def run() -> None:
+        value, problem = None, None
+        try:
+            value = function()
+        except Exception as error:
+            problem = error
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(end, value, problem)
+
+    threading.Thread(target=run, name="agent-pool ray", daemon=True).start()
+    return result
 
 
 def _name_of(node: Mapping[str, Any]) -> str:
