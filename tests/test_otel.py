@@ -54,6 +54,7 @@ from support.waiting import run, wait_until
 SECRET = "the colour of the bicycle shed"
 
 OTHER_NAMES = (
+    "agent_pool.node",
     "agent_pool.paused",
     "agent_pool.task.cost",
     "agent_pool.task.turns",

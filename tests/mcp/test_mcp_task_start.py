@@ -4,8 +4,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from mcp import Client
-from mcp_types import CallToolResult
+import pytest
+from mcp import Client, MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult
 
 from agent_pool.loopback import LoopbackAPI, ModelRequest
 from support.mcp_client import text_of
@@ -57,7 +58,8 @@ def test_real_server_refuses_hopeless_calls_at_once_and_names_tasks(tmp_path: Pa
                 for task in (working, waiting):
                     state = await wait_for_status(client.session, task.task_id, "completed")
                     assert state["statusMessage"] == "reviewer: done"
-                state = await send_request(client.session, "tasks/get", taskId="reviewer-0")
-                assert (state["status"], "again" in state["error"]["message"]) == ("failed", True)
+                with pytest.raises(MCPError, match=r"Task not found: reviewer-0.*again") as raised:
+                    await send_request(client.session, "tasks/get", taskId="reviewer-0")
+                assert raised.value.code == INVALID_PARAMS
 
     run(main())
