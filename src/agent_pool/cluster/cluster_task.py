@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -21,7 +20,8 @@ from agent_pool.pool.event_bus import EventBus, call_listener
 END_TIMEOUT: Final = 10.0
 """Seconds for the end of a task that was cancelled; a node that is lost is noticed earlier."""
 
-Answer = Callable[[str, bool, str], None]
+Answer = Callable[[str, bool, str], object]
+"""Sends the decision on a request to the node: its key, whether it is permitted, and the reason."""
 
 
 class ClusterTask:
@@ -209,8 +209,7 @@ class ClusterHandle:
     async def cancel_and_wait(self) -> None:
         """Cancel the task unless it has ended, and wait for its end, some seconds at most."""
         self.cancel()
-        with suppress(TimeoutError):
-            await asyncio.wait([self._task.outcome], timeout=END_TIMEOUT)
+        await asyncio.wait([self._task.outcome], timeout=END_TIMEOUT)
 
 
 def cancelled_error(request: TaskRequest) -> TaskCancelled:

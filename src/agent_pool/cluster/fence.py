@@ -7,11 +7,15 @@ import struct
 import subprocess
 import sys
 from contextlib import suppress
+from typing import Final
 
 from agent_pool.cluster import fence_script
 from agent_pool.cluster.fence_script import TIME_FORMAT, now
 
 __all__ = ["Fence", "now"]
+
+START_TIMEOUT: Final = 10.0
+"""Seconds for the fence's process to leave its child; it takes some hundredths."""
 
 
 class Fence:
@@ -61,6 +65,7 @@ def _start() -> int:
             env={"PATH": os.defpath},
             cwd="/",
             check=True,
+            timeout=START_TIMEOUT,
         )
     except (OSError, subprocess.SubprocessError) as error:
         os.close(ours)

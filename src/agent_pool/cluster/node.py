@@ -178,23 +178,23 @@ class NodeActor:
         """
         # Read when a worker is started.
         self._environ.update(environ)
-        wanted, place = TaskRequest.from_json(request), ProjectSource.from_json(source)
-        running = asyncio.create_task(self._run(task_id, wanted, place, asks), name=task_id)
+        running = asyncio.create_task(self._run(task_id, request, source, asks), name=task_id)
         self._tasks[task_id] = running
         running.add_done_callback(lambda _: self._tasks.pop(task_id, None))
 
     async def _run(
-        self, task_id: str, request: TaskRequest, source: ProjectSource, asks: bool
+        self, task_id: str, request: Mapping[str, Any], source: Mapping[str, Any], asks: bool
     ) -> None:
-        """Run a task; report its end if the pool does not."""
+        """Run a task; report its end if the pool does not, also that of one that cannot be read."""
         try:
-            await self._run_in_folder(task_id, request, source, asks)
+            wanted, place = TaskRequest.from_json(request), ProjectSource.from_json(source)
+            await self._run_in_folder(task_id, wanted, place, asks)
         except NodeLacksProject as error:
             self._outbox.put({"lacks": task_id, "reason": str(error)})
         except AgentPoolError as error:
             self._outbox.put({"failed": task_id, "error": error.as_json()})
         except asyncio.CancelledError:
-            cancelled = TaskCancelled(f"the task of agent {request.agent!r} was cancelled")
+            cancelled = TaskCancelled(f"the task of agent {request.get('agent')!r} was cancelled")
             self._outbox.put({"failed": task_id, "error": cancelled.as_json()})
         except Exception as error:
             log.exception("task %s failed because of a bug", task_id)

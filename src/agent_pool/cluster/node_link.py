@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final, Protocol
 
 from agent_pool.cluster.node import VERSION, Message, NodeActor
@@ -151,13 +151,23 @@ class NodeLink:
 
     # Calls
 
-    def call(self, method: str, *arguments: object) -> None:
-        """Call a method of the actor; the answer comes as messages."""
-        self._spawn(self._call(method, *arguments))
+    def call(self, method: str, *arguments: object) -> bool:
+        """Call a method of the actor, whose answer comes as messages.
 
-    async def _call(self, method: str, *arguments: object) -> None:
+        Returns:
+            Whether Ray passes the call on; if not, the node does not have it.
+        """
         try:
-            await self._actor.call(method, *arguments)
+            answer = self._actor.call(method, *arguments)
+        except Exception as error:  # an argument cannot be sent, or the connection is closed
+            log.warning("node %s: %s: %s", self.node.name, method, _first_line(error))
+            return False
+        self._spawn(self._wait_for(method, answer))
+        return True
+
+    async def _wait_for(self, method: str, answer: Awaitable[Any]) -> None:
+        try:
+            await answer
         except Exception as error:  # the exchange notices it too, and ends the tasks
             log.warning("node %s: %s: %s", self.node.name, method, _first_line(error))
 

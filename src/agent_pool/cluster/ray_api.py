@@ -21,8 +21,12 @@ HEAD_SECONDS: Final = 30 * 86400
 default after 60 (Ray 2.60)."""
 NODES_TIMEOUT: Final = 5.0
 """Seconds for one look at the list of nodes."""
+CONNECT_TIMEOUT: Final = 30.0
+"""Seconds for joining the cluster; it takes one. Without a head Ray tries for ever (2.60)."""
 LEAVE_TIMEOUT: Final = 10.0
 """Seconds for leaving the cluster; the end of this process closes the connection too."""
+
+_ADVICE: Final = "start a node of it on this machine with `ray start`, or correct the setting ray"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,14 @@ class RayCluster:
             ConfigError: Ray is not installed, or this process uses another cluster already.
             DaemonUnavailable: there is no cluster at the address.
         """
-        await asyncio.to_thread(self._connect)
+        connecting = _in_own_thread(self._connect)
+        await asyncio.wait([connecting], timeout=CONNECT_TIMEOUT)
+        if not connecting.done():
+            raise DaemonUnavailable(
+                f"the Ray cluster {self._address} did not answer within {CONNECT_TIMEOUT:g} s; "
+                f"{_ADVICE}"
+            )
+        connecting.result()
 
     def _connect(self) -> None:
         # Read when Ray is imported: set later, they have no effect.
@@ -89,8 +100,7 @@ class RayCluster:
             )
         except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and more
             raise DaemonUnavailable(
-                f"the Ray cluster {self._address} cannot be reached: {error}; start a node of it "
-                "on this machine with `ray start`, or correct the setting ray"
+                f"the Ray cluster {self._address} cannot be reached: {error}; {_ADVICE}"
             ) from None
         self._ray = ray
 

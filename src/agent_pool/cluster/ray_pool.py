@@ -26,11 +26,13 @@ from agent_pool.errors import (
     AgentNotFound,
     AgentPoolError,
     ConfigError,
+    InternalError,
     PoolClosed,
     PoolTimeout,
     TaskError,
     TaskInterrupted,
     TooManyRequests,
+    WorkerDied,
 )
 from agent_pool.events import (
     BaseTaskEvent,
@@ -228,6 +230,10 @@ class RayPool(RequestCalls):
         except AgentPoolError as error:
             self._end(task, task.cancel_error or error)
             return
+        except Exception as error:
+            log.exception("a task of agent %r failed because of a bug", task.request.agent)
+            self._end(task, InternalError(f"a bug in agent-pool stopped the task: {error!r}"))
+            return
         if task.cancel_error is not None:
             self._end(task, task.cancel_error)
             return
@@ -307,11 +313,19 @@ class RayPool(RequestCalls):
         task.placed(link.node.name)
         assert task.source is not None
         request = replace(task.request, project=None)
-        link.call(
+        is_sent = link.call(
             "submit",
             *(task.id, request.as_json(), task.source.as_json(), self._sent_environ()),
             task.on_permission is not None,
         )
+        if not is_sent:
+            self._end(
+                task,
+                WorkerDied(
+                    f"agent {task.request.agent!r}: Ray did not pass the task on to node "
+                    f"{task.node}; the log says why. Give the task again."
+                ),
+            )
 
     def _end(self, task: ClusterTask, error: AgentPoolError) -> None:
         """End a task that its node has not ended."""

@@ -197,7 +197,7 @@ class LiveTask:
         self.started = self._given_at = None
         self.worker, self.pid, self.node, self.line = "", 0, "", ""
         # The day's budgets keep what it has used; the new attempt counts from zero.
-        self.usage, self.cost_usd = NO_USAGE, 0.0
+        self.usage, self.cost_usd, self.context = NO_USAGE, 0.0, (0, 0)
         self.questions.clear()
 
     def label(self, event: TaskEvent) -> TaskEvent:
