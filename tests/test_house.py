@@ -79,6 +79,7 @@ SANS_IO = [
     "claude.protocol.turn_record",
     "claude.protocol.usage_watch",
     "claude.protocol.words",
+    "cluster.placement",
     "events",
     "models",
     "pool.scheduler.model",
