@@ -141,6 +141,7 @@ def test_a_surviving_child_of_the_program_keeps_no_workers_alive(
             await wait_until(lambda: not is_alive(watchdog.pid))
             (child,) = pool_project.processes()
             child.kill()
+            await pool_project.wait_until_gone([child])
 
     run(main())
 
