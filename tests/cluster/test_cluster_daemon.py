@@ -227,5 +227,3 @@ def test_a_daemon_ends_although_its_cluster_has_ended(noded: NodedDaemon) -> Non
     blocking_wait(lambda: "head does not answer" in noded.project.log())
     noded.project.command("stop", "--now", environ=noded.environ())
     wait_gone(daemon)
-    # Two agents of Ray hide their environment, and end some time after their killed node.
-    blocking_wait(lambda: not noded.project.processes(), 60)

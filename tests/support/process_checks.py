@@ -40,23 +40,22 @@ def processes_with(variable: str, value: str) -> list[psutil.Process]:
 
 def _pids_with(entry: bytes) -> list[int]:
     """Return the processes with this entry, of the form NAME=value, in their environment."""
-    if not HAS_PROC:
-        return [one.pid for one in psutil.process_iter() if entry in _environ_entries(one)]
-    # Read as bytes: tests ask often, and on a machine with a thousand processes more a dictionary
-    # for each of them took three times as long. The environment of a zombie is empty.
-    pids = []
-    for pid in psutil.pids():
-        with suppress(OSError), Path(f"/proc/{pid}/environ").open("rb", buffering=0) as file:
-            if entry in file.read().split(b"\0"):
-                pids.append(pid)
-    return pids
+    return [pid for pid in psutil.pids() if entry in environment_entries(pid)]
 
 
-def _environ_entries(process: psutil.Process) -> set[bytes]:
+def environment_entries(pid: int) -> list[bytes]:
+    """Return the environment of a process, as NAME=value; empty for a zombie."""
     try:
-        return {f"{name}={value}".encode() for name, value in process.environ().items()}
+        if not HAS_PROC:
+            found = psutil.Process(pid).environ()
+            return [f"{name}={value}".encode() for name, value in found.items()]
+        # Read as bytes: tests ask often, and on a machine with a thousand processes more a
+        # dictionary for each of them took three times as long. And psutil stops at the empty
+        # entries of a process that has changed its title, as those of Ray do.
+        with Path(f"/proc/{pid}/environ").open("rb", buffering=0) as file:
+            return file.read().split(b"\0")
     except (psutil.Error, OSError):
-        return set()
+        return []
 
 
 def zombies(since: float) -> list[int]:

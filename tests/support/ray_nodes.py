@@ -16,7 +16,7 @@ from typing import IO
 
 import psutil
 
-from support.process_checks import is_alive
+from support.process_checks import environment_entries, is_alive
 
 NODE = "TEST_RAY_NODE"
 """A variable in the environment of every process of one node, the agents' processes included."""
@@ -38,6 +38,7 @@ class RayNodes:
         self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
         self._environ = environ
         self._starts: dict[str, subprocess.Popen[bytes]] = {}
+        self._sessions: set[int] = set()
         self.address = ""
 
     def start(self, *names: str, cpus: int = 2) -> None:
@@ -60,6 +61,7 @@ class RayNodes:
     def _start(self, name: str, cpus: int, *arguments: str, **more: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
             self._starts[name] = self._popen(name, cpus, log, arguments, more)
+            self._sessions.add(self._starts[name].pid)
 
     def _popen(
         self,
@@ -128,19 +130,34 @@ class RayNodes:
         """Kill everything."""
         for name in tuple(self._starts):
             self.kill(name)
-        left = [one for one in psutil.process_iter() if _belongs(one, "", "")]
+        left = [
+            one
+            for one in psutil.process_iter()
+            # Two agents of a node overwrite their environment with their title.
+            if _belongs(one, "", "") or _session_of(one) in self._sessions
+        ]
         for process in left:
             _send(process, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _belongs(process: psutil.Process, name: str, program: str) -> bool:
+    mark = f"{NODE}=".encode()
+    entries = [one for one in environment_entries(process.pid) if one.startswith(mark)]
+    if not entries or (name and mark + name.encode() not in entries):
+        return False
     try:
-        own = process.environ().get(NODE, "")
         words = " ".join(process.cmdline())
     except (psutil.Error, OSError):
         return False
-    return bool(own) and name in ("", own) and program in words and is_alive(process.pid)
+    return program in words and is_alive(process.pid)
+
+
+def _session_of(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return 0
 
 
 def _has_words(process: psutil.Process, words: tuple[str, ...]) -> bool:
