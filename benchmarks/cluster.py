@@ -3,7 +3,8 @@
     python -m benchmarks cluster [--rounds 5] [--pairs 50]
 
 Throughput is measured with tasks of one second of model time, so that nodes that share the cores of
-this machine can show what nodes of their own would do.
+this machine can show what nodes of their own would do. For the same reason the first tasks begin one
+after the other: tasks that begin together end together, and wait for the same cores each time.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ async def _measure_one(sandbox: OfflineSandbox, nodes: RayNodes, rounds: int) ->
         )
         cpu = side.cpu_seconds()
         await _throughput(side.pool, 8, 8, rounds)
-        tasks = 8 * (rounds + WARM_UPS)
+        tasks = 8 * (rounds + 2 + WARM_UPS)
         click.echo(
             f"  a task costs it {1000 * (side.cpu_seconds() - cpu) / tasks:.1f} ms of a core"
         )
@@ -187,13 +188,13 @@ async def _stop_daemon(environ: Mapping[str, str]) -> None:
 
 
 async def _throughput(pool: RemotePool, nodes: int, workers: int, rounds: int) -> float:
-    """Return how many tasks of one second a pool does in a second, with warm workers."""
+    """Return how many tasks of one second a pool does in a second, while all workers are busy."""
     await _wait_for_nodes(pool, nodes)
     for _ in range(WARM_UPS):
-        await _run(pool, workers)
-    began = time.perf_counter()
-    await _run(pool, workers * rounds)
-    speed = workers * rounds / (time.perf_counter() - began)
+        await _run(pool, workers, 0.0)
+    # Without the first and the last round, in which workers wait for each other.
+    ends = await _run(pool, workers * (rounds + 2), MODEL_SECONDS / workers)
+    speed = workers * rounds / (ends[workers * (rounds + 1) - 1] - ends[workers - 1])
     click.echo(f"{nodes} nodes, {workers} workers: {speed:.2f} tasks of one second a second")
     return speed
 
@@ -207,19 +208,26 @@ async def _wait_for_nodes(pool: RemotePool, wanted: int) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _run(pool: RemotePool, number: int) -> None:
-    """Run tasks of one second side by side.
+async def _run(pool: RemotePool, number: int, pause: float) -> list[float]:
+    """Run tasks of one second, each given `pause` seconds after the one before.
+
+    Returns:
+        The times at which they ended, in order.
 
     Raises:
         TaskFailed: an answer is wrong.
     """
-    tasks = [sum_task(one) for one in range(number)]
-    texts = [f"{task.text} {SLOW}" for task in tasks]
-    handles = [await pool.submit(TaskRequest(AGENT, text)) for text in texts]
-    results = await asyncio.gather(*(handle.result() for handle in handles))
-    for task, result in zip(tasks, results, strict=True):
+
+    async def run(index: int) -> float:
+        task = sum_task(index)
+        await asyncio.sleep(index * pause)
+        handle = await pool.submit(TaskRequest(AGENT, f"{task.text} {SLOW}"))
+        result = await handle.result()
         if task.answer not in result.text:
             raise TaskFailed(f"expected {task.answer!r}, found {result.text!r}")
+        return time.perf_counter()
+
+    return sorted(await asyncio.gather(*map(run, range(number))))
 
 
 async def _measure_tasks(

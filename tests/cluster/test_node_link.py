@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent_pool.cluster import node_link
+from agent_pool.cluster import node, node_link
 from agent_pool.cluster.node import FENCE_SECONDS, Message, Outbox
 from agent_pool.cluster.node_link import LOSS_SECONDS, NodeLink
 from agent_pool.cluster.ray_api import RayCluster, RayNode
@@ -123,6 +123,32 @@ def test_a_node_lives_by_answers_that_came_and_not_by_questions() -> None:
         # A question that was held up in the network proves nothing new.
         assert outbox.came(0, 0) is None
         assert await outbox.next(1, 0.01) == (3, [])
+
+    run(main())
+
+
+def test_events_travel_together_and_the_end_of_a_task_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(node, "BATCH_SECONDS", 60.0)
+
+    async def main() -> None:
+        outbox = Outbox()
+        outbox.begin()
+        answer = asyncio.create_task(outbox.next(0, 60.0))
+        for number in (1, 2):
+            outbox.put({"event": number}, can_wait=True)
+            await asyncio.sleep(0.01)
+            assert not answer.done()
+        outbox.put({"event": 3})
+        assert await answer == (1, [(1, {"event": 1}), (2, {"event": 2}), (3, {"event": 3})])
+        # Those that came between two questions wait for no others either.
+        outbox.put({"event": 4}, can_wait=True)
+        outbox.put({"event": 5})
+        assert [number for number, _ in (await outbox.next(3, 60.0))[1]] == [4, 5]
+        monkeypatch.setattr(node, "BATCH_SECONDS", 0.01)
+        outbox.put({"event": 6}, can_wait=True)
+        assert await outbox.next(5, 60.0) == (3, [(6, {"event": 6})])
 
     run(main())
 
