@@ -28,7 +28,9 @@ def here(project: TempProject, monkeypatch: pytest.MonkeyPatch) -> TempProject:
 def test_agents_and_doctor_name_fields_without_effect(here: TempProject) -> None:
     here.agent("one", **{"memory": "user", "allowed-tools": "Read"})
     here.agent("two", mcpServers="[gone]")
-    listing = invoke("agents").stdout
+    listed = invoke("agents")
+    assert listed.exit_code == 0, listed.output
+    listing = listed.stdout
     assert "one: memory: a pooled agent starts each task without memories" in listing
     assert "one: allowed-tools: no such field (did you mean tools?)" in listing
     assert "two cannot be used: " in listing

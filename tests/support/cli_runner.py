@@ -53,8 +53,10 @@ def agent_pool(
 
 
 def invoke(*args: str, stdin: bytes | None = None) -> Result:
-    """Run the command line in this process."""
-    return CliRunner().invoke(cli, args, input=stdin, prog_name="agent-pool")
+    """Run the command line in this process; an exception that it does not handle is raised."""
+    return CliRunner().invoke(
+        cli, args, input=stdin, prog_name="agent-pool", catch_exceptions=False
+    )
 
 
 def claude(project: TempProject, *args: str) -> str:
