@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -71,9 +72,17 @@ def own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def plain_logging() -> None:
-    """Reset the level of the package's logger: commands that ran in this process have set it."""
+def plain_process() -> Iterator[None]:
+    """Keep tests apart that run in one process: commands set its log level and its environment."""
     logging.getLogger("agent_pool").setLevel(logging.NOTSET)
+    before = _environment()
+    yield
+    left = {name for name, _ in before.items() ^ _environment().items()}
+    assert left == set(), "the next tests would have these variables of this one"
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
 
 
 @pytest.fixture

@@ -77,6 +77,9 @@ def test_a_missing_extra_is_reported_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
+    # Ray reads these when it is imported: the pool sets them in this process if they are not set.
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     with pytest.raises(ConfigError, match=r"pip install 'claude-agent-pool\[ray\]'"):
         run(RayPool(Settings(ray="auto"), environ={}).open())
 
@@ -89,11 +92,11 @@ def test_the_option_ray_becomes_a_setting_of_the_daemon(monkeypatch: pytest.Monk
         return DaemonAddress(1, "1", 0.0, "", "", "", "")
 
     monkeypatch.setattr(start, "ensure_daemon", ensure)
-    monkeypatch.delenv("AGENT_POOL_RAY", raising=False)
+    # The command changes the environment of this process; only what `setenv` has noted is undone.
+    monkeypatch.setenv("AGENT_POOL_RAY", "10.0.0.9:1")
     done = CliRunner().invoke(daemon, ["--ray", "ray://10.0.0.1:6379", "start"])
     assert done.exit_code == 0
     assert found["AGENT_POOL_RAY"] == "10.0.0.1:6379"
-    monkeypatch.delenv("AGENT_POOL_RAY", raising=False)
 
 
 def test_connect_takes_the_address_of_a_cluster_as_a_setting(tmp_path: Path) -> None:
