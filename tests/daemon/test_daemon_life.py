@@ -7,8 +7,11 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,19 @@ from support.process_checks import is_alive
 from support.waiting import blocking_wait
 
 MANY_STARTERS = 5
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonProject]:
+    """Return a project whose daemon runs as long as this module, for tests that leave it so."""
+    with tempfile.TemporaryDirectory(prefix="apd-", dir="/tmp") as short:
+        project = DaemonProject(tmp_path_factory.mktemp("running"), Path(short))
+        project.start()
+        yield project
+        project.stop()
+        left = [" ".join(process.cmdline()) for process in project.processes()]
+        project.end()
+        assert left == []
 
 
 def test_a_start_makes_private_files_and_a_second_finds_it(daemon_project: DaemonProject) -> None:
@@ -41,14 +57,13 @@ def test_a_start_makes_private_files_and_a_second_finds_it(daemon_project: Daemo
     assert not is_alive(first.pid)
 
 
-def test_the_daemon_is_no_child_and_has_no_terminal(daemon_project: DaemonProject) -> None:
-    address = daemon_project.start()
+def test_the_daemon_is_no_child_and_has_no_terminal(running: DaemonProject) -> None:
+    address = running.start()
     process = psutil.Process(address.pid)
     assert process.ppid() != os.getpid()
     assert os.getsid(address.pid) != os.getsid(0)
     assert process.terminal() is None
     assert process.cwd() == "/"
-    daemon_project.command("stop")
 
 
 def test_the_token_is_in_no_log_argument_or_environment(daemon_project: DaemonProject) -> None:
@@ -59,11 +74,11 @@ def test_the_token_is_in_no_log_argument_or_environment(daemon_project: DaemonPr
     assert address.token not in " ".join(process.cmdline())
     assert address.token not in " ".join(process.environ().values())
     assert address.token not in repr(address)
-    daemon_project.command("stop")
+    daemon_project.stop()
     assert address.token not in daemon_project.log()
     other = daemon_project.start()
     assert other.token != address.token
-    daemon_project.command("stop")
+    daemon_project.stop()
 
 
 def test_many_starters_at_once_share_one_daemon(daemon_project: DaemonProject) -> None:
@@ -81,7 +96,7 @@ def test_many_starters_at_once_share_one_daemon(daemon_project: DaemonProject) -
     # Those that came too late have ended without a word.
     blocking_wait(lambda: len(daemon_project.daemons()) == 1)
     assert "ERROR" not in daemon_project.log().upper()
-    daemon_project.command("stop")
+    daemon_project.stop()
 
 
 def test_a_killed_daemon_leaves_files_that_the_next_replaces(
@@ -96,7 +111,7 @@ def test_a_killed_daemon_leaves_files_that_the_next_replaces(
     second = daemon_project.start()
     assert second.pid != first.pid
     assert daemon_project.status()["pid"] == second.pid
-    daemon_project.command("stop")
+    daemon_project.stop()
 
 
 def test_an_address_of_a_dead_daemon_is_not_used_while_another_starts(
@@ -161,15 +176,28 @@ def test_a_daemon_that_stays_does_not_end_when_idle(daemon_project: DaemonProjec
     assert "serves" in output
 
 
-def test_a_second_daemon_in_the_foreground_says_that_one_runs(
-    daemon_project: DaemonProject,
-) -> None:
-    address = daemon_project.start()
-    done = daemon_project.command("run")
+def test_a_second_daemon_in_the_foreground_says_that_one_runs(running: DaemonProject) -> None:
+    address = running.start()
+    done = running.command("run")
     assert done.returncode != 0
     assert "runs already" in done.stderr
-    assert daemon_project.address() == address
-    daemon_project.command("stop")
+    assert running.address() == address
+
+
+def test_a_second_daemon_ends_before_it_loads_its_parts(running: DaemonProject) -> None:
+    running.start()
+    environ = running.daemon_environment(PYTHONPROFILEIMPORTTIME="1")
+    imported = running.command("run", environ=environ).stderr
+    assert "agent_pool.daemon.lock" in imported
+    assert "agent_pool.daemon.server" not in imported
+    assert "pydantic" not in imported
+
+
+def test_a_daemon_loads_nothing_that_only_some_clients_need(running: DaemonProject) -> None:
+    code = "import sys, agent_pool.daemon.server; print(*sys.modules)"
+    environ = running.daemon_environment()
+    loaded = subprocess.check_output([sys.executable, "-c", code], env=environ, text=True)
+    assert {"mcp", "mcp_types", "jinja2", "prometheus_client"} & set(loaded.split()) == set()
 
 
 # What can be wrong
@@ -213,15 +241,14 @@ def test_a_runtime_folder_that_cannot_be_made_is_named(daemon_project: DaemonPro
         client.ensure_daemon(environ)
 
 
-def test_an_address_file_that_others_can_read_is_not_used(daemon_project: DaemonProject) -> None:
-    address = daemon_project.start()
-    path = daemon_project.runtime / runtime.ADDRESS_FILE
+def test_an_address_file_that_others_can_read_is_not_used(running: DaemonProject) -> None:
+    address = running.start()
+    path = running.runtime / runtime.ADDRESS_FILE
     path.chmod(0o644)
     # A child that was forked just then holds the lock until it runs its own program.
-    blocking_wait(lambda: daemon_project.address() is None)
+    blocking_wait(lambda: running.address() is None)
     path.chmod(0o600)
-    assert daemon_project.address() == address
-    daemon_project.command("stop")
+    assert running.address() == address
 
 
 def test_a_port_that_is_taken_is_named_with_its_setting(daemon_project: DaemonProject) -> None:
@@ -261,12 +288,11 @@ def test_a_process_of_a_worker_never_starts_a_daemon(daemon_project: DaemonProje
 # Other settings and other versions
 
 
-def test_a_daemon_with_other_settings_is_left_alone(daemon_project: DaemonProject) -> None:
-    address = daemon_project.start()
+def test_a_daemon_with_other_settings_is_left_alone(running: DaemonProject) -> None:
+    address = running.start()
     with pytest.raises(DaemonUnavailable, match=f"pid {address.pid}.*other settings"):
-        daemon_project.start(AGENT_POOL_MAX_SIZE="1")
-    assert daemon_project.address() == address
-    daemon_project.command("stop")
+        running.start(AGENT_POOL_MAX_SIZE="1")
+    assert running.address() == address
 
 
 def test_an_edited_settings_file_replaces_the_daemon(daemon_project: DaemonProject) -> None:
@@ -276,16 +302,19 @@ def test_an_edited_settings_file_replaces_the_daemon(daemon_project: DaemonProje
     assert second.pid != first.pid
     wait_gone(first.pid)
     assert daemon_project.start() == second
-    daemon_project.command("stop")
+    daemon_project.stop()
 
 
-def test_only_an_older_version_of_the_daemon_is_replaced(daemon_project: DaemonProject) -> None:
+def test_only_an_older_version_of_the_daemon_is_replaced(
+    daemon_project: DaemonProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = daemon_project.start()
     environ = daemon_project.daemon_environment()
     assert client.ensure_daemon(environ, version="0.0.9") == first
     assert client.ensure_daemon(environ, version=first.version) == first
     claimed = [*first.version.split(".")[:-1], "1000"]
     # The started one has this package's version again, so it must not be asked for twice.
+    monkeypatch.setattr(client, "MOST_STARTS", 1)
     with pytest.raises(DaemonUnavailable):
         client.ensure_daemon(environ, timeout=5, version=".".join(claimed))
     wait_gone(first.pid)
@@ -347,7 +376,7 @@ def test_logs_prints_the_end_of_the_log_and_follows_it(daemon_project: DaemonPro
     finally:
         follower.kill()
         follower.communicate()
-        daemon_project.command("stop")
+        daemon_project.stop()
 
 
 def test_install_prints_a_unit_that_runs_this_python(

@@ -7,8 +7,9 @@ import re
 import shlex
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx2
@@ -40,6 +41,81 @@ async def browser(anyio_backend: str) -> AsyncIterator[None]:
     """Start the browser that the tests share."""
     async with shared_chromium():
         yield
+
+
+Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+WIDTHS = (360, 1280, 2560)
+
+
+@dataclass
+class Findings:
+    """What was measured on one page.
+
+    Attributes:
+        path: its path.
+        low_contrast: elements whose text is hard to read, by the colour scheme.
+        axe: what axe-core finds; only in the light, because it finds the same in the dark.
+        widths: how wide the page is, by the width of the window.
+        unseen: controls that do not show that they have the focus.
+        unreached: the numbers of the controls that the keyboard does not reach.
+    """
+
+    path: str
+    low_contrast: dict[Scheme, list[str]]
+    axe: list[str]
+    widths: dict[int, int]
+    unseen: list[str]
+    unreached: list[int]
+
+
+@pytest.fixture(scope="module")
+async def findings(tmp_path_factory: pytest.TempPathFactory, browser: None) -> list[Findings]:
+    """Measure every page, each loaded once: loading takes most of the time."""
+    folder = tmp_path_factory.mktemp("pages")
+    async with every_page(folder) as (served, paths), a_page() as page:
+        await sign_in(page, served.link())
+        found = []
+        for path in paths:
+            await page.goto(served.address + path)
+            await unfold(page)
+            found.append(await measure(page, path))
+        return found
+
+
+async def measure(page: Page, path: str) -> Findings:
+    axe = await axe_problems(page)
+    low_contrast = {}
+    for scheme in SCHEMES:
+        await page.emulate_media(color_scheme=scheme)
+        low_contrast[scheme] = await page.evaluate(LOW_CONTRAST)
+    await page.emulate_media(color_scheme="light")
+    widths = {width: await width_in_window(page, width) for width in WIDTHS}
+    await page.set_viewport_size({"width": 1280, "height": 900})
+    return Findings(path, low_contrast, axe, widths, *await press_tab(page))
+
+
+async def width_in_window(page: Page, width: int) -> int:
+    await page.set_viewport_size({"width": width, "height": 900})
+    await page.wait_for_function("width => innerWidth === width", arg=width)
+    return int(await page.evaluate("document.documentElement.scrollWidth"))
+
+
+async def press_tab(page: Page) -> tuple[list[str], list[int]]:
+    """Press Tab until each control had the focus; return those without a mark, and the others."""
+    controls = await page.evaluate(MARK_CONTROLS)
+    unseen: list[str] = []
+    missing = set(range(controls))
+    # Some controls have several stops, such as the parts of a date.
+    for _ in range(4 * controls + 4):
+        await page.keyboard.press("Tab")
+        number, plain = await page.evaluate(FOCUSED)
+        unseen += [plain] if plain is not None else []
+        if number is not None:
+            missing.discard(int(number))
+        if not missing:
+            break
+    return unseen, sorted(missing)
 
 
 class Steps:
@@ -229,34 +305,15 @@ async def test_the_keyboard_alone_reaches_and_opens_a_task(tmp_path: Path) -> No
         await expect(page.get_by_role("heading", name="Task")).to_be_visible()
 
 
-async def test_the_keyboard_alone_reaches_every_control_of_every_page(tmp_path: Path) -> None:
-    async with every_page(tmp_path) as (served, paths), a_page() as page:
-        await sign_in(page, served.link())
-        for path in paths:
-            await page.goto(served.address + path)
-            await unfold(page)
-            controls = await page.evaluate(MARK_CONTROLS)
-            reached = set()
-            # Some controls have several stops, such as the parts of a date.
-            for _ in range(4 * controls + 4):
-                await page.keyboard.press("Tab")
-                number, plain = await page.evaluate(FOCUSED)
-                assert plain is None, path
-                reached.add(number)
-                if len(reached - {None}) == controls:
-                    break
-            assert len(reached - {None}) == controls, path
+def test_the_keyboard_alone_reaches_every_control_of_every_page(findings: list[Findings]) -> None:
+    assert [(one.path, one.unseen, one.unreached) for one in findings] == [
+        (one.path, [], []) for one in findings
+    ]
 
 
-@pytest.mark.parametrize("width", [360, 1280, 2560])
-async def test_no_page_is_wider_than_the_window(tmp_path: Path, width: int) -> None:
-    async with every_page(tmp_path) as (served, paths), a_page(width=width) as page:
-        await sign_in(page, served.link())
-        for path in paths:
-            await page.goto(served.address + path)
-            await unfold(page)
-            wide = await page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= width, path
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_is_wider_than_the_window(findings: list[Findings], width: int) -> None:
+    assert [one.path for one in findings if one.widths[width] > width] == []
 
 
 async def test_a_narrow_window_shows_every_cell_of_a_row(tmp_path: Path) -> None:
@@ -394,16 +451,13 @@ async def test_the_first_visit_is_small(tmp_path: Path) -> None:
     assert 1_000 < sum(received) <= 150_000
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_every_page_can_be_read_and_used_by_everyone(tmp_path: Path, scheme: str) -> None:
-    async with every_page(tmp_path) as (served, paths), a_page(scheme=scheme) as page:
-        await sign_in(page, served.link())
-        for path in paths:
-            await page.goto(served.address + path)
-            await unfold(page)
-            assert await page.evaluate(LOW_CONTRAST) == [], path
-            if scheme == "light":  # its other rules find the same in the dark
-                assert await axe_problems(page) == [], path
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_page_can_be_read_and_used_by_everyone(
+    findings: list[Findings], scheme: Scheme
+) -> None:
+    for one in findings:
+        assert one.low_contrast[scheme] == [], one.path
+        assert one.axe == [], one.path
 
 
 async def test_a_task_with_variables_shows_the_command_that_runs_it_again(tmp_path: Path) -> None:

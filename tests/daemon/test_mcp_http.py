@@ -34,24 +34,35 @@ from support.mcp_task_client import (
     send_request,
     wait_for_status,
 )
+from support.model_scripts import Gate, echo_task
 from support.relays import RelayProject
+from support.shared_daemons import SharedRelays
 from support.waiting import run
 
 TOOL = "mcp__agent-pool__invoke"
 A_TASK = {"agent": "reviewer", "task": "look"}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRelays]:
+    with SharedRelays.opened(tmp_path_factory.mktemp("relays")) as project:
+        yield project
+
+
 @pytest.fixture
-def relays(tmp_path: Path, short_folder: Path) -> Iterator[RelayProject]:
+def relays(shared: SharedRelays) -> SharedRelays:
+    """Return the shared project with its plain model."""
+    shared.reset()
+    return shared
+
+
+@pytest.fixture
+def own(tmp_path: Path, short_folder: Path) -> Iterator[RelayProject]:
     """Return a project with a daemon of its own; afterwards none of its processes lives."""
     project = RelayProject(tmp_path, short_folder)
     yield project
     project.end()
     assert [" ".join(process.cmdline()) for process in project.processes()] == []
-
-
-def echo(request: ModelRequest) -> Any:
-    return f"echo: {request.last_user_text.strip()}"
 
 
 @asynccontextmanager
@@ -69,46 +80,39 @@ async def http_client(
 
 
 @pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
-def test_both_eras_reach_the_agents_of_their_project(relays: RelayProject, era: str) -> None:
+def test_both_eras_reach_the_agents_of_their_project(relays: SharedRelays, era: str) -> None:
     async def main() -> None:
-        async with LoopbackAPI(echo) as api:
-            relays.use(api)
-            async with http_client(relays, era) as client:
-                (invoke, *_) = (await client.list_tools()).tools
-                assert "- reviewer: Reviews code." in (invoke.description or "")
-                answer = await client.call_tool("invoke", A_TASK)
-                assert text_of(answer) == "echo: look"
+        async with http_client(relays, era) as client:
+            (invoke, *_) = (await client.list_tools()).tools
+            assert "- reviewer: Reviews code." in (invoke.description or "")
+            answer = await client.call_tool("invoke", A_TASK)
+            assert text_of(answer) == "echo: look"
 
-    run(main())
+    relays.run(main())
 
 
-def test_a_task_over_http_is_found_by_another_caller(relays: RelayProject) -> None:
-    gate = asyncio.Event()
-
-    async def script(request: ModelRequest) -> Any:
-        await gate.wait()
-        return echo(request)
+def test_a_task_over_http_is_found_by_another_caller(relays: SharedRelays) -> None:
+    gate = Gate(echo_task)
 
     async def main() -> None:
         extensions = [TasksOfClient()]
-        async with LoopbackAPI(script) as api:
-            relays.use(api)
-            async with http_client(relays, "2026-07-28", 11, extensions=extensions) as one:
-                task = await begin_task(one, "invoke", A_TASK)
-            async with http_client(relays, "2026-07-28", 12, extensions=extensions) as other:
-                state = await send_request(other.session, "tasks/get", taskId=task.task_id)
-                assert state["status"] == "working"
-                gate.set()
-                state = await wait_for_status(other.session, task.task_id, "completed")
-                assert state["result"]["content"] == [{"type": "text", "text": "echo: look"}]
-                with pytest.raises(MCPError, match="`agent-pool tasks` lists them") as gone:
-                    await send_request(other.session, "tasks/get", taskId="reviewer-0")
-                assert gone.value.code == -32602
+        relays.use_model(gate)
+        async with http_client(relays, "2026-07-28", 11, extensions=extensions) as one:
+            task = await begin_task(one, "invoke", A_TASK)
+        async with http_client(relays, "2026-07-28", 12, extensions=extensions) as other:
+            state = await send_request(other.session, "tasks/get", taskId=task.task_id)
+            assert state["status"] == "working"
+            gate.open()
+            state = await wait_for_status(other.session, task.task_id, "completed")
+            assert state["result"]["content"] == [{"type": "text", "text": "echo: look"}]
+            with pytest.raises(MCPError, match="`agent-pool tasks` lists them") as gone:
+                await send_request(other.session, "tasks/get", taskId="reviewer-0")
+            assert gone.value.code == -32602
 
-    run(main())
+    relays.run(main())
 
 
-def test_a_request_without_a_project_is_refused_in_words(relays: RelayProject) -> None:
+def test_a_request_without_a_project_is_refused_in_words(relays: SharedRelays) -> None:
     async def main() -> None:
         headers = await asyncio.to_thread(make_headers, relays.env)
         url = f"{(await relays.wait_for_daemon()).url}/mcp"
@@ -122,7 +126,7 @@ def test_a_request_without_a_project_is_refused_in_words(relays: RelayProject) -
         assert refused.status_code == 400
         assert "`agent-pool install --http` sets it up" in refused.json()["error"]["message"]
 
-    run(main())
+    relays.run(main())
 
 
 def test_a_folder_in_any_script_reaches_the_daemon(tmp_path: Path) -> None:
@@ -142,7 +146,7 @@ def test_a_header_without_an_existing_folder_is_refused(folder: bytes) -> None:
         read_caller({PROJECT_HEADER.encode(): folder})
 
 
-def test_the_helper_sends_no_token_to_a_foreign_server(relays: RelayProject) -> None:
+def test_the_helper_sends_no_token_to_a_foreign_server(relays: SharedRelays) -> None:
     done = headers_process(relays, CLAUDE_CODE_MCP_SERVER_URL="http://127.0.0.1:9/mcp")
     assert (done.returncode, done.stdout) == (1, "")
     assert "run `agent-pool install --http` again" in done.stderr
@@ -151,7 +155,7 @@ def test_the_helper_sends_no_token_to_a_foreign_server(relays: RelayProject) -> 
     assert "AGENT_POOL_DAEMON is off" in done.stderr
 
 
-def test_the_helper_names_token_project_and_client(relays: RelayProject) -> None:
+def test_the_helper_names_token_project_and_client(relays: SharedRelays) -> None:
     done = headers_process(relays, CLAUDE_CODE_MESSAGING_SOCKET="/tmp/cc-socks/4711.sock")
     address = relays.address()
     assert address is not None
@@ -174,10 +178,10 @@ def headers_process(project: RelayProject, **more: str) -> subprocess.CompletedP
     )
 
 
-def test_claude_code_survives_a_new_token_between_two_calls(relays: RelayProject) -> None:
+def test_claude_code_survives_a_new_token_between_two_calls(own: RelayProject) -> None:
     """The registration is that of `agent-pool install --http`."""
     port = free_port()
-    relays.configure(daemon_port=port)
+    own.configure(daemon_port=port)
 
     async def main() -> None:
         tokens: set[str] = set()
@@ -185,7 +189,7 @@ def test_claude_code_survives_a_new_token_between_two_calls(relays: RelayProject
 
         async def script(request: ModelRequest) -> Any:
             if "You are the reviewer." in request.system_text:
-                return echo(request)
+                return echo_task(request)
             if request.is_side:
                 return "a title"
             results.update(
@@ -194,29 +198,27 @@ def test_claude_code_survives_a_new_token_between_two_calls(relays: RelayProject
             if len(results) == 2:
                 return "done"
             if results:
-                await relays.kill_daemon()
-                await asyncio.to_thread(relays.start, api.url)
-            tokens.add((await relays.wait_for_daemon()).token)
+                await own.kill_daemon()
+                await asyncio.to_thread(own.start, api.url)
+            tokens.add((await own.wait_for_daemon()).token)
             return ToolUseBlock(TOOL, A_TASK)
 
         async with LoopbackAPI(script) as api:
-            relays.use(api)
-            installed = await asyncio.to_thread(
-                agent_pool, relays, "install", "--http", "--no-hook"
-            )
+            own.use(api)
+            installed = await asyncio.to_thread(agent_pool, own, "install", "--http", "--no-hook")
             assert installed.returncode == 0, installed.stderr
             assert f"http://127.0.0.1:{port}/mcp" in installed.stdout
-            again = await asyncio.to_thread(agent_pool, relays, "install", "--http", "--no-hook")
+            again = await asyncio.to_thread(agent_pool, own, "install", "--http", "--no-hook")
             assert again.stdout.startswith("unchanged")
-            relays.trust()
-            async with relays.run_program(
+            own.trust()
+            async with own.run_program(
                 *(str(real_cli()), "-p", "delegate", "--dangerously-skip-permissions"),
             ) as claude:
                 assert claude.stdin is not None
                 claude.stdin.close()
                 assert claude.stdout is not None
                 assert (await claude.stdout.read()).strip() == b"done"
-            removed = await asyncio.to_thread(agent_pool, relays, "uninstall")
+            removed = await asyncio.to_thread(agent_pool, own, "uninstall")
             assert "remove the MCP server agent-pool" in removed.stdout
         assert ["echo: look" in result for result in results.values()] == [True, True]
         assert len(tokens) == 2
@@ -236,16 +238,16 @@ def agent_pool(project: RelayProject, *arguments: str) -> subprocess.CompletedPr
     )
 
 
-def test_install_over_http_writes_a_port_that_stays(relays: RelayProject) -> None:
-    done = agent_pool(relays, "install", "--http", "--dry-run")
+def test_install_over_http_writes_a_port_that_stays(own: RelayProject) -> None:
+    done = agent_pool(own, "install", "--http", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert f"would do    set daemon_port = {free_port()} in {relays.settings_file}" in done.stdout
+    assert f"would do    set daemon_port = {free_port()} in {own.settings_file}" in done.stdout
     assert "mcp add-json --scope local agent-pool" in done.stdout
-    before = relays.settings_file.read_text()
-    agent_pool(relays, "install", "--http", "--no-hook")
-    written = relays.settings_file.read_text()
+    before = own.settings_file.read_text()
+    agent_pool(own, "install", "--http", "--no-hook")
+    written = own.settings_file.read_text()
     assert written == f"daemon_port = {free_port()}\n{before}"
-    agent_pool(relays, "uninstall")
+    agent_pool(own, "uninstall")
 
 
 async def get_task(port: int, folder: Path, task: str, **more: str) -> httpx2.Response:

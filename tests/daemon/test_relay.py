@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,34 +17,33 @@ import pytest
 from agent_pool import TaskFilter, TaskRequest
 from agent_pool.client import start as client
 from agent_pool.client.connect import connect
-from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock
+from agent_pool.loopback import ModelRequest, ToolUseBlock
 from agent_pool.runtime import RUNTIME_DIR, STATE_DIR
 from support.mcp_client import legacy_call, modern_request
 from support.mcp_server import ServerProcess
 from support.mcp_task_client import EXTENSION
+from support.model_scripts import echo_task
 from support.process_checks import is_alive
-from support.relays import (
-    RelayProject,
-    call,
-    initialize,
-    resident_bytes,
-    text_in,
-    wait_for_task,
-)
-from support.waiting import run, wait_until
+from support.relays import call, initialize, resident_bytes, text_in, wait_for_task
+from support.shared_daemons import SharedRelays
+from support.waiting import wait_until
 
 MB = 1_000_000
 TASKS: dict[str, Any] = {"extensions": {EXTENSION: {}}}
 A_TASK = {"agent": "reviewer", "task": "look"}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRelays]:
+    with SharedRelays.opened(tmp_path_factory.mktemp("relays")) as project:
+        yield project
+
+
 @pytest.fixture
-def relays(tmp_path: Path, short_folder: Path) -> Iterator[RelayProject]:
-    """Return a project with a daemon of its own; afterwards none of its processes lives."""
-    project = RelayProject(tmp_path, short_folder)
-    yield project
-    project.end()
-    assert [" ".join(process.cmdline()) for process in project.processes()] == []
+def relays(shared: SharedRelays) -> SharedRelays:
+    """Return the shared project with its plain model."""
+    shared.reset()
+    return shared
 
 
 class HeldModel:
@@ -62,23 +60,18 @@ class HeldModel:
         return f"echo: {text}"
 
 
-def echo(request: ModelRequest) -> Any:
-    return f"echo: {request.last_user_text.strip()}"
-
-
 @asynccontextmanager
 async def session(
-    project: RelayProject, script: Callable[[ModelRequest], Any] = echo
+    project: SharedRelays, script: Callable[[ModelRequest], Any] = echo_task
 ) -> AsyncIterator[ServerProcess]:
     """Start a relay for a client of the older protocol."""
-    async with LoopbackAPI(script) as api:
-        project.use(api)
-        async with project.server() as server:
-            await initialize(server)
-            yield server
+    project.use_model(script)
+    async with project.server() as server:
+        await initialize(server)
+        yield server
 
 
-def test_a_task_goes_through_relay_and_daemon_to_its_answer(relays: RelayProject) -> None:
+def test_a_task_goes_through_relay_and_daemon_to_its_answer(relays: SharedRelays) -> None:
     async def main() -> None:
         # The first relay has started the daemon, for which it has loaded more.
         async with session(relays), session(relays) as server:
@@ -89,11 +82,11 @@ def test_a_task_goes_through_relay_and_daemon_to_its_answer(relays: RelayProject
             server.process.stdin.close()
             assert await server.process.wait() == 0
 
-    run(main())
+    relays.run(main())
     assert relays.stderr == ""
 
 
-async def seconds_to_tools(project: RelayProject) -> float:
+async def seconds_to_tools(project: SharedRelays) -> float:
     """Return the seconds from the start of a server until it has listed its tools."""
     began = time.perf_counter()
     async with project.server() as server:
@@ -105,19 +98,18 @@ async def seconds_to_tools(project: RelayProject) -> float:
         return seconds
 
 
-def test_a_relay_lists_tools_in_a_quarter_of_the_time(relays: RelayProject) -> None:
+def test_a_relay_lists_tools_in_a_quarter_of_the_time(relays: SharedRelays) -> None:
     async def main() -> None:
-        async with LoopbackAPI(echo) as api:
-            figures: dict[str, list[float]] = {"on": [], "off": []}
-            await seconds_to_tools(relays)  # starts the daemon
-            for _ in range(3):
-                for switch, found in figures.items():
-                    relays.use(api, AGENT_POOL_DAEMON=switch)
-                    found.append(await seconds_to_tools(relays))
-            medians = {switch: statistics.median(found) for switch, found in figures.items()}
-            assert medians["on"] <= 0.25 * medians["off"]
+        figures: dict[str, list[float]] = {"on": [], "off": []}
+        await seconds_to_tools(relays)  # starts the daemon
+        for _ in range(3):
+            for switch, found in figures.items():
+                relays.use(relays.api, AGENT_POOL_DAEMON=switch)
+                found.append(await seconds_to_tools(relays))
+        medians = {switch: statistics.median(found) for switch, found in figures.items()}
+        assert medians["on"] <= 0.25 * medians["off"]
 
-    run(main())
+    relays.run(main())
 
 
 def sending(number: signal.Signals) -> Callable[[ServerProcess], None]:
@@ -139,7 +131,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_client_that_leaves_ends_its_call_and_no_task(relays: RelayProject, ending: str) -> None:
+def test_a_client_that_leaves_ends_its_call_and_no_task(relays: SharedRelays, ending: str) -> None:
     end, status = ENDINGS[ending]
     model = HeldModel()
 
@@ -158,10 +150,10 @@ def test_a_client_that_leaves_ends_its_call_and_no_task(relays: RelayProject, en
             model.go.set()
             assert (await kept.result()).text == "echo: kept"
 
-    run(main())
+    relays.run(main())
 
 
-def test_a_daemon_killed_in_mid_call_costs_only_that_call(relays: RelayProject) -> None:
+def test_a_daemon_killed_in_mid_call_costs_only_that_call(relays: SharedRelays) -> None:
     model = HeldModel()
 
     async def main() -> None:
@@ -177,13 +169,13 @@ def test_a_daemon_killed_in_mid_call_costs_only_that_call(relays: RelayProject) 
             assert text_in(await server.answer(2)) == "echo: look"
             assert (await relays.wait_for_daemon()).pid != killed.pid
             async with connect(environ=relays.env) as pool:
-                states = [one.state for one in await pool.tasks(TaskFilter())]
+                states = [one.state for one in await pool.tasks(TaskFilter(limit=2))]
             assert states == ["succeeded", "interrupted"]
 
-    run(main())
+    relays.run(main())
 
 
-def test_a_session_learns_of_new_agents_after_a_new_daemon(relays: RelayProject) -> None:
+def test_a_session_learns_of_new_agents_after_a_new_daemon(relays: SharedRelays) -> None:
     async def main() -> None:
         async with session(relays) as server:
             server.send({"id": 1, "method": "tools/list"})
@@ -197,10 +189,10 @@ def test_a_session_learns_of_new_agents_after_a_new_daemon(relays: RelayProject)
             (invoke, *_) = (await server.answer(2))["result"]["tools"]
             assert "- writer: Writes." in invoke["description"]
 
-    run(main())
+    relays.run(main())
 
 
-def test_a_session_survives_a_daemon_that_is_replaced(relays: RelayProject) -> None:
+def test_a_session_survives_a_daemon_that_is_replaced(relays: SharedRelays) -> None:
     model = HeldModel()
 
     async def main() -> None:
@@ -217,61 +209,57 @@ def test_a_session_survives_a_daemon_that_is_replaced(relays: RelayProject) -> N
                 assert text_in(await one.answer(2)) == "echo: look"
             assert (await relays.wait_for_daemon()).pid != first.pid
 
-    run(main())
+    relays.run(main())
 
 
-def test_a_task_outlives_its_session_and_its_daemon(relays: RelayProject) -> None:
+def test_a_task_outlives_its_session_and_its_daemon(relays: SharedRelays) -> None:
     model = HeldModel()
 
     async def main() -> None:
-        async with LoopbackAPI(model) as api:
-            relays.use(api)
-            async with relays.server() as server:
-                server.send(modern_request(1, "tools/call", TASKS, name="invoke", arguments=A_TASK))
-                created = (await server.answer(1))["result"]
-                assert (created["resultType"], created["status"]) == ("task", "working")
-                assert created["taskId"].startswith("reviewer-")
+        relays.use_model(model)
+        async with relays.server() as server:
+            server.send(modern_request(1, "tools/call", TASKS, name="invoke", arguments=A_TASK))
+            created = (await server.answer(1))["result"]
+            assert (created["resultType"], created["status"]) == ("task", "working")
+            assert created["taskId"].startswith("reviewer-")
+            await model.began.get()
+            close_stdin(server)
+            assert await server.process.wait() == 0
+        async with relays.server() as server:
+            state = await task_state(server, created["taskId"], "working")
+            assert state["statusMessage"].startswith("reviewer")
+            model.go.set()
+            state = await task_state(server, created["taskId"], "completed")
+            assert state["result"]["content"] == [{"type": "text", "text": "echo: look"}]
+            async with connect(environ=relays.env) as pool:
+                await pool.tasks()  # it waits until every end is on the disk
+            await relays.kill_daemon()
+            again = await task_state(server, created["taskId"], "completed")
+            assert again["result"]["content"] == state["result"]["content"]
+
+    relays.run(main())
+
+
+def test_a_task_that_ran_when_its_daemon_was_killed_says_so(relays: SharedRelays) -> None:
+    model = HeldModel()
+
+    async def main() -> None:
+        relays.use_model(model)
+        async with relays.server() as server:
+            many = {"tasks": [A_TASK, A_TASK | {"task": "look again"}]}
+            server.send(modern_request(1, "tools/call", TASKS, name="invoke", arguments=A_TASK))
+            one = (await server.answer(1))["result"]
+            server.send(modern_request(2, "tools/call", TASKS, name="invoke_many", arguments=many))
+            two = (await server.answer(2))["result"]
+            for _ in range(3):
                 await model.began.get()
-                close_stdin(server)
-                assert await server.process.wait() == 0
-            async with relays.server() as server:
-                state = await task_state(server, created["taskId"], "working")
-                assert state["statusMessage"].startswith("reviewer")
-                model.go.set()
-                state = await task_state(server, created["taskId"], "completed")
-                assert state["result"]["content"] == [{"type": "text", "text": "echo: look"}]
-                async with connect(environ=relays.env) as pool:
-                    await pool.tasks()  # it waits until every end is on the disk
-                await relays.kill_daemon()
-                again = await task_state(server, created["taskId"], "completed")
-                assert again["result"]["content"] == state["result"]["content"]
+            await relays.kill_daemon()
+            for task in (one, two):
+                state = await task_state(server, task["taskId"], "completed")
+                assert state["result"]["isError"] is True
+                assert "agent-pool retry" in state["result"]["content"][0]["text"]
 
-    run(main())
-
-
-def test_a_task_that_ran_when_its_daemon_was_killed_says_so(relays: RelayProject) -> None:
-    model = HeldModel()
-
-    async def main() -> None:
-        async with LoopbackAPI(model) as api:
-            relays.use(api)
-            async with relays.server() as server:
-                many = {"tasks": [A_TASK, A_TASK | {"task": "look again"}]}
-                server.send(modern_request(1, "tools/call", TASKS, name="invoke", arguments=A_TASK))
-                one = (await server.answer(1))["result"]
-                server.send(
-                    modern_request(2, "tools/call", TASKS, name="invoke_many", arguments=many)
-                )
-                two = (await server.answer(2))["result"]
-                for _ in range(3):
-                    await model.began.get()
-                await relays.kill_daemon()
-                for task in (one, two):
-                    state = await task_state(server, task["taskId"], "completed")
-                    assert state["result"]["isError"] is True
-                    assert "agent-pool retry" in state["result"]["content"][0]["text"]
-
-    run(main())
+    relays.run(main())
 
 
 async def task_state(server: ServerProcess, task: str, status: str) -> dict[str, Any]:
@@ -287,7 +275,7 @@ async def task_state(server: ServerProcess, task: str, status: str) -> dict[str,
         await asyncio.sleep(0.01)
 
 
-def test_a_task_in_the_background_is_read_by_its_id(relays: RelayProject) -> None:
+def test_a_task_in_the_background_is_read_by_its_id(relays: SharedRelays) -> None:
     model = HeldModel()
 
     async def main() -> None:
@@ -307,7 +295,7 @@ def test_a_task_in_the_background_is_read_by_its_id(relays: RelayProject) -> Non
             model.go.set()
             assert text_in(await server.answer(3)) == "echo: look"
 
-    run(main())
+    relays.run(main())
 
 
 REFUSALS = {
@@ -317,46 +305,44 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_without_a_daemon_the_relay_becomes_the_server(relays: RelayProject, case: str) -> None:
+def test_without_a_daemon_the_relay_becomes_the_server(relays: SharedRelays, case: str) -> None:
     variables, reason = REFUSALS[case]
 
     async def main() -> None:
-        async with LoopbackAPI(echo) as api:
-            relays.use(api)
-            if case == "other settings":
-                relays.start(api.url)
-            relays.env |= variables
-            async with relays.server() as server:
-                await initialize(server)
-                server.send(call(1, "invoke", **A_TASK))
-                assert text_in(await server.answer(1)) == "echo: look"
-                server.send(call(2, "list"))
-                (worker,) = json.loads(text_in(await server.answer(2)))
-                close_stdin(server)
-                assert await server.process.wait() == 0
-                await wait_until(lambda: not is_alive(worker["pid"]))
+        if case == "other settings":
+            relays.start(relays.api.url)
+        else:
+            relays.stop(now=True)
+        relays.env |= variables
+        async with relays.server() as server:
+            await initialize(server)
+            server.send(call(1, "invoke", **A_TASK))
+            assert text_in(await server.answer(1)) == "echo: look"
+            server.send(call(2, "list"))
+            (worker,) = json.loads(text_in(await server.answer(2)))
+            close_stdin(server)
+            assert await server.process.wait() == 0
+            await wait_until(lambda: not is_alive(worker["pid"]))
 
-    run(main())
+    relays.run(main())
     assert "this session has a pool of its own: " in relays.stderr
     assert reason in relays.stderr
 
 
-def test_a_client_that_reads_nothing_still_ends_its_relay(relays: RelayProject) -> None:
+def test_a_client_that_reads_nothing_still_ends_its_relay(relays: SharedRelays) -> None:
     async def main() -> None:
         unread, stdout = os.pipe()
-        async with LoopbackAPI(echo) as api:
-            relays.use(api)
-            async with relays.server(stdout) as server:
-                server.call("list")
-                server.send(*({"id": n, "method": "tools/list"} for n in range(3, 400)))
-                close_stdin(server)
-                assert await server.process.wait() == 0
-            os.close(unread)
+        async with relays.server(stdout) as server:
+            server.call("list")
+            server.send(*({"id": n, "method": "tools/list"} for n in range(3, 400)))
+            close_stdin(server)
+            assert await server.process.wait() == 0
+        os.close(unread)
 
-    run(main())
+    relays.run(main())
 
 
-def test_a_process_of_a_worker_gets_no_pool(relays: RelayProject) -> None:
+def test_a_process_of_a_worker_gets_no_pool(relays: SharedRelays) -> None:
     async def main() -> None:
         lines = [json.dumps({"jsonrpc": "2.0", **one}) for one in legacy_call("list")]
         (relays.root / "lines").write_text("\n".join(lines) + "\n")
@@ -376,4 +362,4 @@ def test_a_process_of_a_worker_gets_no_pool(relays: RelayProject) -> None:
         assert "and agents cannot use the pool" in found
         assert "this is a pool inside an agent of a pool" in found
 
-    run(main())
+    relays.run(main())

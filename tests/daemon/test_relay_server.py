@@ -103,10 +103,10 @@ class Line:
 
 @asynccontextmanager
 async def served(folder: Path, run_task: Any = None) -> AsyncIterator[Served]:
-    settings, fake = Settings(), FakePool(run_task)
+    settings, fake, shared = Settings(), FakePool(run_task), SharedTasks()
     async with DurablePool(fake, Store(folder / "tasks.db"), settings) as pool:
         server = RelayServer(
-            pool, settings, scope="scope", shared=SharedTasks(), environ={"PATH": "/bin"}
+            pool, settings, scope="scope", shared=lambda: shared, environ={"PATH": "/bin"}
         )
         await server.start(folder / "s")
         here = Served(server, pool, fake, folder / "s")

@@ -42,7 +42,7 @@ async def daemon(
     """Yield the environment of clients of a daemon; stop the daemon at the end."""
     async with LoopbackAPI(script) as api:  # type: ignore[arg-type]
         yield project.daemon_environment(api.url)
-        await asyncio.to_thread(project.command, "stop", "--now")
+        await asyncio.to_thread(project.stop, now=True)
 
 
 def test_a_task_of_a_program_runs_in_the_daemon(daemon_project: DaemonProject) -> None:

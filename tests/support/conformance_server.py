@@ -260,8 +260,8 @@ async def _accept(ctx: Context, _: Any) -> EmptyResult:
 async def fixture_server(folder: Path) -> AsyncIterator[int]:
     """Serve behind the daemon's guard; return the port."""
     pool = cast(TaskAPI, FakePool())
-    settings = Settings(project_dir=folder)
-    mcp = McpHttp(pool, settings, SharedTasks(), {}, make_server=make_fixture_server)
+    settings, shared = Settings(project_dir=folder), SharedTasks()
+    mcp = McpHttp(pool, settings, lambda: shared, {}, make_server=make_fixture_server)
     async with guarded_server(folder, Starlette(routes=mcp.routes()), pool) as server:
         try:
             yield server.port

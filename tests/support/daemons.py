@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -78,6 +79,12 @@ class DaemonProject(TempProject):
             timeout=60,
             check=False,
         )
+
+    def stop(self, *, now: bool = False) -> None:
+        """Stop the daemon as `agent-pool daemon stop` does, without a process for the command."""
+        if address := self.address():
+            os.kill(address.pid, signal.SIGQUIT if now else signal.SIGTERM)
+            wait_gone(address.pid)
 
     def begin(self, *arguments: str, environ: Mapping[str, str] | None = None) -> Any:
         """Begin a command as `command` does, and return its process."""

@@ -24,11 +24,23 @@ def run_daemon(
         DaemonUnavailable: another daemon of this user runs.
         ConfigError: a setting or a folder cannot be used, or the port is taken.
     """
-    import asyncio
+    from agent_pool.daemon.lock import take_lock
+    from agent_pool.errors import DaemonUnavailable
+    from agent_pool.runtime import make_private, runtime_folder
 
-    from agent_pool.daemon.server import Daemon
+    lock = take_lock(make_private(runtime_folder(environ)))
+    if lock is None:
+        raise DaemonUnavailable("a daemon of this user runs already")
+    lock.note("starting")
+    # After the lock: of many processes that start a daemon at once, only one loads all of it.
+    from agent_pool.mcp.loading import lean_imports
 
-    daemon = Daemon(environ, ends_when_idle=ends_when_idle, on_ready=on_ready)
+    with lean_imports():
+        import asyncio
+
+        from agent_pool.daemon.server import Daemon
+
+    daemon = Daemon(environ, lock, ends_when_idle=ends_when_idle, on_ready=on_ready)
     asyncio.run(daemon.run(logs_to_stderr=logs_to_stderr))
 
 

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
 from agent_pool.api import TaskAPI
 from agent_pool.daemon.mcp_http import McpHttp
 from agent_pool.daemon.relay_server import RelayServer
-from agent_pool.mcp.stored_tasks import SharedTasks
 from agent_pool.runtime import config_scope
 from agent_pool.settings import Settings
+
+if TYPE_CHECKING:
+    from agent_pool.mcp.stored_tasks import SharedTasks
 
 
 class McpFaces:
     """Both ways to the MCP server of the daemon."""
 
     def __init__(self, pool: TaskAPI, settings: Settings, environ: Mapping[str, str]) -> None:
-        self._shared = SharedTasks()
+        self._shared: SharedTasks | None = None
         scope = config_scope(environ)
-        self._relays = RelayServer(
-            pool, settings, scope=scope, shared=self._shared, environ=environ
-        )
-        self._http = McpHttp(pool, settings, self._shared, environ)
+        self._relays = RelayServer(pool, settings, scope=scope, shared=self._share, environ=environ)
+        self._http = McpHttp(pool, settings, self._share, environ)
+
+    def _share(self) -> SharedTasks:
+        if self._shared is None:
+            from agent_pool.mcp.stored_tasks import SharedTasks
+
+            self._shared = SharedTasks()
+        return self._shared
 
     @property
     def client_count(self) -> int:
@@ -51,4 +59,5 @@ class McpFaces:
         """End all connections and what only belongs to them."""
         await self._relays.close()
         await self._http.close()
-        self._shared.close()
+        if self._shared is not None:
+            self._shared.close()

@@ -13,12 +13,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import psutil
-from mcp.server.lowlevel import Server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -27,10 +25,14 @@ from agent_pool.client.environment import changed_variables
 from agent_pool.client.hello import CLIENT_PID_HEADER, PROJECT_HEADER
 from agent_pool.daemon.caller_pool import CallerDefaults, CallerPool
 from agent_pool.daemon.callers import Peer
+from agent_pool.daemon.mcp_loading import MakeShared, load_mcp
 from agent_pool.errors import AgentPoolError, ConfigError, PoolClosed
-from agent_pool.mcp.server import build_server
-from agent_pool.mcp.stored_tasks import SharedTasks
 from agent_pool.settings import Settings
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel import Server
+
+    from agent_pool.mcp.stored_tasks import SharedTasks
 
 PATH: Final = "/mcp"
 MAX_CALLERS: Final = 1000
@@ -38,7 +40,7 @@ MAX_CALLERS: Final = 1000
 IDLE_SECONDS: Final = 30 * 60.0
 """Seconds without a request after which a caller is forgotten."""
 
-MakeServer = Callable[[TaskAPI, SharedTasks], Server[Any]]
+MakeServer = Callable[[TaskAPI, "SharedTasks"], "Server[Any]"]
 """Makes the MCP server for a caller."""
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 def make_server(pool: TaskAPI, shared: SharedTasks) -> Server[Any]:
     """Return the server for a caller whose pool is `pool`."""
+    from agent_pool.mcp.server import build_server
+
     server = build_server(pool, stored=shared.of(pool))
     # Otherwise the SDK lists the tools before each call, to check headers that we do not have.
     server.get_tool_input_schema = lambda _: None
@@ -99,7 +103,7 @@ class McpHttp:
     Args:
         pool: the pool, which is open.
         settings: the daemon's settings.
-        shared: what all connections share of tasks that outlive their callers.
+        shared: returns what all connections share of tasks that outlive their callers.
         environ: the daemon's environment.
         make_server: makes the MCP server of a caller, whose pool it gets.
     """
@@ -108,7 +112,7 @@ class McpHttp:
         self,
         pool: TaskAPI,
         settings: Settings,
-        shared: SharedTasks,
+        shared: MakeShared,
         environ: Mapping[str, str],
         *,
         make_server: MakeServer = make_server,
@@ -128,6 +132,7 @@ class McpHttp:
         """Serve one request."""
         try:
             key = read_caller(dict(scope["headers"]), scope["state"].get("peer"))
+            await load_mcp()
             caller = await self._caller(key)
         except AgentPoolError as error:
             await _refuse(error, send)
@@ -138,7 +143,7 @@ class McpHttp:
         caller = self._callers.get(key)
         if caller is None:
             self._make_room()
-            server = self._make_server(self._caller_pool(key), self._shared)
+            server = self._make_server(self._caller_pool(key), self._shared())
             caller = self._callers[key] = _HttpCaller(server)
             caller.running.add_done_callback(lambda _: self._forget(key, caller))
         await caller.started.wait()
@@ -185,6 +190,8 @@ class _HttpCaller:
     """
 
     def __init__(self, server: Server[Any]) -> None:
+        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
         self._manager = StreamableHTTPSessionManager(server, session_idle_timeout=IDLE_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()

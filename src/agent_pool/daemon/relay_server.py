@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import anyio
-from mcp.server.stdio import stdio_server
 
 from agent_pool.api import TaskAPI
 from agent_pool.client.environment import changed_variables
@@ -20,10 +19,8 @@ from agent_pool.client.exchange import OpenMessages
 from agent_pool.client.hello import MAX_HELLO, RelayHello, acceptance
 from agent_pool.daemon.caller_pool import CallerDefaults, CallerPool
 from agent_pool.daemon.callers import Peer, identify_peer, refuse_nested
+from agent_pool.daemon.mcp_loading import MakeShared, load_mcp
 from agent_pool.errors import AgentPoolError, ConfigError, PoolClosed
-from agent_pool.mcp.lines import CheckedLines
-from agent_pool.mcp.server import build_server, initialization_options
-from agent_pool.mcp.stored_tasks import SharedTasks
 from agent_pool.runtime import fits_scope
 from agent_pool.settings import Settings
 
@@ -51,7 +48,7 @@ class RelayServer:
         pool: the pool, which is open.
         settings: the daemon's settings.
         scope: see `runtime.config_scope`; relays that it does not fit are refused.
-        shared: what all connections share of tasks that outlive their callers.
+        shared: returns what all connections share of tasks that outlive their callers.
         environ: the daemon's environment, by default that of this process.
     """
 
@@ -61,7 +58,7 @@ class RelayServer:
         settings: Settings,
         *,
         scope: str,
-        shared: SharedTasks,
+        shared: MakeShared,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._pool = pool
@@ -136,6 +133,7 @@ class RelayServer:
             return  # it is no relay, or it has left
         try:
             await connection.write(acceptance().decode())
+            await load_mcp()
             await connection.converse(pool, self._shared, is_resumed=hello.is_resumed)
             await connection.finish()
         except* (ConnectionError, anyio.BrokenResourceError):
@@ -277,9 +275,14 @@ class _RelayConnection:
     async def flush(self) -> None:
         """Do nothing: `write` waits already."""
 
-    async def converse(self, pool: CallerPool, shared: SharedTasks, *, is_resumed: bool) -> None:
+    async def converse(self, pool: CallerPool, shared: MakeShared, *, is_resumed: bool) -> None:
         """Serve MCP until the client leaves."""
-        server = build_server(pool, stored=shared.of(pool), is_resumed=is_resumed)
+        from mcp.server.stdio import stdio_server
+
+        from agent_pool.mcp.lines import CheckedLines
+        from agent_pool.mcp.server import build_server, initialization_options
+
+        server = build_server(pool, stored=shared().of(pool), is_resumed=is_resumed)
         lines = CheckedLines(self._lines(), self.write)
         as_files = (cast("anyio.AsyncFile[str]", one) for one in (lines, self))
         async with stdio_server(*as_files) as (incoming, outgoing):

@@ -40,7 +40,6 @@ from agent_pool.daemon.http_json import (
     read_whole,
     unexpected_error,
 )
-from agent_pool.daemon.metrics import CONTENT_TYPE, metrics_text
 from agent_pool.daemon.openapi import OPERATIONS, Operation, openapi_document
 from agent_pool.daemon.sse import SEND_TIMEOUT, EventStream, PoolEvents, task_stream
 from agent_pool.errors import AgentPoolError, ConfigError
@@ -335,6 +334,9 @@ class _Interface:
         return JsonAnswer({"status": status, **figures})
 
     async def metrics(self, request: Request, query: Query) -> Response:
+        # Late: most daemons are never asked for them.
+        from agent_pool.daemon.metrics import CONTENT_TYPE, metrics_text
+
         return Response(await metrics_text(self._pool), media_type=CONTENT_TYPE)
 
     async def openapi(self, request: Request, query: Query) -> Response:

@@ -25,10 +25,10 @@ from agent_pool.daemon.app import make_app, make_pool
 from agent_pool.daemon.dashboard.pages import Dashboard
 from agent_pool.daemon.http_server import DaemonHttpServer, Listener
 from agent_pool.daemon.idle import IdleWatch
-from agent_pool.daemon.lock import take_lock
+from agent_pool.daemon.lock import DaemonLock
 from agent_pool.daemon.log_files import open_log, stop_rotation
 from agent_pool.daemon.mcp_faces import McpFaces
-from agent_pool.errors import AgentPoolError, ConfigError, DaemonUnavailable
+from agent_pool.errors import AgentPoolError, ConfigError
 from agent_pool.models import OPEN_STATES, TaskFilter
 from agent_pool.runtime import DaemonAddress
 from agent_pool.settings import Environment, load_settings
@@ -56,6 +56,7 @@ class Daemon:
 
     Args:
         environ: its environment: of its settings, its folders and its workers.
+        lock: the lock of its runtime folder, which it releases at its end.
         ends_when_idle: end after the setting `daemon_idle` without a client and a task.
         on_ready: called when clients can connect.
     """
@@ -63,11 +64,13 @@ class Daemon:
     def __init__(
         self,
         environ: Mapping[str, str],
+        lock: DaemonLock,
         *,
         ends_when_idle: bool = True,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._environ = Environment(environ)
+        self._lock = lock
         self._ends_when_idle = ends_when_idle
         self._on_ready = on_ready
         self._started = time.time()
@@ -82,16 +85,10 @@ class Daemon:
         """Serve until the end; then nothing of it is left.
 
         Raises:
-            DaemonUnavailable: another daemon of this user runs.
             ConfigError: a setting or a folder cannot be used, or the port is taken.
         """
-        self._folder = runtime.make_private(runtime.runtime_folder(self._environ))
-        lock = take_lock(self._folder)
-        if lock is None:
-            raise DaemonUnavailable("a daemon of this user runs already")
-        self._lock = lock
+        self._folder = runtime.runtime_folder(self._environ)
         try:
-            lock.note("starting")
             # After the lock: the log belongs to the daemon that runs.
             open_log(log_file(self._environ), self._environ, to_stderr=logs_to_stderr)
             await self._run()
@@ -103,7 +100,7 @@ class Daemon:
             raise
         finally:
             self._remove_files()  # while the lock makes them this daemon's
-            lock.release()
+            self._lock.release()
 
     async def _run(self) -> None:
         # Before the settings are read: an edit in between makes this daemon outdated.

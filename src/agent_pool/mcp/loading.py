@@ -1,4 +1,4 @@
-"""Loading the SDK and the server with less time and memory than a plain import takes.
+"""Loading the SDK and a server with less time and memory than a plain import takes.
 
 The packages of the SDK import everything, its client and its high-level server too. Here that
 happens only when a name of these packages is asked for. The modules that the server needs are
@@ -9,26 +9,37 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from agent_pool.mcp.opening import Opening
+if TYPE_CHECKING:
+    from agent_pool.mcp.opening import Opening
 
 _PACKAGES: Final = ("mcp", "mcp.server")
 
 
 def load_server() -> Callable[[Mapping[str, Any], Opening], NoReturn]:
     """Load `agent_pool.mcp.stdio`, and return its `run`."""
+    with lean_imports():
+        from agent_pool.mcp.stdio import run
+    return run
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """Import what stays inside this block; begin it before anything imports the SDK.
+
+    What is imported of the SDK later is imported without the rest of it too.
+    """
     gc.disable()  # all that is loaded now stays: searching it for garbage takes time
     for name in _PACKAGES:
         _load_lazily(name)
-    from agent_pool.mcp.stdio import run
-
+    yield
     gc.freeze()
     gc.enable()
-    return run
 
 
 def _load_lazily(name: str) -> None:

@@ -9,13 +9,15 @@ import shlex
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from agent_pool.text import clock_text, printable, printable_json
 from agent_pool.views.rows import TaskRow, WorkerRow
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TEMPLATES: Final = "daemon/dashboard/templates"
 
@@ -23,6 +25,9 @@ _TEMPLATES: Final = "daemon/dashboard/templates"
 @cache
 def templates() -> Environment:
     """Return the templates of the pages."""
+    # Late: most daemons show no page.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     made = Environment(
         loader=PackageLoader("agent_pool", _TEMPLATES),
         autoescape=True,
