@@ -39,6 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONG_FILES)
 
 
+def pytest_collection_finish() -> None:
+    """Leave the objects of all test modules out of later garbage collections.
+
+    `pool_project` collects after each of 370 tests. That took 0.2 s of processor time each with
+    the 400,000 objects of all modules, and takes a millisecond with those that a test has made.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

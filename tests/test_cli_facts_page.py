@@ -78,11 +78,10 @@ def test_a_failing_test_names_the_facts_that_it_guards(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-n0", "--tb=line", "-p", "no:cacheprovider"),
-            *("-p", "xdist", "-p", "pytest_timeout"),  # the plugins that pyproject.toml names
             f"tests/isolation/test_cli_facts.py::{name}",
         ],
         cwd=ROOT,
-        env={**os.environ, CLI_UNDER_TEST: str(cli), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env={**os.environ, CLI_UNDER_TEST: str(cli)},
         capture_output=True,
         text=True,
         check=False,

@@ -14,14 +14,16 @@ import pytest
 from agent_pool import Settings, describe_process_search, load_settings
 from agent_pool.cli.doctor.checks import check_attribution, check_user
 from agent_pool.cli.doctor.sign_in import check_sign_in
-from support.cli_runner import agent_pool
+from support.cli_runner import agent_pool, invoke_in
 from support.environment import UNREACHABLE_URL, cli_environment, real_cli
 from support.project import TempProject, file_contents
 
 
-def findings(project: TempProject, *args: str, **more: Any) -> tuple[int, dict[str, list[str]]]:
+def findings(
+    project: TempProject, *args: str, run: Any = invoke_in, **more: Any
+) -> tuple[int, dict[str, list[str]]]:
     """Return the exit code, and the messages by their subject and state: ``Agents/wrong``."""
-    done = agent_pool(project, "doctor", "--json", *args, **more)
+    done = run(project, "doctor", "--json", *args, **more)
     report = json.loads(done.stdout)
     assert report["ok"] == (done.returncode == 0)
     messages: dict[str, list[str]] = {}
@@ -33,7 +35,7 @@ def findings(project: TempProject, *args: str, **more: Any) -> tuple[int, dict[s
 
 def test_a_complete_setup_is_ok_and_gives_exit_code_0(project: TempProject) -> None:
     project.agent("one")
-    code, messages = findings(project)
+    code, messages = findings(project, run=agent_pool)
     assert code == 0
     assert messages["Agents/ok"] == ["1 agent can be used"]
     assert messages["Reuse/ok"] == ["after /clear the CLI has forgotten; workers are reused"]
@@ -158,7 +160,7 @@ def test_a_cli_that_is_not_signed_in_is_wrong(project: TempProject) -> None:
 
 
 def test_the_registered_server_and_hook_are_reported_with_scope(project: TempProject) -> None:
-    agent_pool(project, "install", "--scope", "user")
+    invoke_in(project, "install", "--scope", "user")
     _, messages = findings(project, "--quick")
     assert messages["Registered/note"] == [
         "MCP server: in scope user",
@@ -203,9 +205,9 @@ def test_options_that_the_cli_does_not_know_are_warnings(
     warnings = messages["Claude Code/warning"]
     assert "2.0.30 does not know --effort: effort has no effect" in warnings
     assert any("--no-session-persistence: a transcript of each task" in each for each in warnings)
-    shown = json.loads(agent_pool(project, "show", "one", "--json", CLAUDE_CLI=str(old)).stdout)
+    shown = json.loads(invoke_in(project, "show", "one", "--json", CLAUDE_CLI=str(old)).stdout)
     assert list(shown["left_out"]) == ["--no-session-persistence", "--effort"]
-    text = agent_pool(project, "show", "one", "--no-measure", CLAUDE_CLI=str(old)).stdout
+    text = invoke_in(project, "show", "one", "--no-measure", CLAUDE_CLI=str(old)).stdout
     assert "Options that Claude Code 2.0.30 does not know" in text
     assert "--effort: effort has no effect" in text
 
@@ -219,7 +221,7 @@ def test_the_report_for_people_fits_on_one_screen(project: TempProject) -> None:
 
 def test_doctor_does_not_change_any_file_in_the_project(project: TempProject) -> None:
     before = file_contents(project.root)
-    agent_pool(project, "doctor")
+    invoke_in(project, "doctor")
     assert file_contents(project.root) == before
 
 

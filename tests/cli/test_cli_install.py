@@ -12,7 +12,7 @@ import pytest
 
 import agent_pool as package
 from agent_pool.cli.registration import Scope, hook_command
-from support.cli_runner import agent_pool, claude
+from support.cli_runner import agent_pool, claude, invoke_in
 from support.project import TempProject, file_contents
 
 SCOPES: tuple[Scope, ...] = ("local", "project", "user")
@@ -42,7 +42,7 @@ def files(project: TempProject) -> dict[str, bytes]:
 
 def states(project: TempProject, *args: str) -> list[str]:
     """Run a command and return the first word of each step that it reports."""
-    done = agent_pool(project, *args)
+    done = invoke_in(project, *args)
     assert done.returncode == 0, done.stderr
     return [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
 
@@ -98,7 +98,7 @@ def test_uninstall_removes_the_files_that_install_created(project: TempProject) 
 
 
 def test_claude_code_can_start_the_registered_server(project: TempProject) -> None:
-    states(project, "install", "--no-hook")
+    assert agent_pool(project, "install", "--no-hook").returncode == 0
     assert "Connected" in claude(project, "mcp", "list")
     assert not settings_file(project, "local").exists()
 
@@ -119,7 +119,7 @@ def test_an_invalid_settings_file_is_refused_and_left_unchanged(
 ) -> None:
     write(settings_file(project, "local"), broken)
     before = file_contents(project.home.parent)
-    done = agent_pool(project, "install")
+    done = invoke_in(project, "install")
     assert (done.returncode, done.stdout) == (3, "")
     assert str(settings_file(project, "local")) in done.stderr
     assert file_contents(project.home.parent) == before
@@ -127,7 +127,7 @@ def test_an_invalid_settings_file_is_refused_and_left_unchanged(
 
 def test_another_server_with_the_same_name_is_left_unchanged(project: TempProject) -> None:
     claude(project, "mcp", "add", "agent-pool", "--", "node", "/somewhere/index.js")
-    done = agent_pool(project, "install")
+    done = invoke_in(project, "install")
     assert (done.returncode, done.stdout) == (3, "")
     assert "node /somewhere/index.js" in done.stderr
     assert states(project, "uninstall") == ["unchanged", "unchanged"]
@@ -146,7 +146,7 @@ def test_entries_of_an_older_python_are_replaced(project: TempProject) -> None:
 
 def test_uninstall_names_the_scope_that_has_the_server(project: TempProject) -> None:
     states(project, "install", "--scope", "user", "--no-hook")
-    assert "in scope user: use --scope" in agent_pool(project, "uninstall").stdout
+    assert "in scope user: use --scope" in invoke_in(project, "uninstall").stdout
 
 
 def test_a_linked_settings_file_stays_a_link_with_its_mode(
@@ -166,7 +166,7 @@ def test_a_linked_settings_file_stays_a_link_with_its_mode(
 
 def test_without_a_cli_install_does_not_change_any_file(project: TempProject) -> None:
     before = file_contents(project.home.parent)
-    done = agent_pool(project, "install", CLAUDE_CLI="/nowhere/claude")
+    done = invoke_in(project, "install", CLAUDE_CLI="/nowhere/claude")
     assert (done.returncode, done.stdout) == (3, "")
     assert file_contents(project.home.parent) == before
 

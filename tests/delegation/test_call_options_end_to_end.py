@@ -11,7 +11,7 @@ import pytest
 
 from agent_pool import AgentPool, ConfigError
 from agent_pool.loopback import LoopbackAPI, ModelRequest
-from support.cli_runner import agent_pool
+from support.cli_runner import agent_pool, invoke_in
 from support.model_scripts import as_text, bash, echo_task
 from support.pool_harness import PoolHarness
 from support.pools import PLAIN, PoolProject
@@ -19,6 +19,8 @@ from support.project import TempProject
 from support.waiting import run
 
 SONNET = "claude-sonnet-4-6"
+FEW: dict[str, Any] = {"AGENT_POOL_SPARES": "0", "AGENT_POOL_RESET": "clear"}
+"""Settings of a batch that starts no process except its workers."""
 
 
 def folder_with_agent(tmp_path: Path, body: str) -> Path:
@@ -159,7 +161,7 @@ def test_run_takes_every_option_of_a_call(project: TempProject, tmp_path: Path) 
         assert "MEMORY-OF-OTHER" in as_text(request)
         assert "You are the other." in as_text(request)
         wide = ["--permission-mode", "acceptEdits"]
-        denied = agent_pool(
+        denied = invoke_in(
             project, "run", "tester", "x", *wide, url=api.url, AGENT_POOL_PERMISSION_CEILING="plan"
         )
         assert denied.returncode == 3
@@ -183,7 +185,7 @@ def test_lines_of_a_batch_have_options_and_results_no_secrets(
 
     with LoopbackAPI(script).in_thread() as api:
         options = ["batch", "in.jsonl", "-o", "out.jsonl", "--model", SONNET]
-        done = agent_pool(project, *options, url=api.url)
+        done = agent_pool(project, *options, url=api.url, **FEW)
         assert done.returncode == 0, done.stderr
         written = (project.root / "out.jsonl").read_text()
         seen = {
@@ -202,8 +204,8 @@ def test_lines_of_a_batch_have_options_and_results_no_secrets(
         # With another option of the command, and another secret, nothing is run again.
         lines[0]["env"] = {"TOKEN": "other"}
         (project.root / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        again = agent_pool(project, *options[:4], "--model", "opus", url=api.url)
+        again = invoke_in(project, *options[:4], "--model", "opus", url=api.url, **FEW)
         assert "2 tasks: 2 done before" in again.stderr
         lines[0]["model"] = "opus"
         (project.root / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        assert agent_pool(project, *options, url=api.url).returncode == 3
+        assert invoke_in(project, *options, url=api.url, **FEW).returncode == 3

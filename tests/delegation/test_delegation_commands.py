@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from agent_pool.loopback import LoopbackAPI, ToolUseBlock, call_tools, echo
-from support.cli_runner import agent_pool, command, invoke
+from support.cli_runner import agent_pool, command, invoke, invoke_in
 from support.project import TempProject
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -48,19 +48,19 @@ def test_agents_and_doctor_name_fields_without_effect(here: TempProject) -> None
 def test_show_measures_the_size_of_each_prompt_part(project: TempProject) -> None:
     project.agent("one", "Be exact.", tools="Read, Grep")
     (project.root / "CLAUDE.md").write_text("x" * 4321)
-    done = agent_pool(project, "show", "one", "--measure", "--json")
+    done = invoke_in(project, "show", "one", "--measure", "--json")
     size = json.loads(done.stdout)["size"]
     assert {"Read", "Grep"} <= set(size["tools"])
     assert list(size["tools"].values()) == sorted(size["tools"].values(), reverse=True)
     assert size["messages"] > 4321
     assert size["total"] == sum(size["tools"].values()) + size["system"] + size["messages"]
     assert size["tokens"] == size["total"] // 4
-    assert "size" not in json.loads(agent_pool(project, "show", "one", "--json").stdout)
+    assert "size" not in json.loads(invoke_in(project, "show", "one", "--json").stdout)
 
 
 def test_show_prints_the_prompt_size_in_readable_lines(project: TempProject) -> None:
     project.agent("one", tools="[]")
-    lines = agent_pool(project, "show", "one").stdout.splitlines()
+    lines = invoke_in(project, "show", "one").stdout.splitlines()
     (place,) = [n for n, line in enumerate(lines) if line.startswith("Sent with every task (")]
     assert [line.split()[1:] for line in lines[place + 1 :]] == [
         ["system", "prompt"],
@@ -74,11 +74,11 @@ def test_show_works_even_if_the_cli_cannot_start(project: TempProject) -> None:
     cli = project.root / "claude"
     cli.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo '2.1.330 (Claude Code)'\nexit 1\n")
     cli.chmod(0o755)
-    done = agent_pool(project, "show", "one", CLAUDE_CLI=str(cli))
+    done = invoke_in(project, "show", "one", CLAUDE_CLI=str(cli))
     assert done.returncode == 0
     assert "Be exact." in done.stdout
     assert "The size of the prompt could not be measured: " in done.stderr
-    assert agent_pool(project, "show", "one", "--measure", CLAUDE_CLI=str(cli)).returncode == 3
+    assert invoke_in(project, "show", "one", "--measure", CLAUDE_CLI=str(cli)).returncode == 3
 
 
 @pytest.mark.parametrize("given", ["text", "file"])
@@ -89,7 +89,7 @@ def test_run_prints_an_answer_that_follows_a_schema(project: TempProject, given:
         (project.root / "form.json").write_text(schema)
         schema = "form.json"
     with LoopbackAPI(call_tools(ToolUseBlock("StructuredOutput", {"a": 7}))).in_thread() as api:
-        done = agent_pool(project, "run", "one", "x", "--schema", schema, "-q", url=api.url)
+        done = invoke_in(project, "run", "one", "x", "--schema", schema, "-q", url=api.url)
     assert (done.returncode, done.stdout) == (0, '{"a": 7}\n')
 
 

@@ -207,6 +207,7 @@ def test_run_and_batch_say_where_changes_are(pool_project: PoolProject, reposito
         (path,) = worktrees(repository)
         assert f"changes are in {path} (branch worktree-{path.name})" in done.stderr
         line = json.dumps({"agent": "tester", "task": "touch made", "isolation": "worktree"})
-        found = agent_pool(pool_project, "batch", "-", stdin=line.encode(), url=api.url)
+        few: dict[str, Any] = {"AGENT_POOL_SPARES": "0", "AGENT_POOL_RESET": "clear"}
+        found = agent_pool(pool_project, "batch", "-", stdin=line.encode(), url=api.url, **few)
         result = json.loads(found.stdout)["result"]
         assert {path, Path(result["worktree"])} == set(worktrees(repository))

@@ -167,6 +167,7 @@ def test_all_processes_end_when_claude_code_is_stopped(tmp_path: Path) -> None:
             model = DelegationModel(lambda request: echo(request) if request.tool_results else hold)
             async with LoopbackAPI(model) as api:
                 project = ServerProject(tmp_path, api)
+                project.env["AGENT_POOL_SPARES"] = "1"
                 async with claude_code(project) as caller:
                     assert caller.stdin is not None
                     caller.stdin.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,45 @@ from mcp_types import ElicitRequestFormParams, ElicitResult
 
 from agent_pool.loopback import LoopbackAPI, ModelReply, ModelRequest, ToolUseBlock, call_tools
 from support.mcp_client import ERAS, text_of
+from support.mcp_harness import ServerHarness
 from support.mcp_server import ServerProject
 from support.mcp_task_client import TasksOfClient, begin_task, send_request, wait_for_status
 from support.model_scripts import TaskBarrier
 from support.waiting import run
 
 
-@pytest.mark.parametrize("era", ERAS)
-def test_many_tasks_run_at_the_same_time_on_separate_workers(tmp_path: Path, era: str) -> None:
+class Person:
+    """Answers elicitations with the decision of the test that runs, and keeps their messages."""
+
+    def __init__(self) -> None:
+        self.decision = ""
+        self.asked: list[str] = []
+
+    async def __call__(self, context: Any, params: ElicitRequestFormParams) -> ElicitResult:
+        self.asked.append(params.message)
+        return ElicitResult(action="accept", content={"decision": self.decision})
+
+
+@pytest.fixture(scope="module")
+def person() -> Person:
+    return Person()
+
+
+@pytest.fixture(scope="module", params=ERAS)
+def harness(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, person: Person
+) -> Iterator[ServerHarness]:
+    """Start a server with the agents `reviewer`, `talker` and `asker`."""
+    folder = tmp_path_factory.mktemp("server")
+    harness = ServerHarness(folder, request.param, elicitation_callback=person)
+    harness.open()
+    harness.project.agent("talker", "You talk.")
+    harness.project.agent("asker", "You ask.", permissionMode="default")
+    yield harness
+    harness.close()
+
+
+def test_many_tasks_run_at_the_same_time_on_separate_workers(harness: ServerHarness) -> None:
     async def main() -> None:
         barrier = TaskBarrier(3)
 
@@ -26,9 +58,9 @@ def test_many_tasks_run_at_the_same_time_on_separate_workers(tmp_path: Path, era
             await barrier.join(task)
             return f"did {task}"
 
-        async with LoopbackAPI(script) as api, ServerProject(tmp_path, api).client(era) as client:
-            tasks = [{"agent": "reviewer", "task": f"part {n}"} for n in (1, 2, 3)]
-            answer = await client.call_tool("invoke_many", {"tasks": tasks})
+        harness.api.script = script
+        tasks = [{"agent": "reviewer", "task": f"part {n}"} for n in (1, 2, 3)]
+        answer = await harness.client.call_tool("invoke_many", {"tasks": tasks})
         text = text_of(answer)
         assert text.startswith("3 tasks: 3 done, 0 failed.\n\n## 1. reviewer (")
         assert [f"\n\ndid part {n}" in text for n in (1, 2, 3)] == [True] * 3
@@ -36,30 +68,28 @@ def test_many_tasks_run_at_the_same_time_on_separate_workers(tmp_path: Path, era
         pids = {row["agent-pool/result"]["pid"] for row in answer.meta["agent-pool/results"]}
         assert len(pids) == 3
 
-    run(main())
+    harness.run(main())
 
 
-def test_conversation_keeps_its_context_until_it_is_reset(tmp_path: Path) -> None:
+def test_conversation_keeps_its_context_until_it_is_reset(harness: ServerHarness) -> None:
     def script(request: ModelRequest) -> str:
         return f"{sum(message['role'] == 'assistant' for message in request.messages)} answers"
 
     async def main() -> None:
-        async with (
-            LoopbackAPI(script) as api,
-            ServerProject(tmp_path, api).client("auto") as client,
-        ):
-            call = {"agent": "reviewer", "task": "go on", "conversation": "q3"}
-            answers = [text_of(await client.call_tool("invoke", call)) for _ in range(2)]
-            ended = await client.call_tool("reset", {"agent": "reviewer", "conversation": "q3"})
-            answers.append(text_of(await client.call_tool("invoke", call)))
-            figures = json.loads(text_of(await client.call_tool("stats", {})))
+        harness.api.script = script
+        client = harness.client
+        call = {"agent": "talker", "task": "go on", "conversation": "q3"}
+        answers = [text_of(await client.call_tool("invoke", call)) for _ in range(2)]
+        ended = await client.call_tool("reset", {"agent": "talker", "conversation": "q3"})
+        answers.append(text_of(await client.call_tool("invoke", call)))
+        figures = json.loads(text_of(await client.call_tool("stats", {})))
         note = "\n\n(The conversation 'q3' began with this task.)"
         assert answers == [f"0 answers{note}", "1 answers", f"0 answers{note}"]
-        assert text_of(ended) == "The conversation 'q3' with reviewer has ended."
-        assert [(row["agent"], row["tasks"]) for row in figures["agents"]] == [("reviewer", 3)]
+        assert text_of(ended) == "The conversation 'q3' with talker has ended."
+        assert [row["tasks"] for row in figures["agents"] if row["agent"] == "talker"] == [3]
         assert figures["total"]["usage"]["output_tokens"] > 0
 
-    run(main())
+    harness.run(main())
 
 
 def test_cancelled_task_does_not_affect_the_two_other_tasks(tmp_path: Path) -> None:
@@ -97,30 +127,24 @@ def test_cancelled_task_does_not_affect_the_two_other_tasks(tmp_path: Path) -> N
     run(main())
 
 
-@pytest.mark.parametrize("era", ERAS)
 @pytest.mark.parametrize(
     ("decision", "expected"), [("allow once", "tool: hello\n"), ("deny", "has not permitted this")]
 )
 def test_person_decides_whether_the_agent_can_use_a_tool(
-    tmp_path: Path, era: str, decision: str, expected: str
+    harness: ServerHarness, person: Person, decision: str, expected: str
 ) -> None:
+    made = harness.project.root / f"made {decision}.txt"
+    command = f"tee '{made}' <<< hello"
+
     async def main() -> None:
-        asked: list[str] = []
+        person.decision = decision
+        person.asked.clear()
+        harness.api.script = call_tools(ToolUseBlock("Bash", {"command": command}))
+        answer = await harness.invoke("asker", "write")
+        assert expected.strip() in text_of(answer)
+        assert made.exists() is (decision == "allow once")
+        (question,) = person.asked
+        assert question.startswith("The agent asker asks for permission to use Bash")
+        assert command in question
 
-        async def person(context: Any, params: ElicitRequestFormParams) -> ElicitResult:
-            asked.append(params.message)
-            return ElicitResult(action="accept", content={"decision": decision})
-
-        write = ToolUseBlock("Bash", {"command": "tee made.txt <<< hello"})
-        async with LoopbackAPI(call_tools(write)) as api:
-            project = ServerProject(tmp_path, api)
-            project.agent("asker", "You ask.", permissionMode="default")
-            async with project.client(era, elicitation_callback=person) as client:
-                answer = await client.call_tool("invoke", {"agent": "asker", "task": "write"})
-            assert expected.strip() in text_of(answer)
-            assert (project.root / "made.txt").exists() is (decision == "allow once")
-            (question,) = asked
-            assert question.startswith("The agent asker asks for permission to use Bash")
-            assert "tee made.txt <<< hello" in question
-
-    run(main())
+    harness.run(main())

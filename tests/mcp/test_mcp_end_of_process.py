@@ -129,6 +129,7 @@ def test_all_processes_end_when_the_client_is_killed(tmp_path: Path) -> None:
             script = call_tools(ToolUseBlock("Bash", {"command": f"bash -c '{line.hold}'"}))
             async with LoopbackAPI(script) as api:
                 project = ServerProject(tmp_path, api)
+                project.env["AGENT_POOL_SPARES"] = "1"
                 call = legacy_call("invoke", agent="reviewer", task="hold the line")
                 lines = "".join(json.dumps({"jsonrpc": "2.0", **one}) + "\n" for one in call)
                 command = sys.executable, "-c", CLIENT, json.dumps(project.server_command), lines

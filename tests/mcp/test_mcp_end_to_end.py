@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,41 @@ from agent_pool.loopback import (
     call_tools,
 )
 from support.mcp_client import ERAS, find_tool, listening, text_of
+from support.mcp_harness import ServerHarness
 from support.mcp_server import ServerProject
 from support.waiting import run
+
+CHANGED = "notifications/tools/list_changed"
+
+
+class News:
+    """Counts the notifications of a changed list of tools that a client receives."""
+
+    def __init__(self) -> None:
+        self.changes: asyncio.Queue[str] = asyncio.Queue()
+
+    async def __call__(self, message: Any) -> None:
+        if message.method == CHANGED:
+            self.changes.put_nowait(CHANGED)
+
+
+@pytest.fixture(scope="module")
+def news() -> News:
+    return News()
+
+
+@pytest.fixture(scope="module", params=ERAS)
+def harness(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, news: News
+) -> Iterator[ServerHarness]:
+    """Start a server that gives each agent one worker."""
+    one = {"AGENT_POOL_MAX_SIZE": "1"}
+    folder = tmp_path_factory.mktemp("server")
+    harness = ServerHarness(folder, request.param, one, message_handler=news)
+    harness.open()
+    news.changes = asyncio.Queue()  # of this client alone
+    yield harness
+    harness.close()
 
 
 def pid_of(answer: CallToolResult) -> int:
@@ -26,36 +60,38 @@ def pid_of(answer: CallToolResult) -> int:
     return int(answer.meta["agent-pool/result"]["pid"])
 
 
-@pytest.mark.parametrize("era", ERAS)
-def test_tasks_run_one_after_another_in_one_process(tmp_path: Path, era: str) -> None:
+async def listed(harness: ServerHarness) -> dict[str, Any]:
+    """Return the row of the only worker of `reviewer`."""
+    rows = json.loads(text_of(await harness.client.call_tool("list", {})))
+    (row,) = [row for row in rows if row["name"] == "reviewer"]
+    return dict(row)
+
+
+def test_tasks_run_one_after_another_in_one_process(harness: ServerHarness) -> None:
     async def main() -> None:
         lines: list[str | None] = []
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             lines.append(message)
 
-        script = call_tools(ToolUseBlock("Bash", {"command": "echo from the shell"}))
-        async with LoopbackAPI(script) as api, ServerProject(tmp_path, api).client(era) as client:
-            answers = [
-                await client.call_tool(
-                    "invoke",
-                    {"agent": "reviewer", "task": f"task {n}"},
-                    progress_callback=on_progress,
-                )
-                for n in range(2)
-            ]
-            rows = json.loads(text_of(await client.call_tool("list", {})))
+        harness.api.script = call_tools(ToolUseBlock("Bash", {"command": "echo from the shell"}))
+        answers, rows = [], []
+        for number in range(2):
+            answers.append(
+                await harness.invoke("reviewer", f"task {number}", progress_callback=on_progress)
+            )
+            rows.append(await listed(harness))
         assert [text_of(answer) for answer in answers] == ["tool: from the shell"] * 2
-        assert pid_of(answers[0]) == pid_of(answers[1]) == rows[0]["pid"]
-        assert rows[0]["memory_bytes"] > 50 * 2**20
-        assert (rows[0]["name"], rows[0]["tasks"]) == ("reviewer", 2)
+        assert {pid_of(answer) for answer in answers} == {row["pid"] for row in rows}
+        assert rows[0]["pid"] == rows[1]["pid"]
+        assert rows[1]["memory_bytes"] > 50 * 2**20
+        assert rows[1]["tasks"] - rows[0]["tasks"] == 1
         assert lines
 
-    run(main())
+    harness.run(main())
 
 
-@pytest.mark.parametrize("era", ERAS)
-def test_a_cancelled_call_frees_its_worker(tmp_path: Path, era: str) -> None:
+def test_a_cancelled_call_frees_its_worker(harness: ServerHarness) -> None:
     async def main() -> None:
         asked = asyncio.Event()
 
@@ -65,51 +101,34 @@ def test_a_cancelled_call_frees_its_worker(tmp_path: Path, era: str) -> None:
             asked.set()
             return ModelReply("too late", delay=1000)
 
-        async with LoopbackAPI(script) as api:
-            project = ServerProject(tmp_path, api)
-            project.env["AGENT_POOL_MAX_SIZE"] = "1"
-            async with project.client(era) as client:
+        harness.api.script = script
+        first = await harness.invoke("reviewer", "hello")
+        call = asyncio.create_task(harness.invoke("reviewer", "wait for ever"))
+        await asked.wait()
+        call.cancel()
+        second = await harness.invoke("reviewer", "hello again")
+        assert [text_of(first), text_of(second)] == ["at once", "at once"]
+        assert pid_of(first) == pid_of(second)
 
-                async def invoke(task: str) -> CallToolResult:
-                    return await client.call_tool("invoke", {"agent": "reviewer", "task": task})
-
-                first = await invoke("hello")
-                call = asyncio.create_task(invoke("wait for ever"))
-                await asked.wait()
-                call.cancel()
-                second = await invoke("hello again")
-                assert [text_of(first), text_of(second)] == ["at once", "at once"]
-                assert pid_of(first) == pid_of(second)
-
-    run(main())
+    harness.run(main())
 
 
-@pytest.mark.parametrize("era", ERAS)
-def test_new_and_edited_agents_work_without_a_restart(tmp_path: Path, era: str) -> None:
+def test_new_and_edited_agents_work_without_a_restart(harness: ServerHarness, news: News) -> None:
     async def main() -> None:
-        news: asyncio.Queue[str] = asyncio.Queue()
+        harness.api.script = lambda request: request.system_text
+        client, project = harness.client, harness.project
+        async with listening(client, harness.era):
+            await client.list_tools()
+            assert news.changes.empty()
+            project.agent("writer", "You rhyme.", description="Writes poems.")
+            await news.changes.get()
+            description = (await find_tool(client, "invoke")).description or ""
+            assert "- writer: Writes poems." in description
+            for prompt in ("You rhyme.", "You never rhyme."):
+                project.agent("writer", prompt)
+                assert prompt in text_of(await harness.invoke("writer", "go"))
 
-        async def on_message(message: Any) -> None:
-            news.put_nowait(message.method)
-
-        async with LoopbackAPI(lambda request: request.system_text) as api:
-            project = ServerProject(tmp_path, api)
-            async with (
-                project.client(era, message_handler=on_message) as client,
-                listening(client, era),
-            ):
-                await client.list_tools()
-                project.agent("writer", "You rhyme.", description="Writes poems.")
-                assert await news.get() == "notifications/tools/list_changed"
-                assert "- writer: Writes poems." in (
-                    (await find_tool(client, "invoke")).description or ""
-                )
-                for prompt in ("You rhyme.", "You never rhyme."):
-                    project.agent("writer", prompt)
-                    answer = await client.call_tool("invoke", {"agent": "writer", "task": "go"})
-                    assert prompt in text_of(answer)
-
-    run(main())
+    harness.run(main())
 
 
 def test_failed_call_is_a_tool_error_with_a_clear_reason(tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
-"""One caller and one pool on the real CLI."""
+"""One caller and one pool, on the real CLI and on the fake one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 import psutil
 import pytest
 
 from agent_pool import (
     AgentNotFound,
+    AgentPool,
     ConfigError,
     Ended,
     PoolClosed,
@@ -23,7 +25,7 @@ from agent_pool import (
     ToolUse,
     Usage,
 )
-from agent_pool.loopback import ModelRequest
+from agent_pool.loopback import LoopbackAPI, ModelRequest
 from support.model_scripts import HeldAnswers, bash, echo_task
 from support.pools import PoolProject, wait_until_idle
 from support.process_checks import is_alive
@@ -96,7 +98,7 @@ def test_map_returns_results_and_errors_in_call_order(
 ) -> None:
     async def main() -> None:
         script = HeldAnswers()
-        async with pool_project.real(script, max_size=2) as (pool, _):
+        async with pool_project.on_fake_cli(script, max_size=2) as (pool, _):
             calls = [("tester", "a"), ("nobody", "b"), ("tester", "c"), ("tester", " ")]
             mapped = asyncio.create_task(pool.map(calls))
             await wait_until(lambda: len(script.began) == 2)
@@ -198,7 +200,7 @@ def test_an_error_of_an_abandoned_stream_is_not_logged(pool_project: PoolProject
 
 def test_warmup_starts_a_worker_which_the_next_task_gets(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with pool_project.real(echo_task) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task) as (pool, _):
             warmed = await pool.warmup("tester")
             assert (warmed.agent, warmed.description) == ("tester", "Tests.")
             assert (warmed.state, warmed.tasks) == ("idle", 0)
@@ -385,7 +387,7 @@ def test_a_failing_listener_is_logged_and_harms_no_task(
         raise ValueError(f"no {type(event).__name__}, please")
 
     async def main() -> None:
-        async with pool_project.real(echo_task, max_size=1) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task, max_size=1) as (pool, _):
             result = await pool.invoke("tester", "one", on_event=listener)
             assert result.text == "echo: one"
             assert (await pool.invoke("tester", "two")).pid == result.pid
@@ -414,11 +416,15 @@ def test_a_pool_serves_only_while_it_is_open(pool_project: PoolProject) -> None:
     run(main())
 
 
-def test_a_pool_with_its_default_settings_reuses_the_real_cli(pool_project: PoolProject) -> None:
+def test_a_pool_with_its_default_settings_reuses_the_real_cli(
+    pool_project: PoolProject, cache: Path
+) -> None:
     async def main() -> None:
-        async with pool_project.real(echo_task, reset="auto", spares=1) as (pool, _):
-            results = [await pool.invoke("tester", f"task {number}") for number in range(3)]
-            assert [result.text for result in results] == [f"echo: task {n}" for n in range(3)]
-            assert len({result.pid for result in results}) == 1
+        async with LoopbackAPI(echo_task) as api:
+            environ = pool_project.environment(api.url, XDG_CACHE_HOME=str(cache))
+            async with AgentPool(environ=environ) as pool:
+                results = [await pool.invoke("tester", f"task {number}") for number in range(3)]
+                assert [result.text for result in results] == [f"echo: task {n}" for n in range(3)]
+                assert len({result.pid for result in results}) == 1
 
     run(main())

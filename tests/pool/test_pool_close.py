@@ -28,7 +28,7 @@ def test_close_lets_running_tasks_finish_and_refuses_waiting_callers(
 ) -> None:
     async def main() -> None:
         script = HeldAnswers()
-        async with pool_project.real(script, max_size=1) as (pool, _):
+        async with pool_project.on_fake_cli(script, max_size=1) as (pool, _):
             running = asyncio.create_task(pool.invoke("tester", "running"))
             await wait_until(lambda: script.began == ["running"])
             waiting = asyncio.create_task(pool.invoke("tester", "waiting"))

@@ -1,4 +1,4 @@
-"""How tasks end on the real CLI: timeouts, cancelled callers, killed and reset workers."""
+"""How tasks end: timeouts, cancelled callers, killed and reset workers."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_killed_worker_fails_its_task_and_is_replaced(
 ) -> None:
     async def main() -> None:
         script = HeldAnswers()
-        async with pool_project.real(script, max_size=1) as (pool, _):
+        async with pool_project.on_fake_cli(script, max_size=1) as (pool, _):
             doomed = await pool.warmup("tester")
             assert doomed.pid is not None
             running = asyncio.create_task(pool.invoke("tester", "doomed"))
@@ -141,7 +141,7 @@ def test_an_idle_worker_that_is_killed_is_replaced_without_errors(
     pool_project: PoolProject,
 ) -> None:
     async def main() -> None:
-        async with pool_project.real(echo_task, max_size=1) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task, max_size=1) as (pool, _):
             doomed = await pool.warmup("tester")
             assert doomed.pid is not None
             os.kill(doomed.pid, signal.SIGKILL)
@@ -176,7 +176,7 @@ def test_a_dead_worker_with_open_pipes_is_not_granted(
 def test_a_reset_fails_the_running_task_with_that_reason(pool_project: PoolProject) -> None:
     async def main() -> None:
         script = HeldAnswers()
-        async with pool_project.real(script) as (pool, _):
+        async with pool_project.on_fake_cli(script) as (pool, _):
             running = asyncio.create_task(pool.invoke("tester", "doomed"))
             await wait_until(lambda: script.began == ["doomed"])
             assert await pool.reset("tester") == 1

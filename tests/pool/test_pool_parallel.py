@@ -1,4 +1,4 @@
-"""Many callers and one pool on the real CLI."""
+"""Many callers and one pool, on the real CLI and on the fake one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_eight_tasks_at_once_each_get_their_own_answer(pool_project: PoolProject
 def test_an_agent_has_no_more_workers_than_max_size(pool_project: PoolProject) -> None:
     async def main() -> None:
         script = HeldAnswers()
-        async with pool_project.real(script, max_size=2) as (pool, _):
+        async with pool_project.on_fake_cli(script, max_size=2) as (pool, _):
             callers = start(pool, "a", "b", "c")
             await wait_until(lambda: len(script.began) == 2)
             workers = await pool.workers()
@@ -121,7 +121,7 @@ def test_the_least_recently_used_agent_makes_room(pool_project: PoolProject) -> 
 
 def test_waiting_callers_are_served_in_order_of_arrival(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with pool_project.real(echo_task, max_size=1) as (pool, api):
+        async with pool_project.on_fake_cli(echo_task, max_size=1) as (pool, api):
             tasks = [f"task {number}" for number in range(6)]
             assert await texts(start(pool, *tasks)) == [f"echo: {task}" for task in tasks]
             assert [request.last_user_text.strip() for request in api.requests] == tasks
@@ -132,7 +132,7 @@ def test_waiting_callers_are_served_in_order_of_arrival(pool_project: PoolProjec
 def test_a_caller_that_leaves_the_queue_does_not_block_it(pool_project: PoolProject) -> None:
     async def main() -> None:
         script = HeldAnswers()
-        async with pool_project.real(script, max_size=1) as (pool, _):
+        async with pool_project.on_fake_cli(script, max_size=1) as (pool, _):
             (first,) = start(pool, "first")
             await wait_until(lambda: script.began == ["first"])
             leaving = await until_waiting(pool, "tester", "leaving")
@@ -150,7 +150,7 @@ def test_a_caller_that_leaves_the_queue_does_not_block_it(pool_project: PoolProj
 def test_waiting_callers_learn_their_place_in_the_queue(pool_project: PoolProject) -> None:
     async def main() -> None:
         script = HeldAnswers()
-        async with pool_project.real(script, max_size=1) as (pool, _):
+        async with pool_project.on_fake_cli(script, max_size=1) as (pool, _):
             (running,) = start(pool, "running")
             await wait_until(lambda: script.began == ["running"])
             told: dict[str, list[int]] = {"a": [], "b": []}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from unittest import mock
 
 from click.testing import CliRunner, Result
 
@@ -57,6 +59,29 @@ def invoke(*args: str, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(
         cli, args, input=stdin, prog_name="agent-pool", catch_exceptions=False
     )
+
+
+def invoke_in(
+    project: TempProject,
+    *args: str,
+    url: str = UNREACHABLE_URL,
+    stdin: bytes = b"",
+    without: tuple[str, ...] = (),
+    **more: str,
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line as `agent_pool` does, but in this process: half a second faster.
+
+    Raises:
+        Exception: the command raised it; a process would have shown it as a traceback.
+    """
+    environ = {**project.environment(url), **more}
+    for name in without:
+        del environ[name]
+    with mock.patch.dict(os.environ, environ, clear=True), contextlib.chdir(project.root):
+        done = invoke(*args, stdin=stdin)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
 
 
 def claude(project: TempProject, *args: str) -> str:

@@ -93,8 +93,11 @@ class ServerProject(ServerRunner):
     def __init__(self, folder: Path, api: LoopbackAPI) -> None:
         super().__init__(folder)
         # Not auto: that would first probe whether the binary can reset, which takes a second.
+        # No spare: it would be one more process for each server, which no task of these tests uses.
         # PYTHONPATH: the server runs the code under test, also where another copy is installed.
-        self.env = self.environment(api.url, AGENT_POOL_RESET="clear", PYTHONPATH=IMPORTABLE)
+        self.env = self.environment(
+            api.url, AGENT_POOL_RESET="clear", AGENT_POOL_SPARES="0", PYTHONPATH=IMPORTABLE
+        )
         self.agent("reviewer", "You are the reviewer.", description="Reviews code.")
 
 

@@ -53,6 +53,21 @@ class PoolProject(TempProject):
         fake_cli.install(self.fake, *acts, version=version)
         return AgentPool(environ=self.fake_environment(), **{**HASTY, **settings})
 
+    @asynccontextmanager
+    async def on_fake_cli(
+        self, script: Callable[[ModelRequest], Any], **settings: Any
+    ) -> AsyncIterator[tuple[AgentPool, LoopbackAPI]]:
+        """Open a pool on a fake CLI without faults, and the API that it calls, as `real` does.
+
+        For what the pool does and the CLI does not decide: a process of it takes a tenth of the
+        real one's time.
+        """
+        cli = fake_cli.install(self.fake, model="api")
+        async with LoopbackAPI(script) as api:
+            environ = self.environment(api.url, CLAUDE_CLI=str(cli))
+            async with AgentPool(environ=environ, **{**PLAIN, **settings}) as pool:
+                yield pool, api
+
     def fake_environment(self) -> dict[str, str]:
         """Build the environment of a pool on the fake CLI that was installed last."""
         return self.environment(UNREACHABLE_URL, CLAUDE_CLI=str(self.fake / "claude"))
