@@ -3,8 +3,8 @@
     python -m benchmarks cluster [--rounds 5] [--pairs 50]
 
 Throughput is measured with tasks of one second of model time, so that nodes that share the cores of
-this machine can show what nodes of their own would do. For the same reason the first tasks begin one
-after the other: tasks that begin together end together, and wait for the same cores each time.
+this machine can show what nodes of their own would do. For the same reason the first tasks begin
+one after the other: tasks that begin together end together, and wait for the same cores each time.
 """
 
 from __future__ import annotations

@@ -69,18 +69,12 @@ def invoke_in(
     without: tuple[str, ...] = (),
     **more: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line as `agent_pool` does, but in this process: half a second faster.
-
-    Raises:
-        Exception: the command raised it; a process would have shown it as a traceback.
-    """
+    """Run the command line as `agent_pool` does, but in this process: half a second faster."""
     environ = {**project.environment(url), **more}
     for name in without:
         del environ[name]
     with mock.patch.dict(os.environ, environ, clear=True), contextlib.chdir(project.root):
         done = invoke(*args, stdin=stdin)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
     return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
 
 
