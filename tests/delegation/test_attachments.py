@@ -152,18 +152,23 @@ def test_the_largest_attachments_arrive_and_their_memory_goes_back(harness: Pool
     large = Attachment.from_bytes(PDF + filler, "large.pdf")
 
     async def main() -> None:
-        sizes = []
+        grown: list[int] = []
         for _ in range(3):
             outcome = await ask(harness, large)
             (block,) = blocks_with_data(outcome.requests[0])
             assert len(block["source"]["data"]) == len(large.data)
             for _ in range(3):  # the CLI collects its garbage as it works
                 after = await ask(harness)
-            sizes.append(psutil.Process(after.pid).memory_info().rss)
+            grown.append(psutil.Process(after.pid).memory_info().rss)
             harness.api.requests.clear()
         assert after.pid == outcome.pid
         # Each task brought 28 MB in base64, which the CLI holds several times while it sends it.
-        assert sizes[2] - sizes[0] < 100 << 20
+        for _ in range(10):  # on a busy machine it collects later
+            if grown[-1] - grown[0] < 100 << 20:
+                break
+            await ask(harness)
+            grown.append(psutil.Process(after.pid).memory_info().rss)
+        assert grown[-1] - grown[0] < 100 << 20
 
     harness.run(main())
 
