@@ -2,15 +2,16 @@
 
     python scripts/cli_versions.py             all versions of the rule, then the page
     python scripts/cli_versions.py VERSION…    these versions, then the page
-    python scripts/cli_versions.py --only=STAGE …    one stage: probe, promises or rest
+    python scripts/cli_versions.py --only=STAGE …    one stage: probe, promises or rest; or failed,
+                                               the rest's tests that failed or did not run
     python scripts/cli_versions.py --page      no version: write the page from the kept results
     python scripts/cli_versions.py --list      no version: print which ones the rule chooses
 
 Each version is installed from npm into the cache folder of the tests. The probe and some tasks run
 on it, then the tests of tests/isolation, which take the CLI from the variable AGENT_POOL_TEST_CLI.
 Nothing asks a server but npm. A version takes minutes; it is not part of CI. The exit code is 1 if
-a promise for all versions (tests/isolation/test_old_versions.py) was broken, or another test failed
-on the newest one.
+a promise for all versions (tests/isolation/test_old_versions.py) was broken, another test failed on
+the newest one, or a version could not be installed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
@@ -46,15 +50,19 @@ COUNT = 12
 """Versions that the rule chooses."""
 TASKS = 10
 """Tasks of which the fastest is shown, after a first one."""
-RUN_TIMEOUT = 300
+RUN_TIMEOUT = 900
 """Seconds for the tests on one version; no further test begins then."""
+TEST_TIMEOUT = 400
+"""Seconds for a test: an old version starts a process for each of its tasks."""
 RETRIED = 10
 """Up to so many failed tests are run once more, alone: a test can fail on a busy machine."""
-WORKERS = 6
-"""Processes that run tests at once: on an old version many tests only wait until they fail."""
+WORKERS = 3
+"""Processes that run tests at once, as in pyproject.toml: an old version takes seconds to start."""
 
 STAGES = ("probe", "promises", "rest")
 """The probe with some tasks, the promises for all versions, and the other tests of the folder."""
+FAILED = "failed"
+"""A stage that is run only if it is named: those of the other tests that failed or did not run."""
 ENDINGS = ("passed", "failed", "skipped")
 
 LANDMARKS = {
@@ -105,6 +113,16 @@ def published_versions() -> list[str]:
 # One version
 
 
+def is_tried(version: str, stages: Sequence[str]) -> bool:
+    """Try a version; print why, and return False, if it cannot be installed."""
+    try:
+        try_version(version, stages)
+    except pytest.skip.Exception as error:  # one that npm does not install must not end the run
+        sys.stderr.write(f"{version}: {error}\n")
+        return False
+    return True
+
+
 def try_version(version: str, stages: Sequence[str] = STAGES) -> None:
     """Run the stages on one version, and keep what each has found out."""
     cli = cli_from_npm(version)
@@ -112,12 +130,13 @@ def try_version(version: str, stages: Sequence[str] = STAGES) -> None:
         keep(version, use_version(cli))
     if "promises" in stages:
         keep(version, {"promises": run_tests(cli, PROMISES, "-m", "not soak")})
-    if "rest" in stages:
+    if {"rest", FAILED} & set(stages):
         takes_roles = kept_result(version)["verdict"]["switches"]
         names = (*FOR_ALL, *FOR_ROLES) if takes_roles else FOR_ALL
         files = [f"{FOLDER}/test_{name}.py" for name in names]
-        ordinary = "not soak and not long and not old_cli"
-        keep(version, {"rest": run_tests(cli, *files, "-m", ordinary)})
+        args = [*files, "-m", "not soak and not long and not old_cli"]
+        found = run_tests(cli, *args) if "rest" in stages else kept_result(version)["rest"]
+        keep(version, {"rest": run_failed(cli, found, *args) if FAILED in stages else found})
 
 
 def use_version(cli: Path) -> Result:
@@ -158,47 +177,84 @@ async def _use_pool(harness: PoolHarness) -> Result:
 def run_tests(cli: Path, *args: str) -> Result:
     """Run tests on this CLI, and a few failed ones once more; return how each ended."""
     found = _run_once(cli, *args)
-    if 0 < len(found["failed"]) <= RETRIED:
-        names = " or ".join(name.partition("::")[2] for name in found["failed"])
-        again = _run_once(cli, *args, "-n0", "-k", names)
-        now_passed = set(found["failed"]) & set(again["passed"])
-        found["failed"] = sorted(set(found["failed"]) - now_passed)
-        found["passed"] = sorted({*found["passed"], *now_passed})
-    return found
+    found["not_run"] = sorted(_collect(*args) - set().union(*(found[how] for how in ENDINGS)))
+    return run_failed(cli, found, *args) if len(found["failed"]) <= RETRIED else found
+
+
+def run_failed(cli: Path, found: Result, *args: str) -> Result:
+    """Run the tests that failed or did not run once more, alone; return how each has ended now."""
+    names = [*found["failed"], *found.get("not_run", ())]
+    if not names:
+        return found
+    wanted = " or ".join(name.partition("::")[2] for name in names)
+    return merge(found, _run_once(cli, *args, "-n0", "-k", wanted))
+
+
+def merge(found: Result, again: Result) -> Result:
+    """Return the results of a run with those of a later one of some of its tests."""
+    rerun = set().union(*(again[how] for how in ENDINGS))
+    merged: Result = {
+        how: sorted({*(set(found.get(how, ())) - rerun), *again.get(how, ())})
+        for how in (*ENDINGS, "not_run")
+    }
+    kept = {name: why for name, why in found.get("reasons", {}).items() if name not in rerun}
+    return {**merged, "reasons": {**kept, **again["reasons"]}}
 
 
 def _run_once(cli: Path, *args: str) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        pytest = [sys.executable, "-m", "pytest", "-q", f"-n{WORKERS}", "-p", "no:cacheprovider"]
-        limits = [f"--session-timeout={RUN_TIMEOUT}", f"--junitxml={report}"]
-        paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), CLI_UNDER_TEST: str(cli)}
-        # A hanging test ends by its own timeout; this bound is for pytest itself.
-        subprocess.run(
-            [*pytest, *args, *limits],
-            cwd=ROOT,
-            env=env,
-            check=False,
-            timeout=2 * RUN_TIMEOUT,
-            stdout=sys.stderr,
-        )
+        limits = [f"--session-timeout={RUN_TIMEOUT}", f"--timeout={TEST_TIMEOUT}"]
+        limits.append(f"--junitxml={report}")
+        _pytest(f"-n{WORKERS}", *args, *limits, environ={CLI_UNDER_TEST: str(cli)})
         return read_report(report)
 
 
+def _collect(*args: str) -> set[str]:
+    """Return the names of the tests that these arguments choose."""
+    return read_names(_pytest("-n0", *args, "--collect-only", output=subprocess.PIPE))
+
+
+def _pytest(
+    *args: str, environ: Mapping[str, str] | None = None, output: Any = sys.stderr
+) -> str | None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *args]
+    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environ or {})}
+    # A hanging test ends by its own timeout; this bound is for pytest itself.
+    limit = 2 * RUN_TIMEOUT
+    done = subprocess.run(command, cwd=ROOT, env=env, timeout=limit, stdout=output, text=True)
+    listed: str | None = done.stdout
+    return listed
+
+
+def read_names(listed: str | None) -> set[str]:
+    """Read what ``pytest --collect-only -q`` prints: the names of the tests, without variants."""
+    tests = re.findall(r"^\S*?(\w+)\.py::(\w+)", listed or "", re.MULTILINE)
+    return {f"{file}::{test}" for file, test in tests}
+
+
 def read_report(path: Path) -> Result:
-    """Read a report in JUnit's form: the names of the tests by how they ended."""
+    """Read a report in JUnit's form: the names of the tests by how they ended.
+
+    `reasons` says why a test, or a variant of one, was skipped.
+    """
     ended: dict[str, set[str]] = {how: set() for how in ENDINGS}
+    reasons: dict[str, str] = {}
     for case in ElementTree.parse(path).iter("testcase"):
         # The variants of a test count as one, which fails if one of them does.
         file = case.get("classname", "").rpartition(".")[2]
+        if not file.startswith("test_"):
+            continue  # an error of pytest itself; the tests after it count as not run
         name = f"{file}::{case.get('name', '').partition('[')[0]}"
         kinds = {child.tag for child in case}
         how = "failed" if kinds & {"failure", "error"} else "skipped" if kinds & {"skipped"} else ""
         ended[how or "passed"].add(name)
+        if (skipped := case.find("skipped")) is not None:
+            reasons[name] = skipped.get("message", "")
     ended["passed"] -= ended["failed"]
     ended["skipped"] -= ended["failed"] | ended["passed"]
-    return {how: sorted(names) for how, names in ended.items()}
+    return {**{how: sorted(names) for how, names in ended.items()}, "reasons": reasons}
 
 
 # The page
@@ -219,8 +275,9 @@ A process can take roles, and a spare can be claimed, from 2.1.330 on: the pool 
 PROMISED = """
 ## What holds on every version
 
-The tests of `test_old_versions.py` are the promises for every version: no words of a task in a later one, no late answer or left-over command in it, only the agent's tools, permissions asked, a next task after a timeout.
-The other tests are those of {for_all} and, where a process takes roles, of {for_roles}: many of them need what newer versions can do, such as stamps and workers that are used again.
+The tests of `test_old_versions.py` are the promises for every version: no words of a task in a later one, no late answer or left-over command in it, only the agent's tools, permissions asked, and a timeout or an API error that ends its own task alone.
+The other tests are those of {for_all} and, where a process takes roles, of {for_roles}.
+A test that needs what only newer versions can do is skipped; its reason is below.
 Tests of definitions, and those on a fake CLI, are left out.
 The variants of a test count as one. Up to {retried} failed tests are run once more, alone. "Not run" is what the last run had no time for.
 
@@ -230,10 +287,18 @@ The variants of a test count as one. Up to {retried} failed tests are run once m
 FAILING = """
 ## Tests that fail
 
-A test that is named here needs something that these versions do not do. Where a version is served by a process for each task, it needs none of it.
+A test that is named here shows a gap of these versions.
 
 | test | fails on |
 |---|---|
+"""
+SKIPPED = """
+## Tests that do not apply to every version
+
+A version that lacks the fact skips the test, or the variants of it that need the fact.
+
+| test | needs | skipped on |
+|---|---|---|
 """
 
 
@@ -251,8 +316,9 @@ def page(results: Sequence[Result]) -> str:
     )
     promised += kept
     changed = _changed_facts(results[-1])
-    failing = _failing_lines(results)
-    return head + modes + promised + (FAILING + failing if failing else "") + changed
+    failing, skipped = _failing_lines(results), _skipped_lines(results)
+    promised += (FAILING + failing if failing else "") + (SKIPPED + skipped if skipped else "")
+    return head + modes + promised + changed
 
 
 def _mode_line(result: Result, newest: str) -> str:
@@ -282,6 +348,8 @@ def _kept_line(result: Result) -> str:
         cells += ["not run", ""]
     rest = result.get("rest")
     cells += [str(len(rest[how])) if rest else "not run" for how in ENDINGS]
+    if rest and (left := rest.get("not_run")):
+        cells[-1] += f", and {len(left)} not run"
     return f"| {' | '.join(cells)} |\n"
 
 
@@ -294,6 +362,19 @@ def _failing_lines(results: Sequence[Result]) -> str:
             failing.setdefault(name, []).append(result["version"])
     return "".join(
         f"| {_plain(name)} | {spans(failing[name], versions)} |\n" for name in sorted(failing)
+    )
+
+
+def _skipped_lines(results: Sequence[Result]) -> str:
+    """List each test that is skipped somewhere, with the reason and the versions."""
+    versions = [result["version"] for result in results if "rest" in result]
+    skipped: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for skip in result.get("rest", {}).get("reasons", {}).items():
+            skipped.setdefault(skip, []).append(result["version"])
+    return "".join(
+        f"| {_plain(name)} | {reason} | {spans(skipped[name, reason], versions)} |\n"
+        for name, reason in sorted(skipped)
     )
 
 
@@ -366,17 +447,18 @@ def _results_folder() -> Path:
 
 def main(args: Sequence[str]) -> int:
     named = [argument for argument in args if not argument.startswith("--")]
+    missing: list[str] = []
     if "--page" not in args:
         versions = named or choose(published_versions())
         if "--list" in args:
             print(*versions, sep="\n")  # noqa: T201 - the answer of this command
             return 0
-        for version in versions:
-            try_version(version, [stage for stage in STAGES if f"--only={stage}" in args] or STAGES)
+        only = [stage for stage in (*STAGES, FAILED) if f"--only={stage}" in args]
+        missing = [version for version in versions if not is_tried(version, only or STAGES)]
     results = kept_results()
     PAGE.write_text(page(results), encoding="utf-8")
     is_broken = any(failed_tests(result, "promises") for result in results)
-    return 1 if is_broken or failed_tests(results[-1], "rest") else 0
+    return 1 if missing or is_broken or failed_tests(results[-1], "rest") else 0
 
 
 if __name__ == "__main__":

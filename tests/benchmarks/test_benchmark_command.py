@@ -17,11 +17,13 @@ import agent_pool
 from agent_pool.loopback import ModelRequest, TextBlock, ToolUseBlock
 from benchmarks import command
 from benchmarks.comparison import METHOD_LABELS, BenchmarkPlan
-from benchmarks.memory import WORKLOADS
+from benchmarks.memory import AGENTS, WORKLOADS
 from benchmarks.results import BenchmarkResult
 from support.benchmark_runs import IMPORTABLE, sample_result, start_command
 from support.environment import real_cli
+from support.process_checks import reapers, watchdogs
 from support.project import TempProject
+from support.waiting import blocking_wait
 
 SOURCES = Path(agent_pool.__file__).parent
 
@@ -227,18 +229,27 @@ def test_the_daemon_benchmark_compares_sessions_and_leaves_nothing(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def processes_of_benchmark(pid: int) -> list[psutil.Process]:
+    """Return the running benchmark's process, that of its pool, the watchdog's and its workers."""
+    (pool,) = psutil.Process(pid).children()
+    # The watchdog's two processes are no children of the pool; they are the parents of the workers.
+    (watchdog,), (reaper,) = watchdogs(pool.pid), reapers(pool.pid)
+    blocking_wait(lambda: len(watchdog.children()) == len(AGENTS))
+    return [psutil.Process(pid), pool, reaper, watchdog, *watchdog.children()]
+
+
 @pytest.mark.long
 def test_an_interrupted_memory_benchmark_leaves_no_process(
     project: TempProject, tmp_path: Path
 ) -> None:
     running = start_command(project, "memory", "--tasks", "500", temporary=tmp_path / "tmp")
     assert running.stdout is not None
-    assert any(line.split()[0] == "1" for line in running.stdout)  # the first task is done
-    processes = [psutil.Process(running.pid)]
-    processes += processes[0].children(recursive=True)
-    assert len(processes) > 3
-    running.send_signal(signal.SIGINT)
-    _, stderr = running.communicate(timeout=60)
+    try:
+        assert any(line.split()[0] == "1" for line in running.stdout)  # the first task is done
+        processes = processes_of_benchmark(running.pid)
+    finally:  # a failed test must not leave hundreds of tasks either
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=60)
     assert (running.returncode, stderr) == (130, "stopped by SIGINT\n")
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []

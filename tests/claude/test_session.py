@@ -163,6 +163,30 @@ def test_an_unstamped_result_is_a_stray_in_versions_that_stamp() -> None:
     assert (session.state, session.strays) == (SessionState.IN_TURN, 1)
 
 
+def test_an_error_without_a_stamp_ends_its_turn_and_its_worker() -> None:
+    session = in_turn(frames.HELLO_2_1_119)
+    session.stamps_results = (
+        True  # as in 2.1.229, which stamps no errors and no beginnings of turns
+    )
+    fields = {"is_error": True, "result": "API Error: 400", "api_error_status": 400}
+    last = with_fields(frames.HELLO_2_1_119.last, **fields)
+
+    (ended,) = session.receive(as_lines(last))
+
+    assert isinstance(ended, TurnFinished)
+    assert (ended.result.is_error, ended.result.api_status) == (True, 400)
+    assert (session.state, session.strays) == (SessionState.USED, 0)
+    assert session.taints == ["an error came that does not name its task"]
+
+
+def test_an_error_without_a_stamp_is_a_stray_in_versions_that_stamp_turns() -> None:
+    session = in_turn(frames.HELLO)
+    session.receive(frames.HELLO.without_last())
+    error = {**unstamped(frames.HELLO.last), "is_error": True}
+    assert session.receive(as_lines(error)) == [StrayFinished()]
+    assert (session.state, session.strays) == (SessionState.IN_TURN, 1)
+
+
 def test_a_result_without_any_prompt_is_a_stray() -> None:
     session = ready()
     assert session.receive(as_lines(unstamped(frames.HELLO.last))) == [StrayFinished()]

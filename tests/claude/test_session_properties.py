@@ -204,7 +204,7 @@ class Conversation:
             assert set(kinds) <= {TurnFinished, StrayFinished, ResetFinished, ResetFailed}
         if any(isinstance(signal, TurnFinished) for signal in signals):
             assert state in (SessionState.IN_TURN, SessionState.INTERRUPTING)
-            assert self._is_for_us(frame)
+            assert self._is_for_us(frame) or self._is_error_without_stamp(frame, signals)
             totals = running_totals(frame)
             spend = totals.since(self.totals)
             (ended,) = signals
@@ -240,6 +240,13 @@ class Conversation:
     def _is_for_us(self, frame: dict[str, Any]) -> bool:
         stamps = stamps_in(frame)
         return self.stamp in stamps or (not stamps and not self.has_seen_stamps)
+
+    def _is_error_without_stamp(self, frame: dict[str, Any], signals: list[Signal]) -> bool:
+        """Check that an error of a version that does not stamp turns also ends its worker."""
+        (ended,) = signals
+        is_error = isinstance(ended, TurnFinished) and ended.result.is_error
+        is_old = not self.session.stamps_turns and not stamps_in(frame)
+        return is_error and is_old and self.session.taints != []
 
     def check(self) -> None:
         session = self.session

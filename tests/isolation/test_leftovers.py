@@ -100,6 +100,7 @@ def test_a_hidden_daemon_of_a_task_ends_with_the_task(
     harness.run(main(), bound=60 + 5 * RUNS)
 
 
+@pytest.mark.usefixtures("used_again")
 def test_a_hidden_daemon_of_an_mcp_server_ends_and_the_server_stays(
     harness: PoolHarness, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_hidden_daemon_of_a_hook_ends_with_the_task_or_its_reset(
     harness.run(main(), bound=60 + 5 * RUNS)
 
 
+@pytest.mark.usefixtures("used_again")
 def test_a_daemon_that_starts_on_an_idle_worker_is_ended_soon(
     open_harness: Callable[..., PoolHarness], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_daemon_that_starts_on_an_idle_worker_is_ended_soon(
     harness.run(main())
 
 
+@pytest.mark.usefixtures("used_again")
 @pytest.mark.parametrize(
     ("name", "given", "looks"),
     [

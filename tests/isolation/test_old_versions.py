@@ -12,11 +12,14 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from agent_pool import PermissionRequest, TaskTimeout
+from agent_pool import ConfigError, PermissionRequest, TaskTimeout
+from agent_pool.claude.binary import parse_version
+from agent_pool.claude.launch import PROMPT_BY_INITIALIZE
 from agent_pool.claude.protocol.states import SURVIVING_TOOLS
-from agent_pool.loopback import ModelReply, ModelRequest
+from agent_pool.loopback import ErrorResponse, ModelRequest
 from support.environment import cli_named, named_cli
-from support.model_scripts import Gate, as_text, bash, task_blocks, tool
+from support.model_scripts import Gate, as_text, bash, sub_agent, task_blocks, tool
+from support.ping_servers import configure, server
 from support.pool_harness import PoolHarness
 from support.waiting import wait_until
 
@@ -56,8 +59,7 @@ def test_an_old_cli_passes_no_words_to_the_next_task(
             assert "You speak in riddles." in request.system_text
             assert SURVIVING_TOOLS & set(request.tools) == set()
         # None of `VERSIONS` may be used again; a CLI that somebody names can be a later one.
-        verdict = await harness.pool.reset_verdict("tester")
-        is_reused = named_cli() != "" and verdict is not None and verdict.forgets
+        is_reused = named_cli() != "" and (await harness.verdict()).forgets
         assert caplog.text.count("cannot be trusted to reset") == (0 if is_reused else 1)
         assert (first.pid == second.pid) == is_reused
 
@@ -73,6 +75,28 @@ def test_an_agent_has_only_its_tools_where_options_are_unknown(harness: PoolHarn
         assert [set(request.tools) - placeholder for request in asked.requests] == [{"Read"}]
 
     harness.run(main())
+
+
+def test_other_tools_of_a_named_server_are_not_offered(harness: PoolHarness) -> None:
+    configure(harness.project.root / ".mcp.json", shared=server())
+    one = harness.project.agent("single", tools="Read, mcp__shared__ping", mcpServers="[shared]")
+
+    async def main() -> None:
+        launch = await harness.pool.launch_spec("tester")
+        if parse_version(launch.version) < PROMPT_BY_INITIALIZE:
+            # Such a version cannot leave out the server's other tools.
+            with pytest.raises(ConfigError, match="cannot limit an agent to mcp__shared__ping"):
+                await harness.ask(harness.plan(), agent="single")
+            return
+        asked = await harness.ask(harness.plan(tool("mcp__shared__pong"), "done"), agent="single")
+        offered = [
+            {name for name in request.tools if "mcp__" in name} for request in asked.requests
+        ]
+        assert offered == [{"mcp__shared__ping"}] * 2
+        assert "No such tool available" in as_text(asked.requests[-1])
+
+    harness.run(main())
+    one.unlink()
 
 
 def test_transcripts_are_written_only_where_the_launch_says_so(harness: PoolHarness) -> None:
@@ -160,6 +184,16 @@ def test_leftover_commands_and_late_answers_reach_no_later_task(
     harness.run(main())
 
 
+def test_an_api_error_ends_its_own_task_alone(harness: PoolHarness) -> None:
+    async def main() -> None:
+        refused = await harness.ask(harness.plan(ErrorResponse(400)))
+        assert refused.result.is_error
+        assert "400" in refused.text
+        assert (await harness.ask(harness.plan("in time"))).text == "in time"
+
+    harness.run(main())
+
+
 def test_the_next_task_is_served_after_a_timeout(harness: PoolHarness) -> None:
     async def main() -> None:
         late = Gate("too late")
@@ -178,16 +212,7 @@ def test_a_sub_agent_still_running_reaches_no_later_task(harness: PoolHarness) -
         notice = Gate("a notice that no task asked for")
         harness.plan_for("<task-notification>", notice)
 
-        def delegates(request: ModelRequest) -> ModelReply:
-            return tool(
-                # Its name is Task in 2.1.52 and before, Agent in 2.1.112 and later.
-                "Agent" if "Agent" in request.tools else "Task",
-                description="Look.",
-                prompt=f"{sub} look",
-                subagent_type="general-purpose",
-                run_in_background=True,
-            )
-
+        delegates = sub_agent(f"{sub} look", run_in_background=True)
         asking = asyncio.create_task(harness.ask(harness.plan(delegates)))
         await late.reached.wait()
         await asyncio.wait(

@@ -85,6 +85,13 @@ def test_a_request_gives_its_system_text_and_tool_names() -> None:
     assert (make().system_text, make().tools) == ("", ())
 
 
+def test_tool_results_are_found_before_a_message_of_the_system() -> None:
+    # Claude Code 2.1.260 to 2.1.294 puts the number of tokens left behind the results.
+    request = make(user("go"), CALL, user(result("text")), {"role": "system", "content": "left"})
+    assert [get_result_text(each) for each in request.tool_results] == ["text"]
+    assert make({"role": "system", "content": "alone"}).tool_results == ()
+
+
 def test_tool_results_are_those_of_the_last_message() -> None:
     request = make(user("go"), CALL, user(result("old")), CALL, user(result([{"type": "image"}])))
     assert [get_result_text(each) for each in request.tool_results] == [""]

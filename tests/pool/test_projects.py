@@ -62,7 +62,7 @@ def test_a_batch_runs_tasks_of_several_projects_side_by_side(
     other = other_project(tmp_path)
 
     async def main() -> None:
-        async with pool_project.real(echo_task) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task) as (pool, _):
             outcomes = await pool.map(
                 [TaskRequest("tester", "here"), TaskRequest("tester", "there", str(other))]
             )
@@ -80,7 +80,7 @@ def test_reset_and_conversations_belong_to_one_project(
     other = str(other_project(tmp_path))
 
     async def main() -> None:
-        async with pool_project.real(echo_task) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task) as (pool, _):
             here = await pool.invoke("tester", "one", conversation="talk")
             there = await pool.invoke("tester", "two", conversation="talk", project=other)
             assert (here.place, there.place) == (1, 1)

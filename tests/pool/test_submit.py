@@ -34,7 +34,7 @@ from support.waiting import run, wait_until
 
 def test_a_submitted_task_runs_without_its_caller(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with pool_project.real(echo_task) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task) as (pool, _):
             handle = await pool.submit(TaskRequest("tester", "one"))
             assert handle.request == TaskRequest("tester", "one")
             result = await handle.result()
@@ -52,7 +52,7 @@ def test_a_caller_that_waits_for_a_handle_can_leave_the_task_running(
     answers = HeldAnswers()
 
     async def main() -> None:
-        async with pool_project.real(answers) as (pool, _):
+        async with pool_project.on_fake_cli(answers) as (pool, _):
             handle = await pool.submit(TaskRequest("tester", "one"))
             waiting = asyncio.create_task(handle.result())
             await wait_until(lambda: answers.began)
@@ -111,7 +111,7 @@ def test_a_task_cancelled_at_once_still_publishes_its_end(pool_project: PoolProj
 
 def test_every_task_publishes_exactly_one_end(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with pool_project.real(echo_task) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task) as (pool, _):
             seen: list[Event] = []
             pool.subscribe(seen.append)
             await pool.invoke("tester", "one")
@@ -153,7 +153,7 @@ def test_a_subscriber_sees_the_whole_life_of_a_worker(pool_project: PoolProject)
 
 def test_a_late_subscriber_starts_from_the_figures_so_far(pool_project: PoolProject) -> None:
     async def main() -> None:
-        async with pool_project.real(echo_task) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task) as (pool, _):
             await pool.invoke("tester", "one")
             await wait_until_idle(pool)
             seen: list[Event] = []

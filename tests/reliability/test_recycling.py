@@ -25,7 +25,7 @@ def test_a_worker_at_max_tasks_stops_after_its_replacement_starts(
 ) -> None:
     async def main() -> None:
         limits = {"max_size": 1, "max_tasks": 2, "max_tasks_jitter": 0}
-        async with pool_project.real(echo_task, **limits) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task, **limits) as (pool, _):
             await pool.warmup("tester")
             pids = []
             with StopRecorder(pool) as stops:
@@ -48,7 +48,7 @@ def test_steady_callers_wait_for_resets_but_never_for_a_start(
 ) -> None:
     async def main() -> None:
         limits: dict[str, Any] = {"max_size": 1, "max_tasks": 1, "max_tasks_jitter": 0}
-        async with pool_project.real(echo_task, **limits) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task, **limits) as (pool, _):
             await pool.warmup("tester")
             waits = []
 
@@ -71,7 +71,7 @@ def test_a_task_outlives_max_lifetime_before_its_worker_is_replaced(
 ) -> None:
     async def main() -> None:
         script = HeldAnswers()
-        async with pool_project.real(script, max_size=1) as (pool, _):
+        async with pool_project.on_fake_cli(script, max_size=1) as (pool, _):
             old = await pool.warmup("tester")
             running = asyncio.create_task(pool.invoke("tester", "long"))
             await wait_until(lambda: script.began == ["long"])
@@ -110,7 +110,8 @@ def test_all_workers_of_a_burst_stop_after_max_idle(
     pool_project: PoolProject, clock: AdjustableClock
 ) -> None:
     async def main() -> None:
-        async with pool_project.real(echo_task, max_size=3, spawn_concurrency=3) as (pool, _):
+        three: dict[str, Any] = {"max_size": 3, "spawn_concurrency": 3}
+        async with pool_project.on_fake_cli(echo_task, **three) as (pool, _):
             await pool.map([("tester", str(number)) for number in range(3)])
             await wait_until_idle(pool)
             assert (await pool.stats()).workers == {"idle": 3}

@@ -32,6 +32,18 @@ def bash(command: str, **more: Any) -> ModelReply:
     return tool("Bash", command=command, description="Tests.", **more)
 
 
+def sub_agent(prompt: str, **more: Any) -> Step:
+    """Build a step that gives this prompt to a sub-agent."""
+
+    def call(request: ModelRequest) -> ModelReply:
+        # The tool's name is Task in 2.1.52 and before, Agent in 2.1.112 and later.
+        name = "Agent" if "Agent" in request.tools else "Task"
+        given = {"description": "Look.", "prompt": prompt, "subagent_type": "general-purpose"}
+        return tool(name, **given, **more)
+
+    return call
+
+
 def shell(path: Path, then: str = "exec sleep 1000") -> str:
     """Build a command that writes its pid to `path` and then does not end."""
     return f"echo $$ > {path}.part && mv {path}.part {path}; {then}"

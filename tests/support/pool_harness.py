@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import psutil
 
-from agent_pool import AgentPool, TaskResult, WorkerInfo
+from agent_pool import AgentPool, ResetVerdict, TaskResult, WorkerInfo
 from agent_pool.loopback import LoopbackAPI, ModelRequest
+from support.cli_age import is_older_cli
 from support.model_scripts import Step, as_text, echo_task, message_texts, user_messages
 from support.pools import PoolProject, wait_until_idle
 from support.waiting import TEST_TIMEOUT, WAIT_TIMEOUT, bounded
@@ -91,8 +92,11 @@ class PoolHarness:
             self.runner.close()
 
     def run(self, main: Coroutine[Any, Any, T], bound: float = TEST_TIMEOUT) -> T:
-        """Run a test on the harness's loop; raise TimeoutError after `bound` seconds."""
-        return self.runner.run(bounded(main, bound))
+        """Run a test on the harness's loop; raise TimeoutError after `bound` seconds.
+
+        An older CLI, which can need a process for each task, has four times as long.
+        """
+        return self.runner.run(bounded(main, bound * (4 if is_older_cli() else 1)))
 
     def word(self, kind: str) -> str:
         """Make a word that occurs nowhere else in this harness, for a task or a canary."""
@@ -120,6 +124,23 @@ class PoolHarness:
         result = await self.pool.invoke(agent, task, **options)
         requests = [r for r in self.api.requests[before:] if _asks(r, task)]
         return TaskOutcome(result, requests)
+
+    async def verdict(self) -> ResetVerdict:
+        """Return what the probe has found out about this CLI."""
+        found = await self.pool.reset_verdict("tester")
+        if found is None:
+            await self.ask(self.plan("the first task waits for the probe"))
+            found = await self.pool.reset_verdict("tester")
+        assert found is not None
+        return found
+
+    async def check_pids(self, *pids: int) -> None:
+        """Check that one process served these tasks, or one each where no process may serve two.
+
+        Only an older CLI that somebody names may be one that is not used again.
+        """
+        is_reused = not is_older_cli() or (await self.verdict()).forgets
+        assert len(set(pids)) == (1 if is_reused else len(pids))
 
     async def wait_until_idle(self) -> None:
         """Wait until every worker is idle."""

@@ -174,12 +174,13 @@ def _mcp_tool_options(
         return []
     # `--tools` limits the built-in tools alone (2.1.332), and the names of a server's other tools
     # are not known before it is started. An agent's list of tools limits both. Its prompt is
-    # replaced by that of `initialize`.
+    # replaced by that of `initialize`, but must not be empty: 2.1.260 would end at its start, and
+    # 2.1.119 to 2.1.229 would ignore the agent and with it the limit.
     skill = ["Skill"] if "skills" in settings.inherit else []
     built_in = [tool for tool in agent.tools if not tool.startswith("mcp__")]
     one = {
         "description": agent.description or agent.name,
-        "prompt": "",
+        "prompt": " ",
         "tools": [*built_in, *skill, *mcp_tools],
     }
     return [f"--agents={json.dumps({agent.name: one})}", f"--agent={agent.name}"]

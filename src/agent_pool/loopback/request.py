@@ -89,7 +89,10 @@ class ModelRequest:
     @cached_property
     def tool_results(self) -> tuple[dict[str, Any], ...]:
         """Return the `tool_result` blocks of the last message; empty if it has none."""
-        return _find_tool_results(self.body["messages"][-1])
+        messages = self.body["messages"]
+        # Claude Code can put a message of the system behind it, e.g. the tokens left (2.1.260).
+        last = next((one for one in reversed(messages) if one["role"] != "system"), messages[-1])
+        return _find_tool_results(last)
 
     @property
     def session_id(self) -> str:

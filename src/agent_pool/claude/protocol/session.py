@@ -687,19 +687,26 @@ class Session:
     def _on_result(self, frame: Frame, emit: Emit) -> None:
         stamps = stamps_of(frame)
         self.stamps_results |= bool(stamps)
-        if not self._answers_ours(stamps):
+        if self._answers_ours(stamps):
+            if self.state is SessionState.RESETTING:
+                # `/clear` has a result like every prompt: no caller must get it as an empty answer.
+                self._on_reset_result(frame, emit)
+            else:
+                self._end_turn(frame, emit)
+        elif self._can_be_our_error(frame, stamps):
+            self.taint("an error came that does not name its task")
+            self._end_turn(frame, emit)
+        else:
             self.strays += 1
             self.taint("a result came that no task had asked for")
             emit(StrayFinished())
-        elif self.state is SessionState.RESETTING:
-            # `/clear` has a result like every prompt: a caller must not get it as an empty answer.
-            self._on_reset_result(frame, emit)
-        else:
-            self._stamp = ""
-            self.usage.end_turn()
-            self.session_id = text_of(frame, "session_id") or self.session_id
-            self._step(Step.RESULT)
-            emit(TurnFinished(read_result(frame, self._spend_of_turn(frame), self._record)))
+
+    def _end_turn(self, frame: Frame, emit: Emit) -> None:
+        self._stamp = ""
+        self.usage.end_turn()
+        self.session_id = text_of(frame, "session_id") or self.session_id
+        self._step(Step.RESULT)
+        emit(TurnFinished(read_result(frame, self._spend_of_turn(frame), self._record)))
 
     def _answers_ours(self, stamps: list[str]) -> bool:
         if not self._stamp:
@@ -712,6 +719,13 @@ class Session:
             return True
         # A version that stamps leaves the stamp out only where no prompt of ours was meant.
         return not self.stamps_results and not self._is_foreign_turn
+
+    def _can_be_our_error(self, frame: Frame, stamps: list[str]) -> bool:
+        # 2.1.229 stamps answers, but not the result of an API error. As a stray it would let its
+        # caller wait until the timeout. It holds no words of a task, and its worker is replaced.
+        is_open = self._stamp != "" and not stamps and not self.stamps_turns
+        in_turn = self.state in (SessionState.IN_TURN, SessionState.INTERRUPTING)
+        return is_open and in_turn and frame.get("is_error") is True
 
     def _spend_of_turn(self, frame: Frame) -> Spend:
         """Return the tokens and cost of the turn: the CLI's totals run on until `/clear`."""
