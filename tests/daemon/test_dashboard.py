@@ -73,7 +73,7 @@ class Findings:
 async def findings(tmp_path_factory: pytest.TempPathFactory, browser: None) -> list[Findings]:
     """Measure every page, each loaded once: loading takes most of the time."""
     folder = tmp_path_factory.mktemp("pages")
-    async with every_page(folder) as (served, paths), a_page() as page:
+    async with every_page(folder) as (served, paths), a_page(is_own=True) as page:
         await sign_in(page, served.link())
         found = []
         for path in paths:
@@ -390,7 +390,10 @@ async def test_many_waiting_tasks_hide_none_that_runs(
 
 async def test_the_clock_of_the_browser_changes_no_time(tmp_path: Path) -> None:
     steps = Steps()
-    async with serve_dashboard(FakePool(steps.run), tmp_path) as served, a_page() as page:
+    async with (
+        serve_dashboard(FakePool(steps.run), tmp_path) as served,
+        a_page(is_own=True) as page,
+    ):
         await served.pool.submit(TaskRequest("reviewer", "look"))
         await page.clock.set_fixed_time(time.time() + 7200)
         await sign_in(page, served.link())
@@ -436,7 +439,7 @@ async def test_the_command_of_a_task_is_copied(tmp_path: Path) -> None:
 async def test_the_first_visit_is_small(tmp_path: Path) -> None:
     pool = FakePool()
     pool.worker_infos = [make_worker(worker=f"worker-{number}") for number in range(32)]
-    async with serve_dashboard(pool, tmp_path) as served, a_page() as page:
+    async with serve_dashboard(pool, tmp_path) as served, a_page(is_own=True) as page:
         later = time.time() + 3600
         for number in range(200):
             text = f"task {number} {'long ' * 50}"
@@ -513,7 +516,7 @@ async def test_the_memory_of_a_page_does_not_grow_with_its_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(now, "GAP_SECONDS", 0.03)  # as many updates as in ten minutes
-    async with serve_dashboard(FakePool(), tmp_path) as served, a_page() as page:
+    async with serve_dashboard(FakePool(), tmp_path) as served, a_page(is_own=True) as page:
 
         async def feed(tasks: int) -> None:
             for _ in range(tasks // 20):

@@ -7,14 +7,17 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from agent_pool.loopback import LoopbackAPI, ModelRequest
-from support.cli_runner import command
+from support.cli_runner import command, invoke
 from support.daemons import DaemonProject, wait_gone
 from support.model_scripts import bash, echo_task, shell
 from support.terminals import ShownRun, run_on_terminal, terminal, until_closed, until_shown
@@ -27,19 +30,20 @@ COMMAND_SECONDS = 60
 
 
 class CommandLine:
-    """The commands of one project, whose daemon they start.
+    """The commands of one test, and the tasks that it gives.
 
     Attributes:
-        project: the project.
+        project: the project, whose daemon the commands start.
         environ: the environment of the commands.
         started: a file that a task with the word ``hang`` writes when it has begun.
         go: the file that lets it go on.
     """
 
-    def __init__(self, project: DaemonProject, folder: Path) -> None:
+    def __init__(self, project: DaemonProject, environ: dict[str, str], folder: Path) -> None:
         self.project = project
-        self.environ: dict[str, str] = {}
+        self.environ = environ
         self.started, self.go = folder / "started", folder / "go"
+        self._before = self._tasks()
 
     def script(self, request: ModelRequest) -> Any:
         """Answer as the model: a task with ``hang`` waits in a shell, the others are echoed."""
@@ -51,16 +55,10 @@ class CommandLine:
         return bash(shell(self.started, f"until [ -e {self.go} ]; do sleep 0.05; done; echo on"))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(*arguments),
-            cwd=self.project.root,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
+        """Run a command in this process: each process of its own takes half a second."""
+        with mock.patch.dict(os.environ, self.environ, clear=True), chdir(self.project.root):
+            done = invoke(*arguments)
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
     def submit(self, *arguments: str) -> str:
         done = self.run("submit", *arguments)
@@ -78,7 +76,10 @@ class CommandLine:
         )
 
     def states(self) -> dict[str, str]:
-        """Return the state of each task, by its id."""
+        """Return the state of each task of this test, by its id."""
+        return {key: state for key, state in self._tasks().items() if key not in self._before}
+
+    def _tasks(self) -> dict[str, str]:
         found = json.loads(self.run("tasks", "--json").stdout)
         return {one["id"]: one["state"] for one in found}
 
@@ -92,17 +93,29 @@ class CommandLine:
         wait_gone(address.pid)
 
 
+@pytest.fixture(scope="module")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[DaemonProject, LoopbackAPI]]:
+    """Make a project with a daemon, and its model, for all tests of this module."""
+    with tempfile.TemporaryDirectory(prefix="apd-", dir="/tmp") as short:
+        project = DaemonProject(tmp_path_factory.mktemp("commands"), Path(short))
+        project.agent("asker", permissionMode="ask")
+        with LoopbackAPI().in_thread() as api:
+            yield project, api
+            project.stop(now=True)
+        left = [" ".join(process.cmdline()) for process in project.processes()]
+        project.end()
+    assert left == []
+
+
 @pytest.fixture
-def console(daemon_project: DaemonProject, tmp_path: Path) -> Iterator[CommandLine]:
-    """Return the commands of a project; its daemon is stopped at the end."""
-    daemon_project.agent("asker", permissionMode="ask")
-    console = CommandLine(daemon_project, tmp_path)
-    with LoopbackAPI(console.script).in_thread() as api:
-        console.environ = daemon_project.daemon_environment(api.url)
-        try:
-            yield console
-        finally:
-            daemon_project.command("stop", "--now", environ=console.environ)
+def console(shared: tuple[DaemonProject, LoopbackAPI], tmp_path: Path) -> CommandLine:
+    """Return the commands for one test; a daemon runs already."""
+    project, api = shared
+    console = CommandLine(project, project.daemon_environment(api.url), tmp_path)
+    api.script = console.script
+    return console
 
 
 def test_an_answer_is_fetched_after_the_daemon_was_killed(console: CommandLine) -> None:
@@ -178,6 +191,7 @@ def test_ctrl_c_on_run_cancels_the_task_of_the_daemon(console: CommandLine) -> N
 
 
 def test_runs_and_a_batch_share_the_worker_of_the_daemon(console: CommandLine) -> None:
+    console.project.stop()  # it can have workers
     warm = json.loads(console.run("warmup", "tester", "--json").stdout)
     pids = [json.loads(console.run("run", "tester", text, "--json").stdout)["pid"] for text in "ab"]
     lines = console.project.root / "lines.jsonl"
@@ -190,6 +204,7 @@ def test_runs_and_a_batch_share_the_worker_of_the_daemon(console: CommandLine) -
 
 
 def test_run_does_not_start_a_daemon(console: CommandLine) -> None:
+    console.project.stop()
     assert console.run("run", "tester", "quince", "-q").stdout == "echo: quince\n"
     assert console.run("agents").returncode == 0
     assert console.run("stats").returncode == 0

@@ -84,8 +84,8 @@ class PoolProject(TempProject):
 async def wait_until_idle(pool: AgentPool) -> None:
     """Wait until every worker is idle."""
     async with asyncio.timeout(WAIT_TIMEOUT):
-        while any(worker.state != "idle" for worker in await pool.workers()):
-            pass
+        while any(worker.state != "idle" for worker in await pool.workers()):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)  # each question looks for the processes of all workers
 
 
 async def wait_for_stats(pool: AgentPool, condition: Callable[[PoolStats], object]) -> PoolStats:

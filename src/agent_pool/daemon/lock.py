@@ -23,6 +23,11 @@ class DaemonLock:
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
 
+    @property
+    def is_held(self) -> bool:
+        """Return whether it was not given up."""
+        return self._descriptor is not None
+
     def note(self, state: str) -> None:
         """Write into the file what the daemon does, for people and for clients that wait for it."""
         if self._descriptor is not None:

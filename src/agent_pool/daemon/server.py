@@ -99,7 +99,8 @@ class Daemon:
             log.exception("the daemon fails by a bug of its own")
             raise
         finally:
-            self._remove_files()  # while the lock makes them this daemon's
+            if self._lock.is_held:  # else the files are those of the next daemon
+                self._remove_files()
             self._lock.release()
 
     async def _run(self) -> None:
