@@ -28,7 +28,7 @@ from agent_pool.loopback import (
     TextBlock,
     ToolUseBlock,
 )
-from support.cli_runner import agent_pool, command, invoke
+from support.cli_runner import agent_pool, command, invoke, invoke_in
 from support.fake_pool import make_result
 from support.project import TempProject
 
@@ -72,7 +72,7 @@ def batch(
     project: TempProject, *args: str, given: bytes, url: str, **more: str
 ) -> subprocess.CompletedProcess[str]:
     (project.root / "in.jsonl").write_bytes(given)
-    return agent_pool(project, "batch", "in.jsonl", *args, url=url, **{**FEW, **more})
+    return invoke_in(project, "batch", "in.jsonl", *args, url=url, **{**FEW, **more})
 
 
 def entries(text: str) -> list[dict[str, Any]]:

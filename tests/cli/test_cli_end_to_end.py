@@ -22,7 +22,7 @@ from agent_pool.loopback import (
     call_tools,
     echo,
 )
-from support.cli_runner import agent_pool, command
+from support.cli_runner import agent_pool, command, invoke_in
 from support.environment import real_cli
 from support.project import TempProject
 
@@ -39,7 +39,7 @@ def test_tool_calls_of_the_agent_are_shown_on_stderr(project: TempProject) -> No
     project.agent("one")
     script = call_tools(ToolUseBlock("Bash", {"command": "echo $((40 + 2))"}))
     with LoopbackAPI(script).in_thread() as api:
-        done = agent_pool(project, "run", "one", "-", url=api.url, stdin=b"Add.")
+        done = invoke_in(project, "run", "one", "-", url=api.url, stdin=b"Add.")
     assert done.stdout.rstrip().endswith("42")
     assert "  → Bash: echo $((40 + 2))" in done.stderr.splitlines()
 
@@ -47,7 +47,7 @@ def test_tool_calls_of_the_agent_are_shown_on_stderr(project: TempProject) -> No
 def test_the_json_result_holds_the_billed_usage(project: TempProject) -> None:
     project.agent("one")
     with LoopbackAPI(echo).in_thread() as api:
-        done = agent_pool(project, "run", "one", "Hello.", "--json", url=api.url)
+        done = invoke_in(project, "run", "one", "Hello.", "--json", url=api.url)
         billed = api.usage.total.usage
     usage = json.loads(done.stdout)["usage"]
     assert usage["cache_write_tokens"] == billed.cache_creation_input_tokens
@@ -79,7 +79,7 @@ def test_an_unknown_agent_gives_exit_code_3_and_a_suggestion(project: TempProjec
 
 def test_a_missing_cli_gives_exit_code_3(project: TempProject) -> None:
     project.agent("one")
-    done = agent_pool(project, "run", "one", "x", CLAUDE_CLI="/nowhere/claude")
+    done = invoke_in(project, "run", "one", "x", CLAUDE_CLI="/nowhere/claude")
     assert done.returncode == 3
     assert "/nowhere/claude" in done.stderr
 
@@ -148,10 +148,10 @@ def test_show_prints_the_prompt_and_command_but_no_secrets(project: TempProject)
 
 def test_show_prints_prompt_and_folder_under_headings(project: TempProject) -> None:
     project.agent("one", "Be [brief].", effort="low", maxBudgetUsd="0.50")
-    done = agent_pool(project, "show", "one", "--no-measure")
+    done = invoke_in(project, "show", "one", "--no-measure")
     assert done.returncode == 0
     assert "\nBudget of a task\n0.5 US dollars (maxBudgetUsd)\n" in done.stdout
-    listed = json.loads(agent_pool(project, "agents", "--json").stdout)
+    listed = json.loads(invoke_in(project, "agents", "--json").stdout)
     assert listed[0]["max_budget_usd"] == 0.5
     assert "\nEffort, set with the role\nlow\n" in done.stdout
     assert done.stdout.endswith("System prompt (11 characters)\nBe [brief].\n\n")
@@ -159,7 +159,7 @@ def test_show_prints_prompt_and_folder_under_headings(project: TempProject) -> N
 
 
 def test_the_starter_agent_of_init_runs_a_task(project: TempProject) -> None:
-    assert agent_pool(project, "init").returncode == 0
+    assert invoke_in(project, "init").returncode == 0
     with LoopbackAPI(lambda _: "Nothing found.").in_thread() as api:
         done = agent_pool(project, "run", "code-reviewer", "Review it.", url=api.url)
         assert (done.returncode, done.stdout) == (0, "Nothing found.\n"), done.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,10 +22,13 @@ from agent_pool import (
     WorkerDied,
 )
 from agent_pool.loopback import ErrorResponse, ModelReply
+from support.fake_cli import install
 from support.model_scripts import Gate, as_text
 from support.pool_harness import PoolHarness, TaskOutcome
 from support.pools import wait_for_stats
 from support.waiting import wait_until
+
+OpenHarness = Callable[..., PoolHarness]
 
 FIRST_ANSWER = "not used"
 """The first step of a follow-up's plan stands for the answer to the task before it."""
@@ -40,6 +45,12 @@ def name(harness: PoolHarness) -> Iterator[str]:
         await harness.pool.end_conversation("tester", name)
 
     harness.run(end())
+
+
+@pytest.fixture
+def open_on_fake_cli(open_harness: OpenHarness, tmp_path: Path) -> OpenHarness:
+    """Open pools on the fake CLI, for rules of conversations that the pool alone keeps."""
+    return partial(open_harness, cli=install(tmp_path / "fake", model="api"), reset="clear")
 
 
 async def say(
@@ -79,7 +90,7 @@ def test_the_context_is_kept_until_the_conversation_ends(harness: PoolHarness, n
     harness.run(main())
 
 
-def test_conversations_and_other_tasks_do_not_mix(open_harness: Callable[..., PoolHarness]) -> None:
+def test_conversations_and_other_tasks_do_not_mix(open_harness: OpenHarness) -> None:
     harness = open_harness(reset="clear", max_size=3)
 
     async def main() -> None:
@@ -159,9 +170,9 @@ def test_a_caller_that_leaves_does_not_block_the_other_callers(
 
 
 def test_a_caller_that_waits_too_long_gets_a_timeout(
-    open_harness: Callable[..., PoolHarness],
+    open_on_fake_cli: OpenHarness,
 ) -> None:
-    harness = open_harness(reset="clear", acquire_timeout=4, max_waiting=1)
+    harness = open_on_fake_cli(acquire_timeout=4, max_waiting=1)
 
     async def main() -> None:
         gate = Gate()
@@ -242,9 +253,9 @@ def test_a_reset_of_the_agent_ends_its_conversations(harness: PoolHarness, name:
 
 
 def test_a_conversation_beyond_max_conversations_is_refused(
-    open_harness: Callable[..., PoolHarness],
+    open_on_fake_cli: OpenHarness,
 ) -> None:
-    harness = open_harness(reset="clear", max_conversations=1)
+    harness = open_on_fake_cli(max_conversations=1)
 
     async def main() -> None:
         await say(harness, "one")
@@ -257,9 +268,9 @@ def test_a_conversation_beyond_max_conversations_is_refused(
 
 
 def test_an_unused_conversation_expires_after_conversation_idle(
-    open_harness: Callable[..., PoolHarness],
+    open_on_fake_cli: OpenHarness,
 ) -> None:
-    harness = open_harness(reset="clear", conversation_idle=0.1)
+    harness = open_on_fake_cli(conversation_idle=0.1)
 
     async def main() -> None:
         await say(harness, "c")
@@ -317,9 +328,9 @@ def test_a_conversation_refuses_a_task_with_another_schema(harness: PoolHarness,
 
 
 def test_closing_the_pool_ends_conversations_and_refuses_waiting_callers(
-    open_harness: Callable[..., PoolHarness],
+    open_on_fake_cli: OpenHarness,
 ) -> None:
-    harness = open_harness(reset="clear")
+    harness = open_on_fake_cli()
 
     async def main() -> None:
         gate = Gate()

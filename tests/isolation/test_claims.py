@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,42 @@ from support.pool_harness import PoolHarness, TaskOutcome
 OpenHarness = Callable[..., PoolHarness]
 
 
-@pytest.fixture
-def harness(open_harness: OpenHarness) -> PoolHarness:
+def open_with_spare(open_harness: OpenHarness) -> PoolHarness:
     """Open a pool with one spare, whose binary is probed already."""
     harness = open_harness(spares=1)
     harness.run(harness.ask(harness.plan()))
     return harness
 
 
-def make_project(harness: PoolHarness, name: str, **settings: object) -> Path:
+@pytest.fixture
+def own_harness(open_harness: OpenHarness) -> PoolHarness:
+    """Open such a pool for a test that changes what its spares are."""
+    return open_with_spare(open_harness)
+
+
+@pytest.fixture(scope="module")
+def shared_harness(open_harness: OpenHarness) -> PoolHarness:
+    """Open such a pool for tests with ordinary projects."""
+    return open_with_spare(open_harness)
+
+
+@pytest.fixture
+def harness(shared_harness: PoolHarness) -> Iterator[PoolHarness]:
+    """Return the shared pool; stop the workers of all projects after the test."""
+    yield shared_harness
+
+    async def stop_workers() -> None:
+        pool = shared_harness.pool
+        used = {worker.project for worker in await pool.workers() if worker.agent == "worker"}
+        for project in used:
+            await pool.reset("worker", project=project)
+
+    shared_harness.run(stop_workers())
+
+
+def make_project(harness: PoolHarness, kind: str, **settings: object) -> Path:
     """Make a project with an agent, a CLAUDE.md and settings of its own; return its folder."""
+    name = harness.word(kind)
     folder = harness.project.root.parent / name
     (folder / ".claude" / "agents").mkdir(parents=True)
     (folder / "CLAUDE.md").write_text(f"The memory of {name}.\n")
@@ -42,7 +69,7 @@ async def ask(harness: PoolHarness, folder: Path, *steps: object) -> TaskOutcome
 
 
 def memories(request: ModelRequest) -> set[str]:
-    return {name for name in ("one", "two") if f"The memory of {name}." in as_text(request)}
+    return set(re.findall(r"The memory of ([\w-]+)\.", as_text(request)))
 
 
 def test_a_spare_serves_the_project_that_needs_it_first(harness: PoolHarness) -> None:
@@ -110,41 +137,44 @@ def test_a_claimed_spare_reads_memory_files_as_they_are_then(harness: PoolHarnes
         assert "Edited in the project." in as_text(outcome.requests[0])
         assert "Edited for the user." in as_text(outcome.requests[0])
 
-    harness.run(main())
+    try:
+        harness.run(main())
+    finally:
+        user.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(
     "settings", [{"env": {"PROJECT_WORD": "set"}}, {"model": "opus"}, {"agent": "worker"}]
 )
 def test_a_project_with_settings_for_the_start_gets_a_process_of_its_own(
-    harness: PoolHarness, settings: dict[str, object]
+    own_harness: PoolHarness, settings: dict[str, object]
 ) -> None:
-    one, two = make_project(harness, "one", **settings), make_project(harness, "two")
+    one, two = make_project(own_harness, "one", **settings), make_project(own_harness, "two")
 
     async def main() -> None:
-        spare = await harness.parked_spare()
-        outcome = await ask(harness, one, bash("echo word: $PROJECT_WORD"))
+        spare = await own_harness.parked_spare()
+        outcome = await ask(own_harness, one, bash("echo word: $PROJECT_WORD"))
         assert outcome.pid != spare.pid
         assert outcome.text == ("tool: word: set" if "env" in settings else "tool: word:")
-        other = await ask(harness, two, bash("echo word: $PROJECT_WORD"))
+        other = await ask(own_harness, two, bash("echo word: $PROJECT_WORD"))
         assert other.text == "tool: word:"
-        assert memories(other.requests[0]) == {"two"}
+        assert memories(other.requests[0]) == {two.name}
 
-    harness.run(main())
+    own_harness.run(main())
 
 
-def test_settings_of_the_user_edited_meanwhile_end_the_spare(harness: PoolHarness) -> None:
-    one = make_project(harness, "one")
-    user = harness.project.home / ".claude" / "settings.json"
+def test_settings_of_the_user_edited_meanwhile_end_the_spare(own_harness: PoolHarness) -> None:
+    one = make_project(own_harness, "one")
+    user = own_harness.project.home / ".claude" / "settings.json"
 
     async def main() -> None:
-        spare = await harness.parked_spare()
+        spare = await own_harness.parked_spare()
         user.parent.mkdir(exist_ok=True)
         user.write_text(json.dumps({"env": {"USER_WORD": "new"}}))
-        outcome = await ask(harness, one, bash("echo word: $USER_WORD"))
+        outcome = await ask(own_harness, one, bash("echo word: $USER_WORD"))
         assert (outcome.text, outcome.pid == spare.pid) == ("tool: word: new", False)
 
-    harness.run(main())
+    own_harness.run(main())
 
 
 def test_no_trust_is_recorded_for_a_claimed_folder(harness: PoolHarness) -> None:

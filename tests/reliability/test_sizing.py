@@ -21,7 +21,7 @@ def test_agents_kept_warm_are_ready_before_their_first_task(
 ) -> None:
     async def main() -> None:
         warm = {"prewarm": ("tester",), "min_size": 2, "max_size": 2}
-        async with pool_project.real(echo_task, **warm) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task, **warm) as (pool, _):
             await wait_for_stats(pool, lambda stats: stats.workers == {"idle": 2})
             ready = {worker.pid for worker in await pool.workers()}
             answers = await asyncio.gather(
@@ -145,7 +145,7 @@ def test_the_least_recently_used_agent_makes_room_for_another(
         pool_project.agent(agent, f"You are {agent}.", maxTurns=str(turns))
 
     async def main() -> None:
-        async with pool_project.real(echo_task, max_workers=2) as (pool, _):
+        async with pool_project.on_fake_cli(echo_task, max_workers=2) as (pool, _):
             pids = {}
             for agent in agents:
                 pids[agent] = (await pool.invoke(agent, "task")).pid

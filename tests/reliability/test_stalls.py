@@ -57,7 +57,7 @@ def test_a_stopped_process_is_a_stall_and_is_replaced(
     async def main() -> None:
         script = HeldAnswers()
         hasty = {"interrupt_timeout": 1, "kill_grace": 0.5}
-        async with pool_project.real(script, max_size=1, **hasty) as (pool, _):
+        async with pool_project.on_fake_cli(script, max_size=1, **hasty) as (pool, _):
             running = asyncio.create_task(pool.invoke("tester", "stopped"))
             await wait_until(lambda: script.began == ["stopped"])
             (worker,) = await pool.workers()
