@@ -1014,6 +1014,8 @@ class PoolStats(JsonValue):
         reuse: what using processes again saved, as measured by this pool.
         nodes: the machines of a pool that has several, also those that get no tasks; otherwise
             empty.
+        cluster_problem: why the cluster of these machines cannot be reached, in words; empty if it
+            can, or if there is none.
     """
 
     uptime: float
@@ -1030,6 +1032,7 @@ class PoolStats(JsonValue):
     pause_reason: str = ""
     rate_limits: RateLimits | None = None
     nodes: tuple[NodeInfo, ...] = ()
+    cluster_problem: str = ""
 
     @property
     def total(self) -> AgentStats:

@@ -15,8 +15,10 @@ import pytest
 
 from agent_pool import (
     ConfigError,
+    Queued,
     RemotePool,
     Started,
+    TaskInterrupted,
     TaskRequest,
     ToolOutput,
     connect,
@@ -24,10 +26,11 @@ from agent_pool import (
 from agent_pool.loopback import LoopbackAPI
 from support.daemons import DaemonProject, wait_gone
 from support.model_scripts import Gate, bash, echo_task
-from support.ray_grid import Script
+from support.planted_daemons import PlantedDaemon
+from support.ray_grid import Script, until_none
 from support.ray_nodes import RayNodes
 from support.repositories import git, make_repository
-from support.waiting import blocking_wait, bounded
+from support.waiting import blocking_wait, bounded, wait_until
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -69,6 +72,8 @@ class NodedDaemon:
         )
         broken = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "url./nowhere/.insteadOf"}
         broken["GIT_CONFIG_VALUE_0"] = f"{self.folder}/"
+        # Not the cache of the other nodes: they are on this machine too.
+        broken["XDG_CACHE_HOME"] = str(self.folder / "red")
         kinds = {"blue": {}, "red": broken, "grey": {"ANTHROPIC_API_KEY": ""}}
         for name, more in kinds.items():
             nodes.add(name, 2, **more)
@@ -105,7 +110,7 @@ class NodedDaemon:
             timeout=60,
             check=False,
         )
-        return str(done.stdout)
+        return str(done.stdout + done.stderr)
 
     def run(self, main: Coroutine[Any, Any, T], bound: float = 60.0) -> T:
         return self._runner.run(bounded(main, bound))
@@ -191,6 +196,28 @@ def test_a_project_that_no_node_has_is_an_error_with_all_reasons(
     noded.run(main())
 
 
+def test_a_task_goes_on_from_a_node_without_its_project(noded: NodedDaemon) -> None:
+    async def main() -> None:
+        refused = f"node red cannot have a task of {noded.root}: "
+        before = noded.project.log().count(refused)
+        async with noded.pool() as pool:
+            async with held_task(noded, pool):
+                # `blue` is full, so `red` gets this one.
+                waiting = [await pool.submit(TaskRequest("tester", "second"))]
+                async for event in pool.task_events(waiting[0].id):
+                    if isinstance(event, Queued) and event.reason.startswith("node red: "):
+                        break
+                # `red` is not asked again for each task.
+                waiting += [await pool.submit(TaskRequest("tester", "next")) for _ in range(2)]
+                async for event in pool.task_events(waiting[-1].id):
+                    if isinstance(event, Queued):
+                        break
+            assert {(await one.result()).node for one in waiting} == {"blue"}
+        assert noded.project.log().count(refused) - before == 1
+
+    noded.run(main())
+
+
 def test_only_listed_variables_reach_a_node_and_no_file_of_ray(noded: NodedDaemon) -> None:
     async def main() -> None:
         def step(request: Any) -> Any:
@@ -218,12 +245,68 @@ def files_with(folder: Path, text: str) -> list[Path]:
     ]
 
 
+def test_a_daemon_connects_to_a_head_that_was_started_again(noded: NodedDaemon) -> None:
+    nodes = noded.nodes
+    assert nodes is not None
+
+    async def main() -> None:
+        daemon = PlantedDaemon()
+        noded.script.step = lambda _: bash(f"{daemon.command}; exec sleep 1000")
+        pid = noded.project.status()["pid"]
+        async with noded.pool() as pool:
+            hang = await pool.submit(TaskRequest("tester", "hang"))
+            await wait_until(daemon.processes)
+            left = nodes.own("blue")
+            nodes.kill("head")
+            while not (problem := (await pool.stats()).cluster_problem):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert nodes.address in problem
+            assert problem in await noded.command("stats")
+            assert (await pool.task(hang.id)).state == "running"
+            queued = await pool.submit(TaskRequest("tester", "later"))
+            noded.script.step = echo_task
+            # A second head is refused on a machine that has a node of the first one (2.60).
+            for name in ("blue", "red", "grey"):
+                nodes.kill(name)
+            with pytest.raises(TaskInterrupted):
+                await hang.result()
+            assert daemon.processes() == []
+            await until_none(left)
+            await asyncio.to_thread(nodes.start_head, "head", 0)
+            nodes.add("blue", 2)
+            result = await queued.result()
+            assert (result.text, result.node) == ("echo: later", "blue")
+            assert (await pool.stats()).cluster_problem == ""
+        assert noded.project.status()["pid"] == pid
+
+    noded.run(main(), 120)
+
+
+def test_a_command_drains_a_node_of_the_daemon(noded: NodedDaemon) -> None:
+    async def main() -> None:
+        assert "no machine 'green' that gets tasks" in await noded.command(
+            "daemon", "drain-node", "green"
+        )
+        async with noded.pool() as pool:
+            async with held_task(noded, pool) as handle:
+                assert (await noded.command("daemon", "drain-node", "blue")).startswith("blue: ")
+                assert {(one.node, one.state) for one in (await pool.stats()).nodes} >= {
+                    ("blue", "draining")
+                }
+            assert (await handle.result()).node == "blue"
+            while "blue" in {one.node for one in (await pool.stats()).nodes}:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    noded.run(main())
+
+
 def test_a_daemon_ends_although_its_cluster_has_ended(noded: NodedDaemon) -> None:
     """The last test of this module: it ends the nodes."""
     assert noded.nodes is not None
     daemon = noded.project.status()["pid"]
+    before = noded.project.log().count("head does not answer")
     noded.nodes.stop()
     # Then a call to Ray waits for a head that does not come back.
-    blocking_wait(lambda: "head does not answer" in noded.project.log())
+    blocking_wait(lambda: noded.project.log().count("head does not answer") > before)
     noded.project.command("stop", "--now", environ=noded.environ())
     wait_gone(daemon)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,10 @@ def test_a_request_over_rest_gets_only_the_listed_variables() -> None:
 
 
 def test_a_missing_extra_is_reported_with_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    # Ray reads these when it is imported: the pool sets them in this process if they are not set.
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
+    (tmp_path / "ray.py").write_text("raise ImportError('no such module')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     with pytest.raises(ConfigError, match=r"pip install 'claude-agent-pool\[ray\]'"):
         run(RayPool(Settings(ray="auto"), environ={}).open())
 

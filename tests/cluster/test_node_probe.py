@@ -81,12 +81,13 @@ def test_a_node_without_the_folder_keeps_its_version(
 class _Cluster(FakePool):
     """A pool with these nodes."""
 
-    def __init__(self, *nodes: NodeInfo) -> None:
+    def __init__(self, *nodes: NodeInfo, problem: str = "") -> None:
         super().__init__()
         self._nodes = nodes
+        self._problem = problem
 
     async def stats(self) -> object:  # type: ignore[override]
-        return make_stats(nodes=self._nodes)
+        return make_stats(nodes=self._nodes, cluster_problem=self._problem)
 
 
 READY = NodeInfo("blue", "ready", size=4, version="2.1.332")
@@ -116,6 +117,13 @@ def test_doctor_fails_if_no_node_gets_tasks() -> None:
     assert [one.state for one in node_findings([READY, LEFT_OUT])] == ["ok", "warning"]
     last = node_findings([LEFT_OUT])[-1]
     assert (last.state, last.message) == ("wrong", "none of 1 node gets tasks")
+
+
+def test_doctor_says_that_the_head_of_the_cluster_does_not_answer() -> None:
+    [first, blue] = findings(_Cluster(READY, problem="the head does not answer"), "auto")
+    assert first[:2] == ("wrong", "the head does not answer")
+    assert first[2].startswith("start the head and the nodes again")
+    assert blue[0] == "ok"
 
 
 def test_doctor_says_nothing_of_nodes_without_a_cluster() -> None:

@@ -47,6 +47,7 @@ NODES = (
     NodeInfo("blue", "ready", size=4, running=1, version="2.1.332"),
     NodeInfo("red", "left_out", "there is no folder /srv/shop", size=4),
 )
+PROBLEM = "Ray's head 10.0.0.1:6379 does not answer"
 
 
 class NodePool(FakePool):
@@ -64,7 +65,9 @@ class NodePool(FakePool):
         self.worker_infos = [make_worker(worker="worker-1", node=name) for name in names]
 
     async def stats(self) -> PoolStats:
-        return make_stats(nodes=NODES if self._node else ())
+        return make_stats(
+            nodes=NODES if self._node else (), cluster_problem=PROBLEM if self._node else ""
+        )
 
     async def _run_there(self, agent: str, task: str, emit: OnEvent) -> TaskResult:
         emit(Started("worker-1", 42, 0.0, node=self._node, agent=agent))
@@ -129,7 +132,7 @@ def test_lists_of_tasks_have_a_node_only_if_one_is_named(
 @pytest.mark.parametrize("node", ["blue", ""])
 def test_lists_of_workers_have_a_node_only_if_one_is_named(node: str) -> None:
     workers = NodePool(node).worker_infos
-    stats = make_stats(nodes=NODES if node else ())
+    stats = make_stats(nodes=NODES if node else (), cluster_problem=PROBLEM if node else "")
     pool = PoolStatus(1, "agent-pool", "/srv/shop", "0.1", tuple(workers), stats)
     shown = lines_of(format_pools([pool])) + lines_of(workers_listing(workers))
     rows = [json.loads(line.strip("[],\n")) for line in text_of(workers).splitlines()]
@@ -139,6 +142,7 @@ def test_lists_of_workers_have_a_node_only_if_one_is_named(node: str) -> None:
         assert "worker-1\tblue\t" in shown
         assert "blue: 1 of 4 tasks running, Claude Code 2.1.332" in shown
         assert "red: left out: there is no folder /srv/shop" in shown
+        assert PROBLEM in shown
     else:
         assert "node" not in shown.lower()
 
@@ -180,6 +184,7 @@ def test_the_dashboard_shows_workers_of_one_name_on_two_nodes(tmp_path: Path) ->
             assert "red</span>" in rows["red-worker-1"]
             assert "blue</span>" in shown["tasks"]["rows"][record.id]
             assert "there is no folder /srv/shop" in shown["figures"]["nodes"]
+            assert shown["figures"]["nodes"].startswith(f"{PROBLEM} · blue: ")
 
     run(main())
 

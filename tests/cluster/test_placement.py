@@ -35,6 +35,7 @@ class PlacementMachine(RuleBasedStateMachine):
         self.queued: dict[str, ClusterTicket] = {}
         self.running: dict[str, Placed] = {}
         self.homes: dict[object, str] = {}
+        self.lacks: set[tuple[str, str]] = set()
 
     # Nodes
 
@@ -137,6 +138,13 @@ class PlacementMachine(RuleBasedStateMachine):
         assert self.placement.end_conversation(key)
         assert not self.placement.end_conversation(key)
 
+    @precondition(lambda self: self.states)
+    @rule(data=st.data(), project=st.sampled_from(["/p", "/q"]), lacks=st.booleans())
+    def set_lack(self, data: st.DataObject, project: str, lacks: bool) -> None:
+        node = data.draw(st.sampled_from(sorted(self.states)))
+        self.placement.set_lack(node, project, lacks=lacks)
+        (self.lacks.add if lacks else self.lacks.discard)((node, project))
+
     @rule()
     def take(self) -> None:
         for placed in self.placement.take():
@@ -180,11 +188,13 @@ class PlacementMachine(RuleBasedStateMachine):
             if home := self.homes.get(ticket.conversation):
                 can = self.states[home] in ("ready", "draining") and self._has_room(home)
                 return [home] if can else []
-        fitting = [
+        able = [
             node
             for node, state in self.states.items()
-            if state == "ready" and self._has_room(node) and node not in ticket.lacking
+            if state == "ready" and node not in ticket.lacking
         ]
+        having = [node for node in able if (node, ticket.lane.project) not in self.lacks]
+        fitting = [node for node in having or able if self._has_room(node)]
         warm = [node for node in fitting if self._is_warm(node, ticket.lane)]
         least = min(map(self._load, warm or fitting), default=0.0)
         return [node for node in warm or fitting if self._load(node) == least]
@@ -275,6 +285,23 @@ def test_a_task_without_its_project_is_next_on_another_node() -> None:
     placement.add(ClusterTicket("t2", LANES[0]))
     placement.give_back("t1")
     assert [(one.ticket.id, one.node) for one in placement.take()] == [("t1", "n2"), ("t2", "n1")]
+
+
+def test_a_node_that_lacked_the_project_is_tried_only_if_all_did() -> None:
+    placement = _placement(2, 1)
+    placement.set_lack("n1", "/p", lacks=True)
+    for number, lane in enumerate([LANES[0], LANES[1], LANES[2]], 1):
+        placement.add(ClusterTicket(f"t{number}", lane))
+    # The second task waits for the node that has its project; the third has another project.
+    assert [(one.ticket.id, one.node) for one in placement.take()] == [("t1", "n2"), ("t3", "n1")]
+    placement.set_lack("n2", "/p", lacks=True)
+    assert [(one.ticket.id, one.node) for one in placement.take()] == [("t2", "n1")]
+    placement.ended("t2")
+    placement.set_lack("n2", "/p", lacks=False)
+    placement.add(ClusterTicket("t4", LANES[0]))
+    assert placement.take() == []
+    placement.set_lack("n1", "/p", lacks=False)
+    assert [(one.ticket.id, one.node) for one in placement.take()] == [("t4", "n1")]
 
 
 def test_a_node_that_comes_back_is_shown_as_lost_until_it_is_ready() -> None:

@@ -1,83 +1,178 @@
-"""Calls of Ray that do not return, as those to a head that is gone; Ray itself is not started."""
+"""The process that is connected to Ray, with a module in the place of Ray whose calls can hang."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
 
 import pytest
 
 from agent_pool.cluster import ray_api
 from agent_pool.cluster.node import NodeActor
 from agent_pool.cluster.node_link import NodeLink
-from agent_pool.cluster.ray_api import RayCluster, RayNode
+from agent_pool.cluster.ray_api import CallFailed, CallRefused, RayCluster, RayNode
 from agent_pool.errors import DaemonUnavailable
-from support.waiting import run
+from support.waiting import WAIT_TIMEOUT, run
 
-ray = pytest.importorskip("ray")
+NODE = RayNode("id", "blue", {"CPU": 2.0})
+ADDRESS = "192.0.2.1:6379"
+FAKE_RAY = """
+import os, threading
 
 
-class HangingRay:
-    """Calls that hang until the end of the test.
+def _note(name):
+    with open(os.environ["TEST_CALLS"], "a") as file:
+        file.write(name + "\\n")
+    if name in os.environ.get("TEST_HANGS", ""):
+        threading.Event().wait()
 
-    Attributes:
-        calls: the names of the calls, as they came.
+
+def init(**_):
+    _note("init")
+
+
+def nodes():
+    _note("nodes")
+    return [{"NodeID": "id", "NodeManagerAddress": "host", "Alive": True}]
+
+
+def shutdown():
+    _note("shutdown")
+"""
+
+
+class FakeRay:
+    """A module with the name of Ray for the process that uses it.
+
+    Args:
+        folder: for its files.
+        patch: changes the environment of this process.
     """
 
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.end = threading.Event()
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self._calls = folder / "calls"
+        self._patch = patch
+        (folder / "ray.py").write_text(FAKE_RAY)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
+        patch.setenv("TEST_CALLS", str(self._calls))
 
-    def init(self, **_: object) -> None:
-        self._hang("init")
+    def hang_in(self, name: str) -> None:
+        """Let a call hang in processes that are started from now on."""
+        self._patch.setenv("TEST_HANGS", name)
 
-    def nodes(self) -> list[object]:
-        self._hang("nodes")
-        return []
-
-    def shutdown(self) -> None:
-        self._hang("shutdown")
-
-    def _hang(self, name: str) -> None:
-        self.calls.append(name)
-        self.end.wait()
+    def calls(self) -> list[str]:
+        """Return the names of the calls, as they came."""
+        return self._calls.read_text().split()
 
 
 @pytest.fixture
-def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingRay]:
-    made = HangingRay()
-    for name in ("CONNECT_TIMEOUT", "NODES_TIMEOUT", "LEAVE_TIMEOUT"):
-        monkeypatch.setattr(ray_api, name, 0.05)
-    yield made
-    made.end.set()
+def fake_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    return FakeRay(tmp_path, monkeypatch)
+
+
+def driver_of(cluster: RayCluster) -> int:
+    assert cluster._process is not None
+    return cluster._process.pid
+
+
+def has_ended(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
 
 
 def test_a_cluster_that_does_not_answer_is_an_error_in_time(
-    hanging: HangingRay, monkeypatch: pytest.MonkeyPatch
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray, "init", hanging.init)
-    with pytest.raises(DaemonUnavailable, match=r"did not answer within .* s; start a node"):
-        run(RayCluster("192.0.2.1:6379").connect())
-    assert hanging.calls == ["init"]
+    monkeypatch.setattr(ray_api, "CONNECT_TIMEOUT", 0.05)
+    fake_ray.hang_in("init")
 
-
-def test_looks_at_a_dead_head_use_one_thread_and_end_in_time(hanging: HangingRay) -> None:
     async def main() -> None:
-        cluster = RayCluster("192.0.2.1:6379")
-        cluster._ray = hanging
+        cluster = RayCluster(ADDRESS)
+        with pytest.raises(DaemonUnavailable, match=r"did not answer within .* s; start a node"):
+            await cluster.connect()
+        assert has_ended(driver_of(cluster))
+
+    run(main())
+
+
+def test_looks_at_a_dead_head_make_one_call_and_end_in_time(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ray.hang_in("nodes")
+
+    async def main() -> None:
+        cluster = RayCluster(ADDRESS)
+        await cluster.connect()
+        monkeypatch.setattr(ray_api, "NODES_TIMEOUT", 0.05)
+        monkeypatch.setattr(ray_api, "LEAVE_TIMEOUT", 0.05)
         for _ in range(3):
             with pytest.raises(DaemonUnavailable, match="does not answer"):
                 await cluster.nodes()
-        assert hanging.calls == ["nodes"]
+        assert cluster._link is not None
+        assert len(cluster._link._waiting) == 1
         await cluster.disconnect()
-        assert hanging.calls == ["nodes", "shutdown"]
+        assert has_ended(driver_of(cluster))
 
     run(main())
-    # The end of a process waits for every other thread.
-    left = [one for one in threading.enumerate() if one.name == "agent-pool ray"]
-    assert len(left) >= 2
-    assert all(one.daemon for one in left)
+
+
+def test_calls_fail_when_the_process_of_ray_ends_and_a_new_one_serves(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ray.hang_in("nodes")
+
+    async def main() -> None:
+        cluster = RayCluster(ADDRESS)
+        await cluster.connect()
+        asked = asyncio.ensure_future(cluster.nodes())
+        actor = cluster.start_actor(NODE, NodeActor, "blue")
+        answer = actor.call("messages", 0, 0)
+        os.kill(driver_of(cluster), signal.SIGKILL)
+        with pytest.raises(CallFailed, match="has ended"):
+            await answer
+        with pytest.raises(DaemonUnavailable, match="has ended"):
+            await asked
+        with pytest.raises(DaemonUnavailable, match="has ended"):
+            await cluster.nodes()
+        with pytest.raises(CallRefused):
+            actor.call("messages", 0, 0)
+        actor.kill()
+        await cluster.disconnect()
+        fake_ray.hang_in("")
+        # A path that counts from the folder of this process.
+        folders = os.environ["PYTHONPATH"].split(os.pathsep)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.relpath, folders)))
+        fresh = cluster.again()
+        await fresh.connect()
+        assert await fresh.nodes() == [RayNode("id", "host", {})]
+        await fresh.disconnect()
+        assert fake_ray.calls()[-1] == "shutdown"
+
+    run(main())
+
+
+def test_the_process_of_ray_ends_with_its_pool_although_ray_hangs(fake_ray: FakeRay) -> None:
+    fake_ray.hang_in("init")
+    ours, theirs = socket.socketpair()
+    program = (
+        "import sys; from agent_pool.cluster import ray_driver; ray_driver.LEAVE_SECONDS = -1.0; "
+        "ray_driver.main()"
+    )
+    with (
+        theirs,
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(theirs.fileno()), ADDRESS],
+            pass_fds=[theirs.fileno()],
+        ) as driver,
+    ):
+        theirs.close()
+        ours.close()
+        assert driver.wait(WAIT_TIMEOUT) == 1
 
 
 def test_a_task_that_a_node_cannot_read_ends_with_an_error() -> None:
@@ -100,8 +195,27 @@ def test_a_call_that_ray_does_not_take_is_reported_to_its_caller() -> None:
             raise RuntimeError("the object store is full")
 
     async def main() -> None:
-        node = RayNode("id", "blue", {"CPU": 2.0})
-        link = NodeLink(FullRay(), node, "1", None)  # type: ignore[arg-type]
+        link = NodeLink(FullRay(), NODE, "1", None)  # type: ignore[arg-type]
         assert not link.call("submit", "t1")
 
     asyncio.run(main())
+
+
+def test_a_call_that_ray_refuses_later_is_reported_to_its_caller() -> None:
+    class RefusingRay:
+        def start_actor(self, *_: object) -> RefusingRay:
+            return self
+
+        def call(self, method: str, *_: object) -> Awaitable[None]:
+            async def refuse() -> None:
+                raise CallRefused("the object store is full")
+
+            return refuse()
+
+    async def main() -> None:
+        link = NodeLink(RefusingRay(), NODE, "1", None)  # type: ignore[arg-type]
+        refused = asyncio.Event()
+        assert link.call("submit", "t1", on_refused=refused.set)
+        await refused.wait()
+
+    run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -116,6 +117,33 @@ def test_the_caller_decides_permissions_of_an_agent_on_a_node(grid: RayGrid) -> 
         assert "Not on this machine." in result.text
 
     grid.run(main())
+
+
+def test_a_node_works_in_the_copy_of_the_project_that_ray_makes(
+    grid: RayGrid, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(grid.project.root, folder)
+    (folder / "stock.txt").write_text("12 quinces")
+    grid.script.step = lambda one: (
+        echo_task(one) if one.tool_results else bash("cat stock.txt; pwd")
+    )
+
+    async def main() -> None:
+        pool = grid.make_pool(project_source="working_dir", project_dir=folder, prewarm=("tester",))
+        async with pool:
+            # Each node has its first worker before the first task.
+            while len(workers := await pool.workers()) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            result = await pool.invoke("tester", "show")
+        assert {(one.node, one.project) for one in workers} == {
+            ("one", str(folder)),
+            ("two", str(folder)),
+        }
+        assert result.text.startswith("tool: 12 quinces")
+        assert str(folder) not in result.text
+
+    grid.run(main(), 100)
 
 
 def test_the_tasks_of_a_conversation_stay_on_their_node(grid: RayGrid) -> None:
@@ -272,6 +300,25 @@ def test_a_drained_node_finishes_its_task_and_gets_no_more(grid: RayGrid) -> Non
             assert (await grid.pool.invoke("tester", "next")).node == "one"
             await until_none(agents)
             assert await grid.node("two") is None
+
+    grid.run(main())
+
+
+def test_a_node_that_ray_drains_finishes_its_task_and_gets_no_more(grid: RayGrid) -> None:
+    async def main() -> None:
+        grid.nodes.add("four")
+        await grid.until_ready("four")
+        grid.script.step = gate = Gate(echo_task)
+        async with grid.running_on("four", task="last") as handle:
+            [link] = [one for one in grid.pool._members.links() if one.node.name == "four"]
+            await asyncio.to_thread(grid.nodes.drain, link.node.id)
+            assert (await grid.until_state("four", "draining")).reason == "Ray drains it"
+            gate.open()
+            result = await handle.result()
+            assert (result.text, result.node) == ("echo: last", "four")
+            assert (await grid.pool.invoke("tester", "next")).node == "one"
+            while await grid.node("four") is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     grid.run(main())
 

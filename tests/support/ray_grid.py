@@ -19,7 +19,7 @@ from support.environment import UNREACHABLE_URL, cli_environment
 from support.model_scripts import echo_task, resolve
 from support.pools import HASTY, PoolProject
 from support.process_checks import is_alive
-from support.ray_nodes import RayNodes
+from support.ray_nodes import HOST, RayNodes
 from support.waiting import bounded, wait_until
 
 T = TypeVar("T")
@@ -45,13 +45,14 @@ class RayGrid:
     Args:
         folder: for the project and the home of all nodes.
         names: the nodes; the first one is the head, where the pool is.
+        host: the address of these nodes.
     """
 
-    def __init__(self, folder: Path, *names: str) -> None:
+    def __init__(self, folder: Path, *names: str, host: str = HOST) -> None:
         self.project = PoolProject(folder)
         self.script = Script()
         self.environ = cli_environment(self.project.home, UNREACHABLE_URL)
-        self.nodes = RayNodes(self.environ)
+        self.nodes = RayNodes(self.environ, host)
         self._runner = asyncio.Runner()
         try:
             self.nodes.start(*names)

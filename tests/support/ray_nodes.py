@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,8 @@ from support.process_checks import environment_entries, is_alive
 
 NODE = "TEST_RAY_NODE"
 """A variable in the environment of every process of one node, the agents' processes included."""
+CLUSTER = "TEST_RAY_CLUSTER"
+"""The same for all nodes of one cluster: its folder. Other tests perhaps have nodes, too."""
 HOST = "127.0.0.2"
 """On the loopback; Ray takes 127.0.0.1 for the machine's address in the network (2.60)."""
 START_TIMEOUT = 60.0
@@ -31,9 +33,11 @@ class RayNodes:
 
     Args:
         environ: the environment of every node.
+        host: the address of the nodes, except for those that have another one.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], host: str = HOST) -> None:
+        self._host = host
         # Short: the paths of Ray's sockets have at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
         self._environ = environ
@@ -44,23 +48,46 @@ class RayNodes:
     def start(self, *names: str, cpus: int = 2) -> None:
         """Start all nodes at the same time, and wait until they run; the first one is the head."""
         with socket.socket() as probe:
-            probe.bind((HOST, 0))
+            probe.bind((self._host, 0))
             port = probe.getsockname()[1]
-        self.address = f"{HOST}:{port}"
-        place = ("--temp-dir", str(self.folder / "head"))
-        self._start(names[0], cpus, "--head", f"--port={port}", "--include-dashboard=false", *place)
+        self.address = f"{self._host}:{port}"
+        self._add_head(names[0], cpus)
         for name in names[1:]:
             self.add(name, cpus=cpus)
         for name in names:
             self.wait_for(name)
 
+    def start_head(self, name: str, cpus: int) -> None:
+        """Start another head at the address of the one that was killed, and wait until it runs."""
+        self._add_head(name, cpus)
+        self.wait_for(name)
+
+    def _add_head(self, name: str, cpus: int) -> None:
+        port = self.address.rpartition(":")[2]
+        place = ("--temp-dir", str(self.folder / "head"))
+        self._start(name, cpus, "--head", f"--port={port}", "--include-dashboard=false", *place)
+
     def add(self, name: str, cpus: int = 2, **more: str) -> None:
         """Start another node; do not wait for it."""
         self._start(name, cpus, f"--address={self.address}", **more)
 
-    def _start(self, name: str, cpus: int, *arguments: str, **more: str) -> None:
+    def add_far(self, name: str, host: str, inside: Sequence[str], cpus: int = 2) -> None:
+        """Start another node with another address; do not wait for it.
+
+        Args:
+            name: its name.
+            host: its address.
+            inside: the beginning of the command, which leads to where it has this address.
+            cpus: what it declares.
+        """
+        place = (f"--address={self.address}", f"--node-ip-address={host}")
+        self._start(name, cpus, *place, inside=inside)
+
+    def _start(
+        self, name: str, cpus: int, *arguments: str, inside: Sequence[str] = (), **more: str
+    ) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
-            self._starts[name] = self._popen(name, cpus, log, arguments, more)
+            self._starts[name] = self._popen(name, cpus, log, (inside, arguments), more)
             self._sessions.add(self._starts[name].pid)
 
     def _popen(
@@ -68,14 +95,16 @@ class RayNodes:
         name: str,
         cpus: int,
         log: IO[bytes],
-        arguments: tuple[str, ...],
+        words: tuple[Sequence[str], Sequence[str]],
         more: Mapping[str, str],
     ) -> subprocess.Popen[bytes]:
+        inside, arguments = words
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
-                *arguments,
-                *(f"--node-ip-address={HOST}", f"--node-name={name}", f"--num-cpus={cpus}"),
+                *(*inside, sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+                # The last one counts.
+                *(f"--node-ip-address={self._host}", *arguments),
+                *(f"--node-name={name}", f"--num-cpus={cpus}"),
                 *("--object-store-memory=80000000", "--include-log-monitor=false"),
                 *("--disable-usage-stats", "--log-color=false"),
             ],
@@ -84,6 +113,7 @@ class RayNodes:
                 "RAY_USAGE_STATS_ENABLED": "0",
                 "PYTHONPATH": os.pathsep.join(sys.path),
                 NODE: name,
+                CLUSTER: str(self.folder),
                 **more,
             },
             stdin=subprocess.DEVNULL,
@@ -107,7 +137,11 @@ class RayNodes:
 
     def processes(self, name: str, program: str = "") -> list[psutil.Process]:
         """Return the living processes of a node whose command has this text."""
-        return [one for one in psutil.process_iter() if _belongs(one, name, program)]
+        marks = {f"{NODE}={name}".encode(), self._mark()}
+        return [one for one in psutil.process_iter() if _belongs(one, marks, program)]
+
+    def _mark(self) -> bytes:
+        return f"{CLUSTER}={self.folder}".encode()
 
     def actors(self, name: str) -> list[psutil.Process]:
         """Return the process of the pool's actor on a node."""
@@ -118,6 +152,12 @@ class RayNodes:
         ray = ("/ray/", "ray.scripts", "ray::", "setproctitle")
         return [one for one in self.processes(name) if not _has_words(one, ray)]
 
+    def own(self, name: str) -> list[psutil.Process]:
+        """Return the processes of the pool on a node: its actor, and what that has started."""
+        found = [*self.actors(name), *self.agents(name)]
+        assert found != []
+        return found
+
     def kill(self, name: str) -> None:
         """Kill all processes of a node that belong to Ray, in one moment: the machine is dead."""
         own = [one for one in self.processes(name) if one not in self.agents(name)]
@@ -125,6 +165,21 @@ class RayNodes:
             for process in own:
                 _send(process, number)
         self._starts.pop(name).wait()
+
+    def drain(self, node_id: str) -> None:
+        """Let Ray drain a node, as its autoscaler does; the node has this id of Ray."""
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "drain-node"),
+                *("--address", self.address, "--node-id", node_id),
+                *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test"),
+            ],
+            env={**self._environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            timeout=START_TIMEOUT,
+            check=True,
+        )
 
     def stop(self) -> None:
         """Kill everything."""
@@ -134,17 +189,16 @@ class RayNodes:
             one
             for one in psutil.process_iter()
             # Two agents of a node overwrite their environment with their title.
-            if _belongs(one, "", "") or _session_of(one) in self._sessions
+            if _belongs(one, {self._mark()}) or _session_of(one) in self._sessions
         ]
         for process in left:
             _send(process, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _belongs(process: psutil.Process, name: str, program: str) -> bool:
-    mark = f"{NODE}=".encode()
-    entries = [one for one in environment_entries(process.pid) if one.startswith(mark)]
-    if not entries or (name and mark + name.encode() not in entries):
+def _belongs(process: psutil.Process, marks: set[bytes], program: str = "") -> bool:
+    """Check whether a process lives, and has these entries of its environment and this text."""
+    if not marks <= set(environment_entries(process.pid)):
         return False
     try:
         words = " ".join(process.cmdline())

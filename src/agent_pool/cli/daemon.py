@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import click
 
@@ -15,7 +16,7 @@ from agent_pool.cli.command import Command, json_option
 from agent_pool.cli.output import echo, print_json
 from agent_pool.cli.service_files import find_service, write_service
 from agent_pool.client import start as client
-from agent_pool.errors import DaemonUnavailable
+from agent_pool.errors import ConfigError, DaemonUnavailable
 from agent_pool.runtime import DaemonAddress, find_daemon
 from agent_pool.text import mebibytes, seconds_text
 
@@ -202,6 +203,34 @@ def format_status(value: dict[str, Any]) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} {state}" for state, number in sorted(counts.items())) or "none"
+
+
+@daemon.command(cls=Command, name="drain-node")
+@click.argument("node")
+@json_option
+def drain_node(node: str, as_json: bool) -> None:
+    """Let a machine of the daemon's Ray cluster finish its tasks, and give it no more.
+
+    Then its workers end. It gets tasks again when Ray is started anew on it. `agent-pool stats`
+    lists the machines.
+
+    \b
+    Example:
+      agent-pool daemon drain-node blue
+    """
+    address = find_daemon(os.environ)
+    if address is None or not client.accepts(address):
+        raise DaemonUnavailable("no daemon runs, so no machine has tasks")
+    reply = client.ask(address, "POST", f"/v1/daemon/nodes/{quote(node, safe='')}/drain")
+    if reply.status != 202:
+        raise ConfigError(
+            f"the daemon (pid {address.pid}) has no machine {node!r} that gets tasks; "
+            "`agent-pool stats` lists its machines"
+        )
+    if as_json:
+        print_json(json.loads(reply.body))
+    else:
+        echo(f"{node}: gets no more tasks, and leaves after those that it has")
 
 
 @daemon.command(cls=Command)

@@ -152,7 +152,7 @@ def _place(pool: PoolStatus) -> str:
 
 def _format_delays(stats: PoolStats) -> list[Paragraph]:
     """Return a line on waiting tasks, a pause and the account's limits, as far as there are any."""
-    delays = []
+    delays = [printable(stats.cluster_problem)] if stats.cluster_problem else []
     if stats.waiting:
         delays.append(f"{count(stats.waiting, 'task')} waiting for a worker")
     if stats.paused:

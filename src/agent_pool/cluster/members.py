@@ -13,7 +13,7 @@ from agent_pool.cluster.node_link import LinkListener, NodeLink
 from agent_pool.cluster.node_probe import PROBE_GAP_SECONDS
 from agent_pool.cluster.placement import Placement
 from agent_pool.cluster.ray_api import RayCluster, RayNode
-from agent_pool.errors import DaemonUnavailable, PoolTimeout
+from agent_pool.errors import AgentPoolError, DaemonUnavailable, PoolTimeout
 from agent_pool.settings import Settings
 
 log = logging.getLogger("agent_pool")
@@ -26,6 +26,11 @@ CLOSE_SECONDS: Final = 15.0
 """Seconds for a node without tasks to end its workers."""
 LOST_SECONDS: Final = 300.0
 """For so long a lost node is shown."""
+FIRST_PAUSE: Final = 1.0
+"""Seconds after which another connection to the cluster is tried; each next pause is twice as
+long."""
+LAST_PAUSE: Final = 30.0
+"""The longest pause between two such tries; a try takes a second of a core and more."""
 
 
 class PoolListener(LinkListener, Protocol):
@@ -33,6 +38,9 @@ class PoolListener(LinkListener, Protocol):
 
     def ready(self, node: str) -> None:
         """Handle that a node can have tasks from now on."""
+
+    def left(self, node: str) -> None:
+        """Handle that a node without tasks is being forgotten."""
 
 
 class Members:
@@ -67,17 +75,89 @@ class Members:
         self._joined = 0
         self._changed = asyncio.Event()
         self._is_stopped = False
+        self._problem = ""
+        self._pause = FIRST_PAUSE
+        self._next_try = 0.0
+
+    # The cluster
+
+    @property
+    def cluster_problem(self) -> str:
+        """Return why the cluster cannot be reached; empty if it can."""
+        return self._problem
+
+    async def connect(self) -> None:
+        """Connect to the cluster.
+
+        Raises:
+            ConfigError, DaemonUnavailable: see `RayCluster.connect`.
+        """
+        await self._cluster.connect()
+
+    async def disconnect(self) -> None:
+        """Leave the cluster; every actor ends."""
+        await self._cluster.disconnect()
 
     async def run(self) -> None:
-        """Take new nodes until the pool is closed."""
+        """Take new nodes until the pool is closed; connect again when the cluster was away."""
         while not self._is_stopped:
-            try:
-                self._take(await self._cluster.nodes())
-            except DaemonUnavailable as error:
-                # Nodes and driver speak with each other without the head.
-                log.warning("%s", error)
+            if not await self._look():
+                await self._try_again()
             self._forget_lost()
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> bool:
+        """Take the nodes that the head lists; return False if it does not answer."""
+        try:
+            found = await self._cluster.nodes()
+        except DaemonUnavailable as error:
+            if not self._problem:
+                self._next_try, self._pause = time.monotonic() + FIRST_PAUSE, FIRST_PAUSE
+            self._note_problem(str(error))
+            return False
+        self._note_problem("")
+        self._take(found)
+        return True
+
+    def _note_problem(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            # Tasks go on: nodes and this process speak with each other without the head, until
+            # another cluster is at the address or the nodes end without a head (by default 60 s).
+            log.warning("%s", problem)
+        elif self._problem and not problem:
+            log.info("the Ray cluster is reached again")
+        self._problem = problem
+
+    async def _try_again(self) -> None:
+        """Connect to the cluster that is at the address now: perhaps it is another one."""
+        if time.monotonic() < self._next_try or not await self._cluster.is_reached():
+            return
+        fresh = self._cluster.again()
+        try:
+            await fresh.connect()
+        except (AgentPoolError, OSError) as error:  # OSError: no process can be started
+            self._note_problem(str(error))
+            self._next_try = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LAST_PAUSE)
+            return
+        if self._is_stopped or await self._look():  # the same head answers again
+            await fresh.disconnect()
+            return
+        self._replace_cluster(fresh)
+
+    def _replace_cluster(self, fresh: RayCluster) -> None:
+        """Take the nodes of another cluster; those of the one before are lost."""
+        log.warning("the Ray cluster was started anew; its nodes are taken")
+        before, self._cluster = self._cluster, fresh
+        self._problem = ""
+        self._gone.clear()
+        for node in list(self._links):
+            if not self._placement.running_on(node):
+                self._drop(node)
+        # The nodes with tasks are heard no more, and these end as those of any lost node.
+        self._closing.append(asyncio.create_task(before.disconnect()))
+
+    # Nodes that come and go
 
     def _take(self, found: list[RayNode]) -> None:
         if self._is_stopped:
@@ -88,10 +168,11 @@ class Members:
             # One that has tasks is lost only when it is not heard: the head can be wrong.
             if node in idle and link.node.id not in listed:
                 self._drop(node)
+        self._drain_ids({node.id for node in found if node.is_draining}, "Ray drains it")
         known = self._gone | {link.node.id for link in self._links.values()}
         for one in found:
             # Started with `--num-cpus=0`, as heads are, so that it does no work.
-            if one.id not in known and one.resources.get("CPU"):
+            if one.id not in known and one.resources.get("CPU") and not one.is_draining:
                 self._join(one)
 
     def _join(self, node: RayNode) -> None:
@@ -136,6 +217,7 @@ class Members:
 
     def _drop(self, node: str) -> None:
         """Forget a node that has no tasks."""
+        self._listener.left(node)
         self._links.pop(node).kill()
         self._placement.remove(node)
         self._opening.pop(node).cancel()
@@ -178,13 +260,19 @@ class Members:
 
         It is taken again when Ray is started anew on it.
         """
+        named = {link.node.id for link in self._links.values() if link.node.name == name}
+        return self._drain_ids(named, "a person has asked for it")
+
+    def _drain_ids(self, ids: set[str], reason: str) -> bool:
+        """Drain the nodes with these ids of Ray; return False if none of them had tasks."""
         found = [
             node
             for node in self._placement.with_state("ready")
-            if self._placement.info(node).node == name
+            if node in self._links and self._links[node].node.id in ids
         ]
         for node in found:
-            self._placement.drain(node, "a person has asked for it")
+            self._placement.drain(node, reason)
+            log.info("node %s gets no more tasks: %s", self._links[node].node.name, reason)
         self.look_at_drained()
         return bool(found)
 
@@ -192,10 +280,10 @@ class Members:
         """Let the draining nodes go that have nothing left to do."""
         for node in self._placement.with_state("draining"):
             if self._placement.is_drained(node):
-                link = self._links[node]
+                self._listener.left(node)
+                link = self._links.pop(node)
                 self._gone.add(link.node.id)
                 self._closing.append(asyncio.create_task(link.close(CLOSE_SECONDS)))
-                self._links.pop(node)
                 self._opening.pop(node).cancel()
                 self._placement.remove(node)
                 log.info("node %s was drained", link.node.name)
@@ -205,6 +293,10 @@ class Members:
     def link(self, node: str) -> NodeLink:
         """Return the link to a node that is not lost."""
         return self._links[node]
+
+    def has(self, node: str) -> bool:
+        """Check whether a node is neither lost nor forgotten."""
+        return node in self._links
 
     def links(self) -> list[NodeLink]:
         """Return the links to all nodes that are not lost."""

@@ -104,7 +104,8 @@ class NodeActor:
             self._settings = self._node_settings(settings, size)
         except AgentPoolError as error:
             return NodeProbe(problem=str(error)).as_json()
-        working_dir = Path.cwd() if os.environ.get("RAY_RUNTIME_ENV_HASH") else None
+        # Ray starts the actor in its copy of the folder.
+        working_dir = Path.cwd() if self._settings.project_source == "working_dir" else None
         cache = checkouts_folder(self._environ)
         self._projects = NodeProjects(cache, self._environ, working_dir)
         wanted = None if source is None else ProjectSource.from_json(source)
@@ -292,7 +293,7 @@ class NodeActor:
         assert method in ASKED
         try:
             if source is None:
-                return {"value": _json(await getattr(self._pool, method)(**arguments))}
+                return {"value": self._named(_json(await getattr(self._pool, method)(**arguments)))}
             place = ProjectSource.from_json(source)
             async with self._projects.hold(place) as folder:
                 self._folders[str(folder)] = place.folder

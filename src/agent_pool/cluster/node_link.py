@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 from agent_pool.cluster.node import VERSION, Message, NodeActor
 from agent_pool.cluster.node_probe import NodeProbe
 from agent_pool.cluster.project_source import ProjectSource
-from agent_pool.cluster.ray_api import RayActor, RayCluster, RayNode
+from agent_pool.cluster.ray_api import CallRefused, RayActor, RayCluster, RayNode
 from agent_pool.errors import DaemonUnavailable, WorkerDied
 from agent_pool.models import error_from_json
 from agent_pool.settings import Settings
@@ -151,25 +151,37 @@ class NodeLink:
 
     # Calls
 
-    def call(self, method: str, *arguments: object) -> bool:
+    def call(
+        self, method: str, *arguments: object, on_refused: Callable[[], None] | None = None
+    ) -> bool:
         """Call a method of the actor, whose answer comes as messages.
 
+        Args:
+            method: the method.
+            arguments: its arguments.
+            on_refused: called when Ray does not pass the call on, so that the node does not have
+                it; not called if this method returns False.
+
         Returns:
-            Whether Ray passes the call on; if not, the node does not have it.
+            False if it is clear already that Ray does not pass the call on.
         """
         try:
             answer = self._actor.call(method, *arguments)
         except Exception as error:  # an argument cannot be sent, or the connection is closed
             log.warning("node %s: %s: %s", self.node.name, method, _first_line(error))
             return False
-        self._spawn(self._wait_for(method, answer))
+        self._spawn(self._wait_for(method, answer, on_refused))
         return True
 
-    async def _wait_for(self, method: str, answer: Awaitable[Any]) -> None:
+    async def _wait_for(
+        self, method: str, answer: Awaitable[Any], on_refused: Callable[[], None] | None
+    ) -> None:
         try:
             await answer
         except Exception as error:  # the exchange notices it too, and ends the tasks
             log.warning("node %s: %s: %s", self.node.name, method, _first_line(error))
+            if isinstance(error, CallRefused) and on_refused is not None:
+                on_refused()
 
     async def ask(
         self, method: str, source: ProjectSource | None = None, **arguments: object

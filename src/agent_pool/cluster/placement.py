@@ -60,6 +60,7 @@ class _Node:
     lanes: Counter[Lane] = field(default_factory=Counter)
     warm: Counter[Lane] = field(default_factory=Counter)
     conversations: set[Hashable] = field(default_factory=set)
+    lacks: set[str] = field(default_factory=set)
 
     @property
     def has_room(self) -> bool:
@@ -154,6 +155,14 @@ class Placement:
         """Note the lane of each worker that a node has."""
         if (found := self._nodes.get(node)) is not None and found.state != "lost":
             found.warm = Counter(lanes)
+
+    def set_lack(self, node: str, project: str, *, lacks: bool) -> None:
+        """Note whether a node does not have a project; others are preferred then.
+
+        Where every node lacks it, its tasks try them all: the folder can have appeared.
+        """
+        if (found := self._nodes.get(node)) is not None:
+            (found.lacks.add if lacks else found.lacks.discard)(project)
 
     def info(self, node: str) -> NodeInfo:
         """Return a node as it is now."""
@@ -297,10 +306,17 @@ class Placement:
             if home := self._homes.get(ticket.conversation):
                 node = self._nodes[home]
                 return home if node.has_room and node.state in ("ready", "draining") else NO_NODE
+        able = [
+            (name, node)
+            for name, node in self._nodes.items()
+            if node.state == "ready" and name not in ticket.lacking
+        ]
+        # A task waits for a node with its project rather than try one that has just lacked it.
+        having = [one for one in able if ticket.lane.project not in one[1].lacks]
         fitting = [
             (not node.has_idle_worker(ticket.lane), node.load, name)
-            for name, node in self._nodes.items()
-            if node.state == "ready" and node.has_room and name not in ticket.lacking
+            for name, node in having or able
+            if node.has_room
         ]
         return min(fitting)[-1] if fitting else NO_NODE
 

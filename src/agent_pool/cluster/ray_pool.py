@@ -73,6 +73,8 @@ ANNOUNCE_SECONDS: Final = 2.0
 """The pause between two looks at tasks that wait, which tell their callers their places."""
 SOURCE_SECONDS: Final = 1.0
 """For so long the description of a project is used again: git takes some milliseconds for it."""
+LACK_SECONDS: Final = 60.0
+"""For so long other nodes are preferred to one that did not have a project."""
 CLOSE_MARGIN: Final = 10.0
 """Seconds beyond `close_timeout` in which nodes must have closed their pools."""
 
@@ -119,10 +121,8 @@ class RayPool(RequestCalls):
         self._bus.subscribe(self._stats.record)
         self._placement = Placement(self.settings.max_workers, self.settings.max_size)
         wants_copy = self.settings.project_source == "working_dir"
-        self._cluster = RayCluster(address, self.settings.project_dir if wants_copy else None)
-        self._members = Members(
-            self._cluster, self._placement, self.settings, self._sent_environ(), self
-        )
+        cluster = RayCluster(address, self.settings.project_dir if wants_copy else None)
+        self._members = Members(cluster, self._placement, self.settings, self._sent_environ(), self)
         self._tasks: dict[str, ClusterTask] = {}
         self._workers: dict[tuple[str, str], tuple[str, Lane]] = {}
         self._talked: dict[Hashable, float] = {}
@@ -152,7 +152,7 @@ class RayPool(RequestCalls):
         await asyncio.shield(self._opening)
 
     async def _open(self) -> None:
-        await self._cluster.connect()
+        await self._members.connect()
         self._spawn(self._members.run(), "nodes")
         self._spawn(self._begin_later(), "begin")
         self._spawn(self._announce_forever(), "queue")
@@ -190,7 +190,7 @@ class RayPool(RequestCalls):
             self._end(task, _closed())
         for work in self._background:
             work.cancel()
-        await self._cluster.disconnect()
+        await self._members.disconnect()
 
     def kill(self) -> None:
         self._members.stop()
@@ -270,9 +270,11 @@ class RayPool(RequestCalls):
         nodes = self._placement.infos()
         if any(one.state == "ready" for one in nodes):
             return ""
+        problem = self._members.cluster_problem
         if not nodes:
-            return "the Ray cluster has no node yet"
-        return "; ".join(f"node {one.node}: {one.reason or one.state}" for one in nodes)
+            return problem or "the Ray cluster has no node yet"
+        found = [f"node {one.node}: {one.reason or one.state}" for one in nodes]
+        return "; ".join([problem, *found] if problem else found)
 
     def _project_name(self, folder: str | None) -> str:
         path = self.settings.project_dir if folder is None else Path(folder)
@@ -317,8 +319,14 @@ class RayPool(RequestCalls):
             "submit",
             *(task.id, request.as_json(), task.source.as_json(), self._sent_environ()),
             task.on_permission is not None,
+            on_refused=partial(self._refused, task, placed.node),
         )
         if not is_sent:
+            self._refused(task, placed.node)
+
+    def _refused(self, task: ClusterTask, node: str) -> None:
+        """End a task that a node does not have, although it was placed there."""
+        if self._placement.node_of(task.id) == node:
             self._end(
                 task,
                 WorkerDied(
@@ -416,6 +424,8 @@ class RayPool(RequestCalls):
     # What nodes report
 
     def heard(self, node: str, message: Message) -> None:
+        if not self._members.has(node):  # one that was drained ends its workers
+            return
         if "event" in message:
             self._heard_event(node, event_from_json(message["event"]))
             return
@@ -472,6 +482,9 @@ class RayPool(RequestCalls):
             return
         task.lacking[name] = reason
         self._placement.give_back(task.id)
+        self._placement.set_lack(node, task.lane.project, lacks=True)
+        loop = asyncio.get_running_loop()
+        loop.call_later(LACK_SECONDS, self._forget_lack, node, task.lane.project)
         task.placed("")
         if self._placement.is_hopeless(task.id):
             self._end(task, _lacking_everywhere(task))
@@ -480,23 +493,34 @@ class RayPool(RequestCalls):
         if not task.node:
             task.emit(Queued(1, task.waited, reason=f"node {name}: {reason}"))
 
+    def _forget_lack(self, node: str, project: str) -> None:
+        self._placement.set_lack(node, project, lacks=False)
+        self._pump()
+
     def doubted(self, node: str, reason: str) -> None:
-        self._members.doubt(node, reason)
+        if self._members.has(node):
+            self._members.doubt(node, reason)
 
     def lost(self, node: str, reason: str) -> None:
+        if not self._members.has(node):
+            return
         name = self._placement.info(node).node
         running = self._members.lose(node, reason)
         log.warning("node %s is lost: %s; %d tasks are interrupted", name, reason, len(running))
+        self.left(node)
+        for task_id in running:
+            task = self._tasks[task_id]
+            self._end(task, task.cancel_error or _interrupted(task, name))
+        self._pump()
+
+    def left(self, node: str) -> None:
+        name = self._placement.info(node).node
         for key in [one for one in self._workers if one[0] == node]:
             state, lane = self._workers.pop(key)
             gone = WorkerStateChanged(
                 worker=key[1], node=name, state="gone", previous=state, agent=lane.agent
             )
             self._bus.publish(replace(gone, project=lane.project))
-        for task_id in running:
-            task = self._tasks[task_id]
-            self._end(task, task.cancel_error or _interrupted(task, name))
-        self._pump()
 
     def drain_node(self, node: str) -> bool:
         """Give a node no more tasks, and end its workers when it has done those that it has.
@@ -511,6 +535,19 @@ class RayPool(RequestCalls):
 
     def ready(self, node: str) -> None:
         self._pump()
+        if self.settings.prewarm:
+            self._spawn(self._prewarm(node), "prewarm")
+
+    async def _prewarm(self, node: str) -> None:
+        """Start the first worker of each agent in the setting `prewarm` on a node."""
+        for agent in self.settings.prewarm:
+            try:
+                source = await self._find_source(self._project_name(None))
+                if self._members.has(node):
+                    await self._members.link(node).ask("warmup", source, agent=agent)
+            except AgentPoolError as error:
+                # Only a task of this agent fails by it; the others must be served.
+                log.warning("agent %r cannot be kept warm (setting prewarm): %s", agent, error)
 
     async def _announce_forever(self) -> None:
         while True:
@@ -590,7 +627,11 @@ class RayPool(RequestCalls):
             workers=dict(Counter(state for state, _ in self._workers.values())),
             rate_limits=self._rate_limits,
         )
-        return replace(made, nodes=tuple(self._placement.infos()))
+        return replace(
+            made,
+            nodes=tuple(self._placement.infos()),
+            cluster_problem=self._members.cluster_problem,
+        )
 
     async def reset(self, agent: str, *, project: str | None = None) -> int:
         check_agent_name(agent)

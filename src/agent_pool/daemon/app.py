@@ -44,6 +44,10 @@ class DrainablePool(TaskAPI, Protocol):
         """Begin no task any more, and wait until those that run have ended."""
         ...
 
+    def drain_node(self, node: str) -> bool:
+        """Let a machine finish its tasks and get no more; return False if there is none."""
+        ...
+
     async def totals(self, wanted: TaskFilter) -> list[DayTotal]:
         """Return the sums of the ended tasks that a filter means."""
         ...
@@ -59,6 +63,10 @@ class DaemonControl(Protocol):
 
     def begin_drain(self) -> None:
         """Give the address up, finish the running tasks, then end."""
+        ...
+
+    def drain_node(self, node: str) -> bool:
+        """Let a machine finish its tasks and get no more; return False if there is none."""
         ...
 
     async def status(self) -> dict[str, Any]:
@@ -147,7 +155,14 @@ def _daemon_routes(control: DaemonControl) -> list[BaseRoute]:
         # Without figures: the pool can be closed by now.
         return JSONResponse({"draining": True}, status_code=202)
 
+    async def drain_node(request: Request) -> JSONResponse:
+        node = request.path_params["node"]
+        is_known = control.drain_node(node)
+        return JSONResponse({"node": node, "draining": is_known}, 202 if is_known else 404)
+
     return [
         Route("/v1/daemon", status),
+        # A path: nothing forbids a slash in the name of a node.
+        Route("/v1/daemon/nodes/{node:path}/drain", drain_node, methods=["POST"]),
         Route("/v1/daemon/drain", drain, methods=["POST"]),
     ]

@@ -204,6 +204,10 @@ class Daemon:
             self._drain_asked.set()
             self._release_address()
 
+    def drain_node(self, node: str) -> bool:
+        """Let a machine finish its tasks and get no more; return False if there is none."""
+        return self._pool.drain_node(node)
+
     @property
     def is_draining(self) -> bool:
         """Return whether it finishes its tasks and takes no new ones."""

@@ -519,6 +519,18 @@ class DurablePool(RequestCalls):
     async def reset(self, agent: str, *, project: str | None = None) -> int:
         return await self._pool.reset(agent, project=project)
 
+    def drain_node(self, node: str) -> bool:
+        """Let a machine finish its tasks and get no more.
+
+        Args:
+            node: its name.
+
+        Returns:
+            Whether the pool has several machines, and one of this name that gets tasks.
+        """
+        drain: Callable[[str], bool] | None = getattr(self._pool, "drain_node", None)
+        return drain is not None and drain(node)
+
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         first: list[Event] = []
         # The pool passes its figures before `subscribe` returns.

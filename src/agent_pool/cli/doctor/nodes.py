@@ -12,6 +12,7 @@ from agent_pool.views.rows import node_text
 
 SUBJECT: Final = "Nodes"
 ADVICE: Final = "correct it there; the node is checked again each minute"
+CLUSTER_ADVICE: Final = "start the head and the nodes again; the daemon connects by itself"
 
 
 async def check_nodes(daemon: PoolAPI | None, address: str | None) -> AsyncIterator[Finding]:
@@ -29,11 +30,13 @@ async def check_nodes(daemon: PoolAPI | None, address: str | None) -> AsyncItera
         return
     try:
         async with daemon:
-            nodes = (await daemon.stats()).nodes
+            stats = await daemon.stats()
     except AgentPoolError as error:
         yield Finding(SUBJECT, "wrong", f"the daemon does not report its nodes: {error}")
         return
-    for finding in node_findings(nodes):
+    if stats.cluster_problem:
+        yield Finding(SUBJECT, "wrong", stats.cluster_problem, CLUSTER_ADVICE)
+    for finding in node_findings(stats.nodes):
         yield finding
 
 

@@ -219,7 +219,9 @@ class NowView:
             "memory": f"{sum(one.rss for one in workers) / 2**20:,.0f} MiB",
             "cost": f"${total.cost_usd:,.2f}",
             "paused": stats.pause_reason if stats.paused else "",
-            "nodes": " · ".join(map(node_text, stats.nodes)),
+            "nodes": " · ".join(
+                filter(None, (stats.cluster_problem, *map(node_text, stats.nodes)))
+            ),
             "retired": _retired_words(stats.retired, self._retired),
         }
         if figures != self._figures or number in self._numbers():
