@@ -276,6 +276,7 @@ PROMISED = """
 ## What holds on every version
 
 The tests of `test_old_versions.py` are the promises for every version: no words of a task in a later one, no late answer or left-over command in it, only the agent's tools, permissions asked, and a timeout or an API error that ends its own task alone.
+A version with fewer promises than another was last run before all of them were written.
 The other tests are those of {for_all} and, where a process takes roles, of {for_roles}.
 A test that needs what only newer versions can do is skipped; its reason is below.
 Tests of definitions, and those on a fake CLI, are left out.

@@ -257,7 +257,10 @@ def test_commands_of_a_lean_worker_get_the_users_bun_variables(
     harness.run(main())
 
 
-@pytest.mark.parametrize("is_sent", [True, False])
+ATTRIBUTION = pytest.mark.since("2.1.119", "it sends an attribution line")
+
+
+@pytest.mark.parametrize("is_sent", [pytest.param(True, marks=ATTRIBUTION), False])
 def test_the_attribution_line_is_sent_only_if_the_setting_says_so(
     harness_with: Callable[..., PoolHarness], is_sent: bool
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from agent_pool.loopback import ModelReply, ModelRequest, TextBlock
+from support.cli_age import is_older_cli
 from support.model_scripts import as_text, bash, tool
 from support.pool_harness import PoolHarness
 
@@ -143,7 +144,9 @@ def test_parallel_tasks_on_few_workers_get_only_their_own_words(
         answers = await asyncio.gather(*(harness.ask(task) for task in tasks))
         assert [one.text for one in answers] == [f"tool: shell {canary}" for canary in canaries]
         for request in harness.api.requests[before:]:
-            assert sum(canary in as_text(request) for canary in canaries) == 1
+            found = sum(canary in as_text(request) for canary in canaries)
+            # 2.0.77 also sends requests that belong to no task ("Warmup").
+            assert found == 1 or (found == 0 and is_older_cli())
 
     harness.run(main())
 

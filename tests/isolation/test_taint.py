@@ -12,7 +12,7 @@ import pytest
 from agent_pool import TaskTimeout, WorkerDied
 from agent_pool.claude.protocol.states import SURVIVING_TOOLS
 from agent_pool.loopback import ModelReply
-from support.cli_age import is_at_least
+from support.cli_age import is_at_least, is_older_cli
 from support.model_scripts import Gate, as_text, bash, sub_agent, tool
 from support.pool_harness import PoolHarness, TaskOutcome
 from support.process_checks import is_alive
@@ -135,7 +135,9 @@ def test_a_daemon_ends_with_a_worker_stopped_in_its_task(harness: PoolHarness) -
         asking = asyncio.create_task(harness.ask(harness.plan(daemon, gate)))
         await gate.reached.wait()
         await wait_until(lambda: harness.processes(LINGER))
-        assert await harness.pool.reset("tester") == 1
+        ended = await harness.pool.reset("tester")
+        # Where each task has a process of its own, that of the next one can be there too.
+        assert ended == 1 or is_older_cli()
         with pytest.raises(WorkerDied):
             await asking
         await wait_until(lambda: harness.processes(LINGER) == [])
@@ -288,7 +290,9 @@ async def _is_not_in_later_tasks(
         await wait_until(lambda: not is_alive(asked.pid))
     for request in harness.requests_with(canary):
         assert all(canary not in as_text(r) for one in later for r in one.requests)
-        assert task in as_text(request) or request.subagent_id
+        # 2.0.77 asks a small model about each command before it is run.
+        is_check = is_older_cli() and request.is_side
+        assert task in as_text(request) or request.subagent_id or is_check
 
 
 def _streaming(text: str) -> ModelReply:

@@ -141,7 +141,10 @@ def test_lone_surrogates_are_refused_with_their_position(harness: PoolHarness, t
 async def _is_received_as_it_is(harness: PoolHarness, task: str) -> None:
     before = len(harness.api.requests)
     result = await harness.pool.invoke("tester", task)
-    (request,) = harness.api.requests[before:]
+    sent = harness.api.requests[before:]
+    if is_older_cli():  # 2.0.77 also begins with requests of its own
+        sent = [request for request in sent if request.last_user_text != "Warmup"]
+    (request,) = sent
     received = task_blocks(request)[-1]
     assert received.endswith(task)
     assert received[: len(received) - len(task)].strip() == ""

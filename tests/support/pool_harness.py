@@ -126,11 +126,9 @@ class PoolHarness:
         return TaskOutcome(result, requests)
 
     async def verdict(self) -> ResetVerdict:
-        """Return what the probe has found out about this CLI."""
+        """Return what the probe has found out about this CLI; probe it if that is not known."""
         found = await self.pool.reset_verdict("tester")
-        if found is None:
-            await self.ask(self.plan("the first task waits for the probe"))
-            found = await self.pool.reset_verdict("tester")
+        found = found or await self.pool.reset_verdict("tester", refresh=True)
         assert found is not None
         return found
 
