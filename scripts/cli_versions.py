@@ -298,7 +298,7 @@ SKIPPED = """
 
 A version that lacks the fact skips the test, or the variants of it that need the fact.
 
-| test | needs | skipped on |
+| test | reason | skipped on |
 |---|---|---|
 """
 

@@ -320,7 +320,9 @@ def test_ambient_mcp_servers_are_not_started(harness_with: Callable[..., PoolHar
     servers = {"ambient": {"command": sys.executable, "args": [str(server)]}}
     (harness.project.root / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
     user: dict[str, Any] = {"mcpServers": {"everywhere": servers["ambient"]}}
-    user["projects"] = {str(harness.project.root): {"mcpServers": {"here": servers["ambient"]}}}
+    # Without `allowedTools` 2.0.0 would end at its start.
+    entry = {"mcpServers": {"here": servers["ambient"]}, "allowedTools": []}
+    user["projects"] = {str(harness.project.root): entry}
     (harness.project.home / ".claude").mkdir(exist_ok=True)
     (harness.project.home / ".claude" / ".claude.json").write_text(json.dumps(user))
     enabled = {"enableAllProjectMcpServers": True}
@@ -338,6 +340,7 @@ def test_ambient_mcp_servers_are_not_started(harness_with: Callable[..., PoolHar
     harness.run(main())
 
 
+@pytest.mark.since("2.0.64", "it can run without transcripts")
 def test_transcripts_of_tasks_are_not_written_to_disk(harness: PoolHarness) -> None:
     async def main() -> None:
         canary = harness.word("canary")

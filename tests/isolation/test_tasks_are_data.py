@@ -142,14 +142,17 @@ async def _is_received_as_it_is(harness: PoolHarness, task: str) -> None:
     before = len(harness.api.requests)
     result = await harness.pool.invoke("tester", task)
     sent = harness.api.requests[before:]
-    if is_older_cli():  # 2.0.77 also begins with requests of its own
-        sent = [request for request in sent if request.last_user_text != "Warmup"]
+    if is_older_cli():
+        # 2.0.0 begins with a request for the title of a transcript, 2.0.77 with three more.
+        own = [one for one in sent if one.is_side or one.last_user_text == "Warmup"]
+        sent = [request for request in sent if request not in own]
     (request,) = sent
     received = task_blocks(request)[-1]
     assert received.endswith(task)
     assert received[: len(received) - len(task)].strip() == ""
     assert result.text.startswith(("echo:", "tool:"))
-    assert result.session_id == request.session_id
+    # The requests of 2.0.0 do not name their session.
+    assert result.session_id == request.session_id or (is_older_cli() and not request.session_id)
 
 
 def _is_refused(harness: PoolHarness, task: str, message: str) -> None:

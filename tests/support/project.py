@@ -45,6 +45,7 @@ class TempProject:
             str((folder or self.root).resolve()), {}
         )
         entry["hasTrustDialogAccepted"] = accepted
+        entry.setdefault("allowedTools", [])  # without it 2.0.0 ends at its start
         path.write_text(json.dumps(state))
 
     def environment(self, url: str, **more: str) -> dict[str, str]:

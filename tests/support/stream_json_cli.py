@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from support.environment import cli_environment, real_cli
+from agent_pool.claude.cli_options import unknown_options
+from support.cli_age import cli_under_test_version
+from support.environment import cli_environment, named_cli, real_cli
 
 Frame = dict[str, Any]
 
@@ -79,9 +81,10 @@ async def stream_json_cli(
     """Start the CLI in `folder`; kill it at the end."""
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
+    unknown = unknown_options(".".join(map(str, cli_under_test_version()))) if named_cli() else {}
     process = await asyncio.create_subprocess_exec(
         cli or real_cli(),
-        *FLAGS,
+        *(flag for flag in FLAGS if cli or flag not in unknown),
         *flags,
         env=cli_environment(home, url, **environ),
         cwd=folder,
