@@ -196,24 +196,28 @@ def test_a_project_that_no_node_has_is_an_error_with_all_reasons(
     noded.run(main())
 
 
-def test_a_task_goes_on_from_a_node_without_its_project(noded: NodedDaemon) -> None:
+def test_a_task_goes_on_from_a_node_without_its_project(noded: NodedDaemon, tmp_path: Path) -> None:
+    # Of its own: it is not known yet that `red` lacks it.
+    git(tmp_path, "clone", "--quiet", str(noded.folder / "remote.git"), "shop")
+    project = str(tmp_path / "shop")
+    refused = f"node red cannot have a task of {project}: "
+
     async def main() -> None:
-        refused = f"node red cannot have a task of {noded.root}: "
-        before = noded.project.log().count(refused)
         async with noded.pool() as pool:
             async with held_task(noded, pool):
                 # `blue` is full, so `red` gets this one.
-                waiting = [await pool.submit(TaskRequest("tester", "second"))]
+                waiting = [await pool.submit(TaskRequest("tester", "second", project))]
                 async for event in pool.task_events(waiting[0].id):
                     if isinstance(event, Queued) and event.reason.startswith("node red: "):
                         break
                 # `red` is not asked again for each task.
-                waiting += [await pool.submit(TaskRequest("tester", "next")) for _ in range(2)]
+                next_task = TaskRequest("tester", "next", project)
+                waiting += [await pool.submit(next_task) for _ in range(2)]
                 async for event in pool.task_events(waiting[-1].id):
                     if isinstance(event, Queued):
                         break
             assert {(await one.result()).node for one in waiting} == {"blue"}
-        assert noded.project.log().count(refused) - before == 1
+        assert noded.project.log().count(refused) == 1
 
     noded.run(main())
 
