@@ -251,7 +251,8 @@ def read_report(path: Path) -> Result:
         how = "failed" if kinds & {"failure", "error"} else "skipped" if kinds & {"skipped"} else ""
         ended[how or "passed"].add(name)
         if (skipped := case.find("skipped")) is not None:
-            reasons[name] = skipped.get("message", "")
+            known = reasons[name].split("; ") if name in reasons else []
+            reasons[name] = "; ".join(dict.fromkeys([*known, skipped.get("message", "")]))
     ended["passed"] -= ended["failed"]
     ended["skipped"] -= ended["failed"] | ended["passed"]
     return {**{how: sorted(names) for how, names in ended.items()}, "reasons": reasons}

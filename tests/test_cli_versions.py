@@ -14,6 +14,7 @@ REPORT = """<testsuites><testsuite>
 <testcase classname="isolation.test_a" name="test_one[y]"><failure/></testcase>
 <testcase classname="isolation.test_a" name="test_two">
 <skipped message="from 2.1.1 on: it can"/></testcase>
+<testcase classname="isolation.test_a" name="test_two[x]"><skipped message="no tool"/></testcase>
 <testcase classname="isolation.test_b" name="test_two"><error/></testcase>
 <testcase classname="isolation.test_b" name="test_three"/>
 <testcase classname="pytest" name="internal"><error/></testcase>
@@ -49,7 +50,7 @@ def test_a_test_fails_on_a_version_if_one_variant_fails(
         "passed": ["test_b::test_three"],
         "failed": ["test_a::test_one", "test_b::test_two"],
         "skipped": ["test_a::test_two"],
-        "reasons": {"test_a::test_two": "from 2.1.1 on: it can"},
+        "reasons": {"test_a::test_two": "from 2.1.1 on: it can; no tool"},
     }
 
 
