@@ -47,6 +47,8 @@ MOST_WORKERS: Final = 16
 SETTLE_SECONDS: Final = 3.0
 IDLE_SECONDS: Final = 10.0
 MIB: Final = 1 << 20
+RAY_DRIVER: Final = "agent_pool.cluster.ray_driver"
+"""The module of the process that uses Ray for the daemon."""
 
 
 @click.command(cls=Command)
@@ -133,18 +135,24 @@ class _Side:
     pool: RemotePool
     process: psutil.Process
 
+    def _processes(self) -> list[psutil.Process]:
+        """Return the daemon's process, and the one that uses Ray for it."""
+        children = self.process.children()
+        return [self.process, *(one for one in children if RAY_DRIVER in one.cmdline())]
+
     def cpu_seconds(self) -> float:
-        """Return the seconds of a core that it has used."""
-        used = self.process.cpu_times()
-        return float(used.user + used.system)
+        """Return the seconds of a core that both have used."""
+        used = [one.cpu_times() for one in self._processes()]
+        return float(sum(times.user + times.system for times in used))
 
     async def measure_idle(self) -> _Idle:
-        """Measure what it costs while it does nothing."""
+        """Measure what they cost while they do nothing."""
         await asyncio.sleep(SETTLE_SECONDS)
         began, cpu = time.perf_counter(), self.cpu_seconds()
         await asyncio.sleep(IDLE_SECONDS)
         spent = (self.cpu_seconds() - cpu) / (time.perf_counter() - began)
-        return _Idle(spent, float(self.process.memory_full_info().pss))
+        memory = sum(one.memory_full_info().pss for one in self._processes())
+        return _Idle(spent, float(memory))
 
 
 @asynccontextmanager
