@@ -1,5 +1,7 @@
 """Measure which lines of src the tests run: ``python scripts/measure_coverage.py [pytest args]``.
 
+Without arguments it runs what CI runs: the default tests, and then those on real Ray nodes.
+
 Processes that tests start are measured too. Their environments are built from nothing, so no variable
 can switch the measurement on in them. The tests run in a temporary virtual environment instead, whose
 Python starts to measure whenever it starts, and which has the packages of this one.
@@ -18,6 +20,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+ALL: tuple[list[str], ...] = ([], ["-m", "ray", "-n0", "tests/cluster"])
+"""The arguments of the runs of pytest in CI."""
 CONFIG = """
 [run]
 source_pkgs = agent_pool
@@ -58,17 +62,20 @@ def make_environment(folder: Path, config: Path) -> Path:
 
 
 def main() -> int:
-    """Run the tests, print the report; return the exit code of pytest."""
+    """Run the tests, print the report; return the exit code of the first pytest that fails."""
     with tempfile.TemporaryDirectory(prefix="coverage-") as name:
         folder = Path(name)
         config = folder / "config"
         config.write_text(CONFIG.format(folder=folder))
         python = make_environment(folder / "venv", config)
-        tests = subprocess.run([python, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False)
+        codes = [
+            subprocess.run([python, "-m", "pytest", *args], cwd=ROOT, check=False).returncode
+            for args in ([sys.argv[1:]] if sys.argv[1:] else ALL)
+        ]
         for step in (["combine", "--quiet"], ["report"]):
             command = [sys.executable, "-m", "coverage", *step, f"--rcfile={config}"]
             subprocess.run(command, cwd=ROOT, check=False)
-    return tests.returncode
+    return next(filter(None, codes), 0)
 
 
 if __name__ == "__main__":
