@@ -40,10 +40,22 @@ exclude_also =
 """
 START = """
 import os
+import sys
 import coverage
 os.environ["COVERAGE_PROCESS_START"] = {config!r}
-coverage.process_startup()
+measured = coverage.process_startup()
 del os.environ["COVERAGE_PROCESS_START"]
+if measured is not None and any(word.endswith("default_worker.py") for word in sys.orig_argv):
+    import threading
+    import time
+
+    def save():
+        # Ray ends the processes of its actors without the end of Python, at which it is saved.
+        while True:
+            time.sleep(1)
+            measured.save()
+
+    threading.Thread(target=save, daemon=True).start()
 """
 
 

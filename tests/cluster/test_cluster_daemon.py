@@ -267,11 +267,12 @@ def test_a_daemon_connects_to_a_head_that_was_started_again(noded: NodedDaemon) 
             assert nodes.address in problem
             assert problem in await noded.command("stats")
             assert (await pool.task(hang.id)).state == "running"
-            queued = await pool.submit(TaskRequest("tester", "later"))
             noded.script.step = echo_task
             # A second head is refused on a machine that has a node of the first one (2.60).
             for name in ("blue", "red", "grey"):
                 nodes.kill(name)
+            # It can be given to one of these nodes before their loss is noticed.
+            queued = await pool.submit(TaskRequest("tester", "later", idempotent=True))
             with pytest.raises(TaskInterrupted):
                 await hang.result()
             assert daemon.processes() == []

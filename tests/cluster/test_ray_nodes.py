@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from agent_pool import (
+    AgentNotFound,
     Denied,
     Event,
     PermissionRequest,
@@ -22,6 +23,7 @@ from agent_pool import (
     TaskCancelled,
     TaskInterrupted,
     TaskRequest,
+    TaskResult,
     WorkerReady,
 )
 from agent_pool.cluster.node_link import LOSS_SECONDS
@@ -79,6 +81,38 @@ def test_tasks_run_on_both_nodes_at_the_same_time(grid: RayGrid) -> None:
             ("two", "ready", 2),
         ]
         assert [one.version for one in nodes] == ["2.1.332", "2.1.332"]
+
+    grid.run(main())
+
+
+def test_a_batch_and_questions_about_an_agent_are_answered_by_nodes(grid: RayGrid) -> None:
+    grid.project.agent("clerk", "Count exactly.", tools="Read")
+
+    async def main() -> None:
+        before = await grid.pool.agents_version()
+        outcomes = await grid.pool.map(("clerk", f"item {number}") for number in range(6))
+        results = [one for one in outcomes if isinstance(one, TaskResult)]
+        assert [one.text for one in results] == [f"echo: item {number}" for number in range(6)]
+        assert {one.node for one in results} == {"one", "two"}
+
+        assert "clerk" in [one.name for one in (await grid.pool.agents()).usable]
+        assert await grid.pool.agents_version() == before
+        spec = await grid.pool.launch_spec("clerk")
+        assert "Count exactly." in spec.prompt
+        assert "Read" in (await grid.pool.prompt_size("clerk")).tools
+        assert (await grid.pool.warmup("clerk")).agent == "clerk"
+        for call in (grid.pool.reset, grid.pool.warmup, grid.pool.launch_spec):
+            with pytest.raises(AgentNotFound, match="nobody"):
+                await call("nobody")
+
+        talk = TaskRequest("clerk", "remember", conversation="talk")
+        await (await grid.pool.submit(talk)).result()
+        assert await grid.pool.end_conversation("clerk", "talk")
+        assert not await grid.pool.end_conversation("clerk", "talk")
+
+        assert await grid.pool.reset("clerk") >= 1
+        while any(one.agent == "clerk" for one in await grid.pool.workers()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
     grid.run(main())
 
