@@ -286,6 +286,22 @@ def test_watchdogs_that_come_and_go_leave_no_file_and_no_process() -> None:
     run(main())
 
 
+def test_a_dismissed_watchdog_is_not_started_again_by_a_start_under_way() -> None:
+    async def main() -> None:
+        async with standing_watchdog() as watchdog:
+            await Child(watchdog).report()
+            (starter,) = watchdogs(os.getpid())
+            starter.suspend()  # it does not answer the start before it is dismissed
+            starting = asyncio.create_task(Child(watchdog).start("sleep", "1000"))
+            await asyncio.sleep(0.05)
+            watchdog.dismiss(0.2)
+            with pytest.raises(SpawnError, match="the pool's watchdog has ended"):
+                await starting
+            assert watchdogs(os.getpid()) == []
+
+    run(main())
+
+
 def test_a_watchdog_serves_an_event_loop_in_another_thread() -> None:
     found: list[Any] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import marshal
@@ -81,7 +82,13 @@ class Watchdog:
         return self._kernel_search
 
     def start(self) -> None:
-        """Start it unless it runs; log a warning where that is impossible."""
+        """Start it unless it runs; log a warning where that is impossible.
+
+        Raises:
+            ConnectionAbortedError: it was dismissed; another one would never be.
+        """
+        if self._is_over:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the pool's watchdog has ended")
         if self._adopts and self._connection is None:
             try:
                 groups = str(self._groups.path) if self._groups is not None else ""
@@ -109,7 +116,7 @@ class Watchdog:
         It starts in `group`, if there is one.
 
         Raises:
-            OSError: the system refused.
+            OSError: the system refused, or the watchdog was dismissed.
         """
         for _ in range(2 * START_TRIES):
             self.start()
