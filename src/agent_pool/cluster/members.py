@@ -140,10 +140,14 @@ class Members:
             self._next_try = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LAST_PAUSE)
             return
-        if self._is_stopped or await self._look():  # the same head answers again
-            await fresh.disconnect()
-            return
-        self._replace_cluster(fresh)
+        is_needed = False
+        try:
+            is_needed = not self._is_stopped and not await self._look()
+        finally:  # the same head answers again, or the pool is being closed
+            if not is_needed:
+                await fresh.disconnect()
+        if is_needed:
+            self._replace_cluster(fresh)
 
     def _replace_cluster(self, fresh: RayCluster) -> None:
         """Take the nodes of another cluster; those of the one before are lost."""
