@@ -21,7 +21,7 @@ from benchmarks.memory import AGENTS, WORKLOADS
 from benchmarks.results import BenchmarkResult
 from support.benchmark_runs import IMPORTABLE, sample_result, start_command
 from support.environment import real_cli
-from support.process_checks import reapers, watchdogs
+from support.process_checks import is_alive, reapers, watchdogs
 from support.project import TempProject
 from support.waiting import blocking_wait
 
@@ -252,5 +252,5 @@ def test_an_interrupted_memory_benchmark_leaves_no_process(
         _, stderr = running.communicate(timeout=60)
     assert (running.returncode, stderr) == (130, "stopped by SIGINT\n")
     _, alive = psutil.wait_procs(processes, timeout=10)
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert [process for process in alive if is_alive(process.pid)] == []
     assert list((tmp_path / "tmp").iterdir()) == []

@@ -18,6 +18,7 @@ from benchmarks.tokens import token_use
 from benchmarks.workload import sum_task
 from support.benchmark_runs import print_tables, start_command
 from support.environment import real_cli
+from support.process_checks import is_alive
 from support.project import TempProject
 from support.waiting import run
 
@@ -135,5 +136,5 @@ def test_an_interrupted_benchmark_leaves_no_process_and_no_file(
     assert (running.returncode, stdout) == (130, "")
     assert stderr.endswith("stopped by SIGINT\n")
     _, alive = psutil.wait_procs(processes, timeout=10)
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert [process for process in alive if is_alive(process.pid)] == []
     assert list(temporary.iterdir()) == []

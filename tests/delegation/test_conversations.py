@@ -26,7 +26,7 @@ from support.fake_cli import install
 from support.model_scripts import Gate, as_text
 from support.pool_harness import PoolHarness, TaskOutcome
 from support.pools import wait_for_stats
-from support.waiting import wait_until
+from support.process_checks import wait_until_gone
 
 OpenHarness = Callable[..., PoolHarness]
 
@@ -231,9 +231,7 @@ def test_the_death_of_its_worker_ends_a_conversation(harness: PoolHarness, name:
     async def main() -> None:
         process = psutil.Process((await say(harness, name)).pid)
         process.kill()
-        await wait_until(
-            lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-        )
+        await wait_until_gone([process])
         try:
             place = (await say(harness, name)).result.place
         except WorkerDied:  # it was given the task before the pool knew of its end

@@ -61,7 +61,14 @@ def environment_entries(pid: int) -> list[bytes]:
 def zombies(since: float) -> list[int]:
     """Return the pids of ended, unreaped children of this process that started after `since`."""
     children = [child for child in psutil.Process().children() if child.create_time() >= since]
-    return [child.pid for child in children if child.status() == psutil.STATUS_ZOMBIE]
+    return [child.pid for child in children if _is_zombie(child)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it is reaped meanwhile
+        return False
 
 
 def watchdogs(pid: int) -> list[psutil.Process]:
