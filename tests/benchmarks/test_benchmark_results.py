@@ -11,7 +11,6 @@ import pytest
 
 from agent_pool.loopback import ModelRequest, PromptCache, measure_prefixes
 from benchmarks.comparison import METHOD_LABELS
-from benchmarks.plot import write_plot
 from benchmarks.report import ACCEPTANCE, legend
 from benchmarks.results import (
     BenchmarkResult,
@@ -158,6 +157,14 @@ def test_a_ratio_too_close_to_its_target_asks_for_more_pairs() -> None:
 @pytest.mark.parametrize(("ratio", "is_met"), [(1.0, True), (1.1, True), (1.11, False)])
 def test_the_acceptance_target_is_a_ratio_of_at_most_1_10(ratio: float, is_met: bool) -> None:
     assert ACCEPTANCE.is_met(ratio) is is_met
+
+
+def write_plot(result: BenchmarkResult, path: Path) -> None:
+    """Write the plot."""
+    # Imported late: every process of a test run collects this module, and few draw a plot.
+    from benchmarks import plot
+
+    plot.write_plot(result, path)
 
 
 def draw(result: BenchmarkResult, path: Path) -> ElementTree.Element:
