@@ -1,6 +1,7 @@
-"""The reset probe runs once for a binary, its verdict is kept, and no task waits for it; real CLI.
+"""The reset probe runs once for a binary, its verdict is kept, and no task waits for it.
 
-The binary of these tests is a script that notes the starts of probes, then becomes the real CLI. It
+The binary of these tests is a script that notes the starts of probes, then becomes a CLI: the real
+one where its verdict is looked at, else the fake one, which the probe trusts as well. The script
 knows a probe's process by the environment, which lacks the mark of the test's other processes.
 """
 
@@ -28,17 +29,18 @@ from support.waiting import wait_until
 
 
 class Wrapper:
-    """The real CLI behind a script that notes the starts of probes."""
+    """A CLI behind a script that notes the starts of probes."""
 
-    def __init__(self, folder: Path, in_probe: str = "") -> None:
+    def __init__(self, folder: Path, in_probe: str = "", cli: Path | None = None) -> None:
         folder.mkdir()
+        cli = cli or install_faulty(folder / "fake")
         self.path = folder / "claude"
         self._starts = folder / "starts"
         # Each probe has a second process, which waits for its claim.
         note = f'case "$*" in *--await-claim*) ;; *) echo probe >> {self._starts};; esac'
         then = f"{note}; {in_probe or ':'}"
         self.path.write_text(
-            f'#!/bin/sh\nif [ -z "${MARK}" ]; then {then}; fi\nexec "{real_cli()}" "$@"\n'
+            f'#!/bin/sh\nif [ -z "${MARK}" ]; then {then}; fi\nexec "{cli}" "$@"\n'
         )
         self.path.chmod(0o755)
 
@@ -79,7 +81,7 @@ async def three_tasks(harness: PoolHarness) -> list[int]:
 def test_the_verdict_is_found_once_and_kept_for_all_pools(
     harness_on: HarnessOn, tmp_path: Path
 ) -> None:
-    wrapper = Wrapper(tmp_path / "bin")
+    wrapper = Wrapper(tmp_path / "bin", cli=real_cli())
     for _ in range(2):
         harness = harness_on(wrapper.path)
         assert len(set(harness.run(three_tasks(harness)))) == 1
