@@ -134,7 +134,7 @@ def try_version(version: str, stages: Sequence[str] = STAGES) -> None:
         takes_roles = kept_result(version)["verdict"]["switches"]
         names = (*FOR_ALL, *FOR_ROLES) if takes_roles else FOR_ALL
         files = [f"{FOLDER}/test_{name}.py" for name in names]
-        args = [*files, "-m", "not soak and not long and not old_cli"]
+        args = [*files, "-m", "not soak and not old_cli"]
         found = run_tests(cli, *args) if "rest" in stages else kept_result(version)["rest"]
         keep(version, {"rest": run_failed(cli, found, *args) if FAILED in stages else found})
 

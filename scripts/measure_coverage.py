@@ -20,7 +20,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALL: tuple[list[str], ...] = ([], ["-m", "ray", "-n0", "tests/cluster"])
+ALL: tuple[list[str], ...] = ([], ["-m", "long"], ["-m", "ray", "-n0", "tests/cluster"])
 """The arguments of the runs of pytest in CI."""
 CONFIG = """
 [run]

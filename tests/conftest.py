@@ -128,8 +128,13 @@ def pool_project(
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return one cache folder for all tests, so that each canary runs once."""
-    return tmp_path_factory.mktemp("cache")
+    """Return one cache folder for all tests of a run, so that each canary runs once."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of this process is one of several in the run's folder
+    cache = folder / "cache"
+    cache.mkdir(exist_ok=True)
+    return cache
 
 
 @pytest.fixture(scope="module")

@@ -220,6 +220,7 @@ def test_environment_unused_for_thirty_days_is_removed(machine: PluginMachine) -
     assert (machine.data / "recent").exists()
 
 
+@pytest.mark.long
 def test_every_request_gets_the_reason_for_a_failed_installation(
     machine: PluginMachine,
 ) -> None:

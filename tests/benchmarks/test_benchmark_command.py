@@ -167,6 +167,7 @@ def request_with(messages: list[dict[str, str]]) -> ModelRequest:
     return ModelRequest(body={"messages": messages}, headers={}, path="", index=1, received_at=0.0)
 
 
+@pytest.mark.long
 def test_memory_and_times_of_both_workers_are_reported(
     project: TempProject, tmp_path: Path
 ) -> None:
@@ -188,6 +189,7 @@ def test_memory_and_times_of_both_workers_are_reported(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.long
 def test_agents_in_turn_and_first_tasks_are_compared_with_claude(
     project: TempProject, tmp_path: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_agents_in_turn_and_first_tasks_are_compared_with_claude(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.long
 def test_the_daemon_benchmark_compares_sessions_and_leaves_nothing(
     project: TempProject, tmp_path: Path
 ) -> None:

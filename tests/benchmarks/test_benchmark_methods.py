@@ -82,6 +82,7 @@ def test_each_method_answers_every_task_and_is_measured(
     assert (first.session != TokenCounts()) is (method == "agent-tool")
 
 
+@pytest.mark.long
 def test_pooled_tasks_and_bare_turns_are_timed_in_alternation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

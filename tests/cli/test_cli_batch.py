@@ -199,7 +199,9 @@ def test_a_second_run_skips_tasks_that_have_succeeded(project: TempProject) -> N
     assert (again.returncode, output.read_bytes()) == (0, kept)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_a_stopped_batch_keeps_finished_results_and_leaves_no_process(
     project: TempProject, number: signal.Signals
 ) -> None:

@@ -47,7 +47,9 @@ def states(project: TempProject, *args: str) -> list[str]:
     return [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
 
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(
+    "scope", [pytest.param(one, marks=[] if one == "local" else pytest.mark.long) for one in SCOPES]
+)
 def test_uninstall_restores_the_files_from_before_install_exactly(
     project: TempProject, scope: Scope
 ) -> None:

@@ -52,6 +52,7 @@ def write_named_file(request: ModelRequest) -> Any:
     return ToolUseBlock("Bash", {"command": f"echo text > {named[1]}"})
 
 
+@pytest.mark.long
 def test_the_commands_of_the_page_on_worktrees_work(daemon_project: DaemonProject) -> None:
     root = daemon_project.root
     daemon_project.agent("developer", description="Writes files")

@@ -98,6 +98,7 @@ async def seconds_to_tools(project: SharedRelays) -> float:
         return seconds
 
 
+@pytest.mark.long
 def test_a_relay_lists_tools_in_a_quarter_of_the_time(relays: SharedRelays) -> None:
     async def main() -> None:
         figures: dict[str, list[float]] = {"on": [], "off": []}

@@ -243,7 +243,7 @@ def test_a_typed_yes_permits_what_was_shown(console: CommandLine) -> None:
     assert console.go.exists()
 
 
-@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("columns", [60, pytest.param(80, marks=pytest.mark.long)])
 def test_text_of_others_reaches_no_terminal_as_it_is(console: CommandLine, columns: int) -> None:
     task_id = console.submit("tester", f"quince {EVIL}")
     console.run("wait", task_id)

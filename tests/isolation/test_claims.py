@@ -144,7 +144,12 @@ def test_a_claimed_spare_reads_memory_files_as_they_are_then(harness: PoolHarnes
 
 
 @pytest.mark.parametrize(
-    "settings", [{"env": {"PROJECT_WORD": "set"}}, {"model": "opus"}, {"agent": "worker"}]
+    "settings",
+    [
+        {"env": {"PROJECT_WORD": "set"}},
+        pytest.param({"model": "opus"}, marks=pytest.mark.long),
+        pytest.param({"agent": "worker"}, marks=pytest.mark.long),
+    ],
 )
 def test_a_project_with_settings_for_the_start_gets_a_process_of_its_own(
     own_harness: PoolHarness, settings: dict[str, object]

@@ -265,6 +265,7 @@ def test_a_cancelled_caller_leaves_a_worker_that_can_change_again(harness: PoolH
     harness.run(main())
 
 
+@pytest.mark.long
 def test_the_first_request_of_a_role_is_that_of_claude_itself(
     open_harness: Callable[..., PoolHarness],
 ) -> None:

@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, echo, get_result_text
 from support.cli_runner import agent_pool
 from support.environment import real_cli
@@ -76,6 +78,7 @@ def test_claude_code_delegates_a_task_and_sees_the_whole_answer(tmp_path: Path) 
     run(main())
 
 
+@pytest.mark.long
 def test_names_of_two_hundred_agents_reach_the_model_at_once(tmp_path: Path) -> None:
     names = [f"agent-with-a-long-name-{number:03}" for number in range(200)]
 
@@ -98,6 +101,7 @@ def test_names_of_two_hundred_agents_reach_the_model_at_once(tmp_path: Path) -> 
     run(main())
 
 
+@pytest.mark.long
 def test_claude_code_runs_many_tasks_together_in_one_call(tmp_path: Path) -> None:
     async def main() -> None:
         barrier = TaskBarrier(3)

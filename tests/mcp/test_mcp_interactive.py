@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent_pool.loopback import LoopbackAPI, ModelReply, ModelRequest, ToolUseBlock
 from support.interactive_terminal import interactive
 from support.mcp_server import ServerProject
@@ -70,6 +72,7 @@ def called(request: ModelRequest) -> set[str]:
 ENTER = "\r"
 
 
+@pytest.mark.long
 def test_person_at_the_terminal_permits_a_tool_for_the_agent(tmp_path: Path) -> None:
     async def main() -> None:
         project: ServerProject
@@ -148,6 +151,7 @@ def test_one_search_brings_the_tools_of_a_server_that_is_still_starting(tmp_path
     run(main(), BOUND)
 
 
+@pytest.mark.long
 def test_unknown_task_ends_within_seconds_after_continue(tmp_path: Path) -> None:
     async def main() -> None:
         began, failed = asyncio.Event(), asyncio.Event()

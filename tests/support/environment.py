@@ -56,6 +56,9 @@ def cli_environment(home: Path, url: str, **more: str) -> dict[str, str]:
         "IS_SANDBOX": "1",
         "DISABLE_AUTOUPDATER": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        # It reads the system's certificates at each start, a twentieth of its time (2.1.332). No
+        # test speaks TLS.
+        "CLAUDE_CODE_CERT_STORE": "bundled",
         "CLAUDE_CLI": str(real_cli()),
         "AGENT_POOL_DAEMON": "off",
         **more,

@@ -18,7 +18,11 @@ from support.waiting import run
 
 
 @pytest.mark.parametrize(
-    "settings", [{"reset": "clear", "max_tasks": 1, "max_tasks_jitter": 0}, {"reset": "respawn"}]
+    "settings",
+    [
+        {"reset": "clear", "max_tasks": 1, "max_tasks_jitter": 0},
+        pytest.param({"reset": "respawn"}, marks=pytest.mark.long),
+    ],
 )
 def test_the_stats_of_an_agent_outlive_its_workers(
     open_harness: Callable[..., PoolHarness], settings: dict[str, Any]
