@@ -267,6 +267,7 @@ def results(request: ModelRequest) -> str:
     return "\n".join(get_result_text(result) for result in request.tool_results)
 
 
+@pytest.mark.long
 def test_first_session_delegates_to_the_pool_and_to_native_agents(
     project: TempProject, machine: PluginMachine
 ) -> None:

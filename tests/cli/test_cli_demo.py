@@ -27,6 +27,7 @@ from support.environment import UNREACHABLE_URL
 from support.project import TempProject, file_contents
 
 
+@pytest.mark.long
 def test_the_demo_measures_both_runners_offline_and_leaves_nothing(
     project: TempProject, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from support.conformance_report import (
 )
 from support.conformance_suite import REVISIONS, VALIDITY
 
-pytestmark = pytest.mark.timeout(600)  # with the installation
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # with the installation
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "conformance_page.py"
 UNWATCHED = {

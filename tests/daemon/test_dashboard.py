@@ -27,7 +27,7 @@ from support.dashboard_pages import HOSTILE, axe_problems, every_page, unfold
 from support.dashboards import serve_dashboard
 from support.fake_pool import FakePool, make_result, make_worker
 
-pytestmark = [needs_chromium, pytest.mark.anyio]
+pytestmark = [needs_chromium, pytest.mark.anyio, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
@@ -511,7 +511,6 @@ async def test_rows_below_the_window_come_after_the_first_paint(tmp_path: Path) 
         assert texts == [f"task {number}" for number in range(60)]
 
 
-@pytest.mark.long
 async def test_the_memory_of_a_page_does_not_grow_with_its_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ from agent_pool import TaskRequest, connect
 from support.browser import a_page, needs_chromium
 from support.shared_daemons import SharedDaemon
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedDaemon]:

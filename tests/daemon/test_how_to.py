@@ -16,6 +16,7 @@ from support.daemons import DaemonProject
 from support.doc_blocks import ROOT, read_blocks, run_page, shell_environment
 from support.repositories import git, make_repository, worktrees
 
+pytestmark = pytest.mark.long
 START, STOP = "agent-pool daemon start\n", "agent-pool daemon stop\n"
 COMMITTER = {
     f"GIT_{role}_{field}": "tester@example.org"
@@ -52,7 +53,6 @@ def write_named_file(request: ModelRequest) -> Any:
     return ToolUseBlock("Bash", {"command": f"echo text > {named[1]}"})
 
 
-@pytest.mark.long
 def test_the_commands_of_the_page_on_worktrees_work(daemon_project: DaemonProject) -> None:
     root = daemon_project.root
     daemon_project.agent("developer", description="Writes files")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 CASES = ROOT / "tests" / "support" / "programs" / "rest_cases.py"
 
 
+@pytest.mark.long
 def test_every_answer_fits_the_document() -> None:
     plugin = ("-p", "schemathesis.pytest.plugin")  # without it there are no cases
     outer = {name for name in os.environ if name.startswith("PYTEST_XDIST")}

@@ -16,6 +16,7 @@ from agent_pool.loopback import LoopbackAPI, ModelRequest, ToolUseBlock, get_res
 from support.daemons import DaemonProject
 from support.doc_blocks import ROOT, read_blocks, run_page, shell_environment
 
+pytestmark = pytest.mark.long
 IN_A_SECOND_TERMINAL = "in a second terminal"
 INSTALLS = "installs"
 INSTALLING_SECONDS = 500
@@ -72,7 +73,6 @@ def test_the_commands_of_the_tutorial_work_one_after_another(
     assert not (daemon_project.root / "first-pool").exists()
 
 
-@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_newcomer_installs_and_follows_the_tutorial_without_a_key(tmp_path: Path) -> None:
     blocks = read_blocks("tutorial.md", "sh")
@@ -103,5 +103,6 @@ def test_a_newcomer_installs_and_follows_the_tutorial_without_a_key(tmp_path: Pa
                 stop = f"{activate}\nagent-pool daemon stop --now || true\n"
                 run_page([stop], clone, environ)
     assert printed[0].splitlines()[-1] == "Nothing is wrong."
-    answered = re.findall(r"^(\w\w\w) ", printed[7], re.MULTILINE)
+    # The offline model repeats its prompts, the first of which begins with a line break.
+    answered = re.findall(r"^(mon|tue|wed) ", printed[7], re.MULTILINE)
     assert sorted(answered) == ["mon", "tue", "wed"]

@@ -23,10 +23,9 @@ from support.ping_servers import configure, server
 from support.pool_harness import PoolHarness
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.old_cli
+pytestmark = [pytest.mark.old_cli, pytest.mark.long]
 
-LONG = ("2.0.0", "2.0.30", "2.0.77", "2.1.197")
-VERSIONS = ("2.1.119", *(pytest.param(one, marks=pytest.mark.long) for one in LONG))
+VERSIONS = ("2.0.0", "2.0.30", "2.0.77", "2.1.119", "2.1.197")
 """The 2.0 versions do not know `/clear`, which only seems to work in 2.1.119. It works in 2.1.197,
 but results have no stamps there. So no process of these versions may be used again. 2.0.0 and
 2.0.30 do not know some options of the current version."""

@@ -126,6 +126,7 @@ def test_claude_code_runs_many_tasks_together_in_one_call(tmp_path: Path) -> Non
     run(main())
 
 
+@pytest.mark.long
 def test_permission_is_denied_and_reported_if_claude_code_cannot_ask(
     tmp_path: Path,
 ) -> None:
@@ -148,6 +149,7 @@ def test_permission_is_denied_and_reported_if_claude_code_cannot_ask(
     run(main())
 
 
+@pytest.mark.long
 def test_pool_tools_run_without_a_question_after_install_allow(tmp_path: Path) -> None:
     async def main() -> None:
         model = DelegationModel(echo)
@@ -164,6 +166,7 @@ def test_pool_tools_run_without_a_question_after_install_allow(tmp_path: Path) -
     run(main())
 
 
+@pytest.mark.long
 def test_all_processes_end_when_claude_code_is_stopped(tmp_path: Path) -> None:
     async def main() -> None:
         async with LivenessSocket().open() as line:

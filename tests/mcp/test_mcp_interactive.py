@@ -14,6 +14,7 @@ from support.interactive_terminal import interactive
 from support.mcp_server import ServerProject
 from support.waiting import run
 
+pytestmark = pytest.mark.long
 TOOL = "mcp__agent-pool__invoke"
 BOUND = 110.0  # seconds: the terminal alone needs ten to start on a busy machine
 
@@ -72,7 +73,6 @@ def called(request: ModelRequest) -> set[str]:
 ENTER = "\r"
 
 
-@pytest.mark.long
 def test_person_at_the_terminal_permits_a_tool_for_the_agent(tmp_path: Path) -> None:
     async def main() -> None:
         project: ServerProject
@@ -151,7 +151,6 @@ def test_one_search_brings_the_tools_of_a_server_that_is_still_starting(tmp_path
     run(main(), BOUND)
 
 
-@pytest.mark.long
 def test_unknown_task_ends_within_seconds_after_continue(tmp_path: Path) -> None:
     async def main() -> None:
         began, failed = asyncio.Event(), asyncio.Event()
