@@ -84,7 +84,7 @@ def listed(project: TempProject) -> TempProject:
     return project
 
 
-@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("columns", [60, pytest.param(80, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", ["agents", "doctor"])
 def test_listings_fit_the_terminal_and_break_no_name(
     listed: TempProject, name: str, columns: int

@@ -56,7 +56,7 @@ def blocks_with_data(request: ModelRequest) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.fixture(scope="module", params=["auto", "clear"])
+@pytest.fixture(scope="module", params=["auto", pytest.param("clear", marks=pytest.mark.long)])
 def harness(
     open_harness: Callable[..., PoolHarness], request: pytest.FixtureRequest
 ) -> PoolHarness:

@@ -112,7 +112,11 @@ def test_a_worktree_of_a_subfolder_starts_in_that_subfolder(
     assert is_untouched(repository)
 
 
-@pytest.mark.parametrize("change", ["", "echo x > made.txt; "], ids=["unchanged", "changed"])
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param("", marks=pytest.mark.long), "echo x > made.txt; "],
+    ids=["unchanged", "changed"],
+)
 def test_a_cancelled_or_late_task_keeps_only_changes(
     pool_project: PoolProject, repository: Path, tmp_path: Path, change: str
 ) -> None:

@@ -278,13 +278,14 @@ def test_a_plugin_with_a_module_gets_a_process_for_each_task(
     other.run(main())
 
 
+@pytest.mark.long
 @pytest.mark.old_cli
 @pytest.mark.parametrize(
     ("version", "rewinds"),
     [
-        pytest.param("2.1.229", 0, marks=pytest.mark.long),
+        ("2.1.229", 0),
         ("2.1.270", 3),
-        pytest.param("2.1.300", 3, marks=pytest.mark.long),
+        ("2.1.300", 3),
     ],
 )
 def test_a_version_is_reset_by_the_way_that_the_probe_found(

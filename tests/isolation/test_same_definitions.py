@@ -396,6 +396,7 @@ async def switched_natively(
     return asked
 
 
+@pytest.mark.long
 def test_tools_models_and_prompts_are_sent_as_claude_sends_them(
     harness: PoolHarness, tmp_path: Path
 ) -> None:

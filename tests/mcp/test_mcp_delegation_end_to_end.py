@@ -10,7 +10,7 @@ import pytest
 from mcp_types import ElicitRequestFormParams, ElicitResult
 
 from agent_pool.loopback import LoopbackAPI, ModelReply, ModelRequest, ToolUseBlock, call_tools
-from support.mcp_client import ERAS, text_of
+from support.mcp_client import text_of
 from support.mcp_harness import ServerHarness
 from support.mcp_server import ServerProject
 from support.mcp_task_client import TasksOfClient, begin_task, send_request, wait_for_status
@@ -35,7 +35,9 @@ def person() -> Person:
     return Person()
 
 
-@pytest.fixture(scope="module", params=ERAS)
+@pytest.fixture(
+    scope="module", params=[pytest.param("legacy", marks=pytest.mark.long), "2026-07-28"]
+)
 def harness(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, person: Person
 ) -> Iterator[ServerHarness]:

@@ -17,7 +17,7 @@ from agent_pool.loopback import (
     ToolUseBlock,
     call_tools,
 )
-from support.mcp_client import ERAS, find_tool, listening, text_of
+from support.mcp_client import find_tool, listening, text_of
 from support.mcp_harness import ServerHarness
 from support.mcp_server import ServerProject
 from support.waiting import run
@@ -41,7 +41,9 @@ def news() -> News:
     return News()
 
 
-@pytest.fixture(scope="module", params=ERAS)
+@pytest.fixture(
+    scope="module", params=[pytest.param("legacy", marks=pytest.mark.long), "2026-07-28"]
+)
 def harness(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, news: News
 ) -> Iterator[ServerHarness]:

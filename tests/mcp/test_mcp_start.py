@@ -384,7 +384,9 @@ def test_server_exits_if_the_client_leaves_before_it_is_loaded(tmp_path: Path) -
     run(main())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_signal_ends_the_server_while_it_is_loading(tmp_path: Path, number: signal.Signals) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
