@@ -32,9 +32,6 @@ TINY = BenchmarkPlan(
     starts=0,
 )
 BOUND = 110.0
-SLOW_METHODS = [
-    pytest.param(name, marks=pytest.mark.long) for name in METHOD_LABELS if name != "bare"
-]
 
 
 def compare(plan: BenchmarkPlan) -> BenchmarkResult:
@@ -51,7 +48,8 @@ def test_every_label_belongs_to_a_method_that_can_be_run() -> None:
     assert list(METHOD_LABELS) == list(method_server.METHODS)
 
 
-@pytest.mark.parametrize("method", ["bare", *SLOW_METHODS])
+@pytest.mark.long
+@pytest.mark.parametrize("method", METHOD_LABELS)
 def test_each_method_answers_every_task_and_is_measured(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +103,7 @@ def test_pooled_tasks_and_bare_turns_are_timed_in_alternation(
     assert all(len(method.times) == 1 for method in result.methods.values())
 
 
+@pytest.mark.long
 def test_a_method_with_a_wrong_answer_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

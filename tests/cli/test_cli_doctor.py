@@ -106,6 +106,7 @@ def test_a_gateway_that_gets_the_attribution_line_is_reported(
     assert all("secret" not in finding.message for finding in found)
 
 
+@pytest.mark.long
 def test_probe_finds_out_and_stores_whether_the_cli_forgets(project: TempProject) -> None:
     project.agent("one")
     project.agent("two", tools="Read")
