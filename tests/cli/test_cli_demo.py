@@ -35,7 +35,7 @@ def test_the_demo_measures_both_runners_offline_and_leaves_nothing(
     temporary.mkdir()
     done = agent_pool(
         project,
-        *("demo", "--rounds", "1"),
+        "demo",
         url=UNREACHABLE_URL,
         without=("ANTHROPIC_API_KEY", "IS_SANDBOX"),
         TMPDIR=str(temporary),
@@ -44,17 +44,17 @@ def test_the_demo_measures_both_runners_offline_and_leaves_nothing(
     assert file_contents(project.home) == {}
     assert list(temporary.iterdir()) == []
     assert [process for process in psutil.process_iter() if _is_of(process, temporary)] == []
-    for task in counting_tasks(1):
+    for task in counting_tasks(ROUNDS):
         assert done.stderr.count(task.answer) == 2
     table = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
     pool, single = table["Processes started"].split("\t")
     assert int(pool) <= len(AGENTS)
-    assert int(single) == len(AGENTS)
+    assert int(single) == ROUNDS * len(AGENTS)
     closing = done.stdout.splitlines()[-1]
     for measured in ("All tasks", "Memory of all processes, peak"):
         for figure in table[measured].split("\t"):
             assert figure in closing
-    assert closing.startswith("6 tasks of 6 agents: the pool answered them in ")
+    assert closing.startswith("18 tasks of 6 agents: the pool answered them in ")
     assert "\x1b" not in done.stdout + done.stderr
 
 
@@ -143,10 +143,7 @@ SINGLE = RunnerMeasurement("claude -p per task", 6, 18, 0.0, 8.0, 1.2, 18, 500 <
 def test_the_figures_are_printed_as_json_or_table(
     here: TempProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-
-    async def pretend(cli: Path, rounds: int) -> list[RunnerMeasurement]:
-        asked.append(rounds)
+    async def pretend(cli: Path) -> list[RunnerMeasurement]:
         return [POOL, SINGLE]
 
     monkeypatch.setattr("agent_pool.cli.demo.command._measure_runners", pretend)
@@ -155,14 +152,12 @@ def test_the_figures_are_printed_as_json_or_table(
         ("pool", 2.0, 600 << 20),
         ("claude -p per task", 8.0, 500 << 20),
     ]
-    assert invoke("demo", "--rounds", "7").stdout.splitlines()[:4] == [
+    assert invoke("demo").stdout.splitlines()[:4] == [
         "Measured\tpool\tclaude -p per task",
         "Ready for the tasks\t500 ms\t-",
         "All tasks\t2.0 s\t8.0 s",
         "One task, median\t300 ms\t1.2 s",
     ]
-    assert asked == [ROUNDS, 7]
-    assert invoke("demo", "--rounds", "0").exit_code == 2
 
 
 def test_the_closing_sentence_claims_only_what_was_measured() -> None:

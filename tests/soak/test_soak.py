@@ -317,7 +317,7 @@ def seed() -> int:
 def test_a_short_soak_loses_no_task_and_leaves_no_process(
     pool_project: PoolProject, seed: int
 ) -> None:
-    run(soak(pool_project, seed, 30), bound=110)
+    run(soak(pool_project, seed, 50), bound=110)
 
 
 @pytest.mark.soak

@@ -13,7 +13,6 @@ from agent_pool import cli_version, find_cli
 from agent_pool.cli.command import Command, json_option, load_command_settings, run_async
 from agent_pool.cli.connect import make_pool
 from agent_pool.cli.demo.measurement import (
-    MOST_ROUNDS,
     ROUNDS,
     RunnerMeasurement,
     measure_runner,
@@ -47,16 +46,9 @@ LEGEND: Final = (
 
 
 @click.command(cls=Command)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1, MOST_ROUNDS),
-    default=ROUNDS,
-    show_default=True,
-    help="How many tasks each of the agents gets.",
-)
 @json_option
 @click.pass_context
-def demo(ctx: click.Context, rounds: int, as_json: bool) -> None:
+def demo(ctx: click.Context, as_json: bool) -> None:
     """Compare a pool with `claude -p`: offline, at no cost, in less than a minute.
 
     Runs the real Claude Code CLI in a temporary home and project. The model is a small program
@@ -68,11 +60,10 @@ def demo(ctx: click.Context, rounds: int, as_json: bool) -> None:
     \b
     Example:
       agent-pool demo
-      agent-pool demo --rounds 1
       agent-pool demo --json | jq '.[0].task'
     """
     cli = find_cli(load_command_settings(ctx, None))
-    measurements = run_async(_measure_runners(cli, rounds))
+    measurements = run_async(_measure_runners(cli))
     if as_json:
         print_json([asdict(measurement) for measurement in measurements])
         return
@@ -84,21 +75,21 @@ def demo(ctx: click.Context, rounds: int, as_json: bool) -> None:
     out.print(Paragraph(closing_sentence(*measurements), "bold"))
 
 
-async def _measure_runners(cli: Path, rounds: int) -> list[RunnerMeasurement]:
+async def _measure_runners(cli: Path) -> list[RunnerMeasurement]:
     progress = DemoProgress(console(err=True))
     echo(f"Claude Code {await cli_version(cli)} at {cli}\n", err=True)
-    model, files = CountingModel(), project_files(rounds)
+    model, files = CountingModel(), project_files(ROUNDS)
     async with offline_sandbox(cli, files, model) as sandbox:
         pool = make_pool(sandbox.settings.with_overrides(SETTINGS), sandbox.environ)
         try:
             async with pool:
-                with_pool = await measure_runner(PoolRunner(sandbox, pool), progress, rounds)
+                with_pool = await measure_runner(PoolRunner(sandbox, pool), progress)
         finally:
             # A second Ctrl-C can interrupt the close above; this ends every process at once.
             pool.kill()
     # A new sandbox, because the prompt cache of the first one is no longer empty.
     async with offline_sandbox(cli, files, model) as sandbox:
-        with_processes = await measure_runner(ProcessRunner(sandbox, cli), progress, rounds)
+        with_processes = await measure_runner(ProcessRunner(sandbox, cli), progress)
     return [with_pool, with_processes]
 
 

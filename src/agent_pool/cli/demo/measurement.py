@@ -17,9 +17,7 @@ from agent_pool.cli.demo.scenario import AGENTS, AT_ONCE, CheckedTask, counting_
 from agent_pool.text import count
 
 ROUNDS: Final = 3
-"""Tasks of each agent, unless another number is asked for."""
-MOST_ROUNDS: Final = 50
-"""A round of `claude -p` takes seconds, so more would be minutes of waiting."""
+"""Tasks of each agent."""
 _SAMPLE_INTERVAL_SECONDS: Final = 0.4
 """A measurement of the pool reads all processes of the user, which takes time from the tasks."""
 
