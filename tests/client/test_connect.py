@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from agent_pool import ConfigError, DaemonUnavailable, RemotePool, connect
+from agent_pool.client.connection import DaemonConnection
+from agent_pool.loopback import LoopbackAPI
 from agent_pool.sync import connect as connect_blocking
 from support.waiting import run
 
@@ -62,12 +65,35 @@ def test_a_port_without_a_server_is_reported(environ: dict[str, str]) -> None:
     run(main())
 
 
-def test_a_server_of_another_kind_is_reported(environ: dict[str, str]) -> None:
+def test_a_server_of_another_kind_is_reported_at_the_first_answer(
+    environ: dict[str, str],
+) -> None:
     async def main() -> None:
-        from agent_pool.loopback import LoopbackAPI
-
         async with LoopbackAPI(lambda _: "x") as api, RemotePool(api.url, environ=environ) as pool:
             with pytest.raises(DaemonUnavailable, match="is it agent-pool"):
                 await pool.stats()
+            assert len(api.other_requests) == 1
+
+    run(main())
+
+
+def test_a_gateway_is_asked_again_while_it_has_no_daemon() -> None:
+    answers = [b"502 Bad Gateway\r\n", b"503 Busy\r\n", b"504 Late\r\n", b"200 OK\r\n"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + answers.pop(0) + b"Connection: close\r\n\r\n")
+        if not answers:
+            writer.write(b'{"a": 1}')
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            connection = DaemonConnection(None, f"http://127.0.0.1:{port}")
+            try:
+                assert await connection.get("stats") == {"a": 1}
+            finally:
+                await connection.close()
 
     run(main())

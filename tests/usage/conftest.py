@@ -10,7 +10,7 @@ from support.usage_totals import UsageTotals
 
 @pytest.fixture(scope="module")
 def harness(open_harness: Callable[..., PoolHarness]) -> PoolHarness:
-    """Open a pool in which each test has an agent, and so a worker, of its own."""
+    """Open a pool in which each test has an agent of its own; they share its workers."""
     return open_harness(reset="clear", max_workers=4, max_size=1, acquire_timeout=30)
 
 
@@ -24,7 +24,13 @@ def totals(harness: PoolHarness) -> UsageTotals:
 def agent(harness: PoolHarness) -> str:
     """Define an agent without any task yet; return its name."""
     name = harness.word("agent")
-    # A number of turns of its own: its worker serves no other agent.
-    turns = 100 + int(name.rpartition("-")[2].rstrip("x"))
-    harness.project.agent(name, description="Tests.", maxTurns=str(turns))
+    harness.project.agent(name, description="Tests.")
     return name
+
+
+@pytest.fixture
+def served_alone(harness: PoolHarness, agent: str) -> str:
+    """Give the agent a number of turns that no other has: its worker serves only this agent."""
+    turns = 100 + int(agent.rpartition("-")[2].rstrip("x"))
+    harness.project.agent(agent, description="Tests.", maxTurns=str(turns))
+    return agent

@@ -34,7 +34,7 @@ async def ask(harness: PoolHarness, agent: str, *steps: Any, **options: Any) -> 
 
 
 def test_each_task_reports_exactly_the_usage_billed_for_it(
-    harness: PoolHarness, totals: UsageTotals, agent: str
+    harness: PoolHarness, totals: UsageTotals, served_alone: str
 ) -> None:
     async def main() -> None:
         sub = harness.word("sub")
@@ -53,7 +53,7 @@ def test_each_task_reports_exactly_the_usage_billed_for_it(
             ["after"],
         ):
             mark = totals.mark()
-            result = await ask(harness, agent, *steps)
+            result = await ask(harness, served_alone, *steps)
             billed = totals.of(result)
             assert billed == totals.since(mark)
             assert is_same(
@@ -65,8 +65,8 @@ def test_each_task_reports_exactly_the_usage_billed_for_it(
         assert len({entry.model for entry in whole}) == 2
         assert len({result.session_id for result in results}) == 6
         expected = total_usage(whole), totals.cost(whole)
-        (worker,) = await workers_of(harness, agent)
-        stats, total = await agent_stats(harness, agent), (await harness.pool.stats()).total
+        (worker,) = await workers_of(harness, served_alone)
+        stats, total = await agent_stats(harness, served_alone), (await harness.pool.stats()).total
         assert is_same(usage_and_cost(results), expected)
         assert is_same((worker.usage, worker.cost_usd), expected)
         assert is_same((stats.usage, stats.cost_usd), expected)
@@ -81,22 +81,22 @@ def test_each_task_reports_exactly_the_usage_billed_for_it(
 
 
 def test_a_follow_up_reports_only_its_own_usage(
-    harness: PoolHarness, totals: UsageTotals, agent: str
+    harness: PoolHarness, totals: UsageTotals, served_alone: str
 ) -> None:
     async def main() -> None:
         began, results = totals.mark(), []
         for steps in (["one"], [bash("echo two"), "two"], [LONG], ["four"]):
             mark = totals.mark()
-            results.append(await ask(harness, agent, *steps, conversation="talk"))
+            results.append(await ask(harness, served_alone, *steps, conversation="talk"))
             assert results[-1].usage == total_usage(totals.of(results[-1], mark))
             assert results[-1].usage == total_usage(totals.since(mark))
         assert len({result.session_id for result in results}) == 1
-        await harness.pool.end_conversation(agent, "talk")
+        await harness.pool.end_conversation(served_alone, "talk")
         await harness.wait_until_idle()
-        (worker,) = await workers_of(harness, agent)
+        (worker,) = await workers_of(harness, served_alone)
         assert (
             worker.usage
-            == (await agent_stats(harness, agent)).usage
+            == (await agent_stats(harness, served_alone)).usage
             == total_usage(totals.since(began))
         )
 
@@ -171,20 +171,22 @@ def test_side_requests_of_the_cli_count_towards_the_task(
 
 
 def test_a_stopped_task_counts_the_requests_before_the_stop(
-    harness: PoolHarness, totals: UsageTotals, agent: str, tmp_path: Path
+    harness: PoolHarness, totals: UsageTotals, served_alone: str, tmp_path: Path
 ) -> None:
     async def main() -> None:
         began = totals.mark()
         with pytest.raises(TaskTimeout):
-            await ask(harness, agent, bash("echo one"), bash(shell(tmp_path / "pid")), timeout=1.5)
+            await ask(
+                harness, served_alone, bash("echo one"), bash(shell(tmp_path / "pid")), timeout=1.5
+            )
         await harness.wait_until_idle()
         billed = totals.since(began)
         assert billed != []
-        stats = await agent_stats(harness, agent)
-        (worker,) = await workers_of(harness, agent)
+        stats = await agent_stats(harness, served_alone)
+        (worker,) = await workers_of(harness, served_alone)
         assert stats.usage == worker.usage == total_usage(billed)
         assert (stats.tasks, dict(stats.failed)) == (1, {"task_timeout": 1})
-        after = await ask(harness, agent, "yes")
+        after = await ask(harness, served_alone, "yes")
         assert (after.pid, after.usage) == (worker.pid, total_usage(totals.of(after)))
 
     harness.run(main())
@@ -258,21 +260,21 @@ def test_an_unanswered_request_does_not_count_in_the_stats(
 
 
 def test_the_turn_of_a_killed_process_adds_no_usage(
-    harness: PoolHarness, totals: UsageTotals, agent: str, tmp_path: Path
+    harness: PoolHarness, totals: UsageTotals, served_alone: str, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        first = await ask(harness, agent, "yes")
+        first = await ask(harness, served_alone, "yes")
         mark, path = totals.mark(), tmp_path / "pid"
-        call = asyncio.create_task(ask(harness, agent, bash(shell(path))))
+        call = asyncio.create_task(ask(harness, served_alone, bash(shell(path))))
         await read_pid(path)
         os.kill(first.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied):
             await call
         assert len(totals.since(mark)) == 1  # the CLI reports it only when the turn ends
-        last = await ask(harness, agent, "again")
+        last = await ask(harness, served_alone, "again")
         await harness.wait_until_idle()
-        stats = await agent_stats(harness, agent)
-        (worker,) = await workers_of(harness, agent)
+        stats = await agent_stats(harness, served_alone)
+        (worker,) = await workers_of(harness, served_alone)
         assert stats.usage == total_usage([*totals.of(first), *totals.of(last)])
         assert worker.usage == last.usage == total_usage(totals.of(last))
         assert (stats.tasks, dict(stats.failed)) == (3, {"worker_died": 1})

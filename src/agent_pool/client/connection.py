@@ -43,6 +43,12 @@ CONNECTION_ERRORS: Final = (httpx2.TransportError, OSError, PoolClosed, DaemonUn
 A daemon that ends answers with `PoolClosed`, and has then carried nothing out.
 """
 _NOT_SENT: Final = (httpx2.ConnectError, PoolClosed, DaemonUnavailable)
+_GATEWAY_STATUSES: Final = frozenset({502, 503, 504})
+"""What a proxy in front of a daemon answers while there is none."""
+
+
+class _OtherServer(DaemonUnavailable):
+    """What answers at the address is no daemon, and will be none at the next attempt."""
 
 
 class DaemonConnection:
@@ -256,14 +262,15 @@ class Search:
 
         Raises:
             PoolClosed: the connection was closed.
-            DaemonUnavailable: the time for the search is over, or there never was a daemon.
+            DaemonUnavailable: the time for the search is over, there never was a daemon, or what
+                answers is none.
         """
         connection = self._connection
         connection.forget()
         if connection.is_closed:
             raise connection.closed_error()
         # A daemon that was never there will not come back.
-        if not connection.had_daemon:
+        if not connection.had_daemon or isinstance(cause, _OtherServer):
             raise cause
         if self._until is None:
             self._until = time.monotonic() + connection.patience
@@ -321,7 +328,8 @@ def _read_answer(answer: httpx2.Response) -> Any:
     error = found.get("error") if isinstance(found, dict) else None
     if isinstance(error, dict) and isinstance(error.get("code"), str):
         raise error_from_json(error)
-    raise DaemonUnavailable(
+    kind = DaemonUnavailable if answer.status_code in _GATEWAY_STATUSES else _OtherServer
+    raise kind(
         f"the server at {answer.url} answered with status {answer.status_code} and nothing that "
         "this client knows; is it agent-pool?"
     )
