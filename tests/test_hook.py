@@ -350,7 +350,7 @@ def test_worker_of_the_pool_can_use_the_native_agent_tool(hook_project: HookProj
         (b"[" * 100_000, "RecursionError"),
         (b" " * (hook.MAX_INPUT_BYTES + 1), "ValueError: the input is larger than 67108864 bytes"),
     ],
-    ids=lambda value: repr(value)[:20],
+    ids=lambda value: repr(value[:20])[:20],
 )
 def test_unreadable_call_passes_and_the_reason_is_written_to_stderr(
     hook_project: HookProject, data: bytes, problem: str

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,12 @@ from support.pool_harness import PoolHarness
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     skip_if_older(item)
+
+
+@pytest.fixture(scope="module")
+def open_harness(open_harness: Callable[..., PoolHarness]) -> Callable[..., PoolHarness]:
+    """Open harnesses whose workers treat memory as those of users do by default."""
+    return partial(open_harness, worker_memory="lean")
 
 
 @pytest.fixture(scope="module")

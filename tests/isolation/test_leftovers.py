@@ -121,7 +121,15 @@ def test_a_hidden_daemon_of_an_mcp_server_ends_and_the_server_stays(
     harness.run(main(), bound=60 + 5 * RUNS)
 
 
-@pytest.mark.parametrize("event", ["SessionStart", "SessionEnd", "Stop", "UserPromptSubmit"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        "SessionStart",
+        "Stop",
+        pytest.param("SessionEnd", marks=pytest.mark.long),
+        pytest.param("UserPromptSubmit", marks=pytest.mark.long),
+    ],
+)
 def test_a_hidden_daemon_of_a_hook_ends_with_the_task_or_its_reset(
     harness: PoolHarness, hooks: Callable[[str, str], None], tmp_path: Path, event: str
 ) -> None:

@@ -60,7 +60,9 @@ def test_running_task_and_its_child_processes_end_with_the_server(
     run(main())
 
 
-@pytest.mark.parametrize("ending", ["SIGTERM", "stdin is closed"])
+@pytest.mark.parametrize(
+    "ending", ["SIGTERM", pytest.param("stdin is closed", marks=pytest.mark.long)]
+)
 def test_tasks_of_the_tasks_extension_end_with_the_server(tmp_path: Path, ending: str) -> None:
     end, status = ENDINGS[ending]
     able: dict[str, Any] = {"extensions": {EXTENSION: {}}}

@@ -301,7 +301,11 @@ MODERN = [
     discover(4),
 ]
 ERAS = pytest.mark.parametrize(
-    ("messages", "early"), [(LEGACY, [1, 2]), (MODERN, ["probe", 1])], ids=["legacy", NEWEST]
+    ("messages", "early"),
+    [
+        pytest.param(LEGACY, [1, 2], id="legacy", marks=pytest.mark.long),
+        pytest.param(MODERN, ["probe", 1], id=NEWEST),
+    ],
 )
 
 
@@ -493,7 +497,11 @@ CLAUDE_MODERN = [
 ]
 """What Claude Code 2.1.332 sends first; it waits for each answer."""
 OPENINGS = pytest.mark.parametrize(
-    "opening", [CLAUDE_LEGACY, CLAUDE_MODERN], ids=["legacy", NEWEST]
+    "opening",
+    [
+        pytest.param(CLAUDE_LEGACY, id="legacy", marks=pytest.mark.long),
+        pytest.param(CLAUDE_MODERN, id=NEWEST),
+    ],
 )
 AGENTS = AgentNames([("reviewer", "Reviews code."), ("writer", "Writes.")])
 

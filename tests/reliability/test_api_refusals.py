@@ -40,13 +40,18 @@ class Refusing:
 @pytest.mark.parametrize(
     ("failure", "note"),
     [
-        (
+        pytest.param(
             ErrorResponse(429, retry_after=1, delay=0.4),
             "the API answers 429 (rate_limit); try 2 in 1 s",
+            id="rate-limit",
         ),
-        (ErrorResponse(529, delay=0.4), "the API answers 529 (overloaded); try 2 in 1 s"),
+        pytest.param(
+            ErrorResponse(529, delay=0.4),
+            "the API answers 529 (overloaded); try 2 in 1 s",
+            id="overload",
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["rate-limit", "overload"],
 )
 def test_no_task_begins_while_the_api_refuses_work(
     pool_project: PoolProject, clock: AdjustableClock, failure: ErrorResponse, note: str
@@ -171,8 +176,10 @@ def test_a_signed_out_cli_fails_without_asking_the_api(
 
 @pytest.mark.parametrize(
     ("url", "note"),
-    [("http://127.0.0.1:9", "the API cannot be reached"), (None, "the API answers 500")],
-    ids=["unreachable", "broken"],
+    [
+        pytest.param("http://127.0.0.1:9", "the API cannot be reached", id="unreachable"),
+        pytest.param(None, "the API answers 500", id="broken", marks=pytest.mark.long),
+    ],
 )
 def test_a_failing_api_is_named_in_list_and_timeout_error(
     pool_project: PoolProject, clock: AdjustableClock, url: str | None, note: str

@@ -268,6 +268,7 @@ async def soak(pool_project: PoolProject, seed: int, tasks: int) -> SoakTotals:
         "max_tasks": 20,
         "max_rss": BOUND_RSS,
         "claude_cli": str(write_wrapper(pool_project, "first")),
+        "worker_memory": "lean",  # as a user has them
     }
     async with model() as url:
         more = {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}

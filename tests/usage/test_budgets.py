@@ -221,7 +221,7 @@ def test_an_answer_that_is_complete_is_not_cut_by_a_budget(
     harness.run(main())
 
 
-@pytest.mark.parametrize("reset", ["auto", "clear"])
+@pytest.mark.parametrize("reset", ["auto", pytest.param("clear", marks=pytest.mark.long)])
 def test_the_cost_of_one_task_never_counts_for_the_next(
     open_harness: Callable[..., PoolHarness], reset: str
 ) -> None:
