@@ -24,12 +24,12 @@ hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
 LONG_FILES = {
-    *("test_api_refusals", "test_budgets", "test_claims", "test_cli_doctor", "test_cli_facts"),
+    *("test_api_refusals", "test_budgets", "test_claims", "test_cli_doctor"),
     *("test_cli_terminal", "test_daemon_life", "test_environment", "test_leftovers"),
     *("test_mcp_end_of_process", "test_mcp_limits", "test_mcp_start", "test_memory"),
     *("test_no_orphans", "test_permissions", "test_pool_faults", "test_relay", "test_reset_checks"),
-    *("test_reset_ways", "test_roles", "test_same_definitions", "test_scheduler_machine"),
-    *("test_soak", "test_taint", "test_task_commands", "test_task_usage", "test_worktree_tasks"),
+    *("test_reset_ways", "test_roles", "test_scheduler_machine"),
+    *("test_taint", "test_task_commands", "test_task_usage", "test_worktree_tasks"),
 }
 """Test files that take longest for their number of tests."""
 

@@ -77,7 +77,17 @@ def test_a_failing_test_names_the_facts_that_it_guards(tmp_path: Path) -> None:
 
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-n0", "--tb=line", "-p", "no:cacheprovider"),
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "-n0",
+                "-m",
+                "",
+                "--tb=line",
+                "-p",
+                "no:cacheprovider",
+            ),
             f"tests/isolation/test_cli_facts.py::{name}",
         ],
         cwd=ROOT,

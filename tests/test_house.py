@@ -184,13 +184,18 @@ def is_module(name: str) -> bool:
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports() -> list[Import]:
     found = []
     for path in files():
         name = module_name(path)
         is_package = path.name == "__init__.py"
         package = [PACKAGE, *name.split(".")] if name else [PACKAGE]
-        for node, is_late in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        for node, is_late in statements(parsed(path)):
             found += [
                 Import(name, target, names, getattr(node, "lineno", 0), is_late)
                 for target, names in targets(node, package if is_package else package[:-1])
@@ -205,7 +210,7 @@ def internal() -> list[tuple[Import, str]]:
 
 def definitions(*kinds: type[ast.AST]) -> Iterator[tuple[Path, ast.AST]]:
     for path in files():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, kinds):
                 yield path, node
 

@@ -297,7 +297,7 @@ def test_a_dismissed_watchdog_is_not_started_again_by_a_start_under_way() -> Non
             watchdog.dismiss(0.2)
             with pytest.raises(SpawnError, match="the pool's watchdog has ended"):
                 await starting
-            assert watchdogs(os.getpid()) == []
+            await wait_until(lambda: watchdogs(os.getpid()) == [])
 
     run(main())
 

@@ -178,6 +178,7 @@ def headers_process(project: RelayProject, **more: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.long
 def test_claude_code_survives_a_new_token_between_two_calls(own: RelayProject) -> None:
     """The registration is that of `agent-pool install --http`."""
     port = free_port()

@@ -65,11 +65,11 @@ def act(
     ("mode", "asked", "done"),
     [
         ("plan", ["Write"], (False, False)),
-        ("dontAsk", [], (False, False)),
+        pytest.param("dontAsk", [], (False, False), marks=pytest.mark.long),
         ("default", ["Write", "Bash"], (False, False)),
-        ("ask", ["Write", "Bash"], (False, False)),
+        pytest.param("ask", ["Write", "Bash"], (False, False), marks=pytest.mark.long),
         ("acceptEdits", [], (True, True)),
-        ("auto", [], (True, True)),
+        pytest.param("auto", [], (True, True), marks=pytest.mark.long),
         ("bypassPermissions", [], (True, True)),
     ],
 )

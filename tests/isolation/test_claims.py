@@ -191,6 +191,7 @@ def test_no_trust_is_recorded_for_a_claimed_folder(harness: PoolHarness) -> None
     assert not known.get("projects", {}).get(str(one), {}).get("hasTrustDialogAccepted")
 
 
+@pytest.mark.long
 def test_a_stopped_spare_costs_its_caller_no_start_timeout(open_harness: OpenHarness) -> None:
     harness = open_harness(spares=1, reset_timeout=1.5, start_timeout=600)
     one = make_project(harness, "one")

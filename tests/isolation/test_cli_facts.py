@@ -18,6 +18,8 @@ from support.model_scripts import bash, echo_task
 from support.stream_json_cli import of_type, stream_json_cli
 from support.waiting import run
 
+pytestmark = pytest.mark.long
+
 AGENT_TOOL = pytest.mark.since("2.1.112", "the tool that delegates is called Agent")
 STAMPED_TURNS = pytest.mark.since("2.1.330", "`system/init` is stamped")
 

@@ -222,6 +222,7 @@ def test_a_lean_worker_hides_its_variables_from_what_it_starts(
     harness.run(main())
 
 
+@pytest.mark.long
 @LEAN_WORKERS
 def test_a_lean_worker_compiles_far_less_than_a_fast_one(
     harness_with: Callable[..., PoolHarness],

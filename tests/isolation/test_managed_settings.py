@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 PROGRAM = Path(__file__).parents[1] / "support" / "programs" / "managed_agents.py"
 PRIVATE_ETC = """
 mount -t tmpfs none "$1" && mkdir "$1/upper" "$1/work" &&

@@ -23,6 +23,8 @@ from support.pool_harness import PoolHarness
 from support.stream_json_cli import StreamJsonCLI, of_type, stream_json_cli
 from support.waiting import run
 
+pytestmark = pytest.mark.long
+
 BUILT_IN = {
     *("claude", "claude-code-guide", "Explore", "fork", "general-purpose", "Plan"),
     "statusline-setup",
@@ -125,8 +127,7 @@ CUT: dict[str, bytes] = {
     "bare": "---\nname: bare\ndescription: d\n---\n\x85BODY\x1c\n".encode(),
 }
 """Files whose frontmatter ends inside a line, or that have odd white space."""
-LONG = pytest.mark.long
-SHAPES = ("plain", pytest.param("repository", marks=LONG), pytest.param("worktree", marks=LONG))
+SHAPES = ("plain", "repository", "worktree")
 CLASHES = [("B", "a"), ("a-b", "a/x"), ("a/x", "a0"), ("Z", "é"), ("_", "a"), ("😀", "￮")]
 
 
@@ -392,7 +393,6 @@ async def switched_natively(
     return asked
 
 
-@pytest.mark.long
 def test_tools_models_and_prompts_are_sent_as_claude_sends_them(
     harness: PoolHarness, tmp_path: Path
 ) -> None:

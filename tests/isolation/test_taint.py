@@ -208,21 +208,29 @@ def test_tools_that_outlive_a_reset_are_offered_only_by_name(
     harness.run(main())
 
 
-def known_since(version: str, name: str, **given: Any) -> Any:
+def known_since(version: str, name: str, *marks: pytest.MarkDecorator, **given: Any) -> Any:
     """Build the variant for a tool and what it is given; versions without the tool skip it."""
-    mark = pytest.mark.since(version, f"it has the tool {name}")
-    return pytest.param(name, given, marks=mark, id=name)
+    since = pytest.mark.since(version, f"it has the tool {name}")
+    return pytest.param(name, given, marks=[since, *marks], id=name)
+
+
+LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize(
     ("name", "given"),
     [
         known_since("2.1.112", "CronCreate", cron="0 0 1 1 *", prompt="later"),
-        known_since("2.1.112", "ScheduleWakeup", delaySeconds=60, prompt="later", reason="tests"),
         known_since(
-            *("2.1.330", "Monitor"), command=f"sh {LINGER}", description="tests", timeout_ms=60_000
+            "2.1.112", "ScheduleWakeup", LONG, delaySeconds=60, prompt="later", reason="tests"
         ),
-        known_since("2.1.229", "SendMessage", to="nobody", message="tests"),
+        known_since(
+            *("2.1.330", "Monitor", LONG),
+            command=f"sh {LINGER}",
+            description="tests",
+            timeout_ms=60_000,
+        ),
+        known_since("2.1.229", "SendMessage", LONG, to="nobody", message="tests"),
     ],
 )
 def test_using_a_tool_that_outlives_a_reset_replaces_the_worker(

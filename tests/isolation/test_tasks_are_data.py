@@ -43,9 +43,13 @@ KEYBOARD = [
 ]
 
 
-def test_no_task_text_runs_a_command_of_the_cli(harness: PoolHarness) -> None:
-    every_beginning = [beginning + "/clear" for beginning in BEGINNINGS]
-    texts = [*COMMANDS, *every_beginning, *KEYBOARD]
+TEXTS = [*COMMANDS, *(beginning + "/clear" for beginning in BEGINNINGS), *KEYBOARD]
+
+
+@pytest.mark.parametrize(
+    "texts", [TEXTS[::3], pytest.param(TEXTS, marks=pytest.mark.long)], ids=["a third", "all"]
+)
+def test_no_task_text_runs_a_command_of_the_cli(harness: PoolHarness, texts: list[str]) -> None:
     if is_older_cli() and not harness.run(harness.verdict()).forgets:
         texts = texts[::8]  # each of them needs a process of its own, which takes seconds to start
     for task in texts:
@@ -56,7 +60,7 @@ def test_no_task_text_runs_a_command_of_the_cli(harness: PoolHarness) -> None:
 def test_one_process_has_received_all_these_texts(harness: PoolHarness) -> None:
     async def main() -> None:
         (worker,) = await harness.pool.workers()
-        assert worker.tasks >= len(COMMANDS) + len(BEGINNINGS) + len(KEYBOARD)
+        assert worker.tasks >= len(TEXTS[::3])
         assert (await harness.pool.stats()).retired == {}
 
     harness.run(main())

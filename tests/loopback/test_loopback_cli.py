@@ -22,6 +22,8 @@ from support.environment import cli_environment, real_cli
 from support.http_client import TIMEOUT
 from support.waiting import run
 
+pytestmark = pytest.mark.long
+
 BOUND = 60.0
 
 

@@ -315,6 +315,7 @@ def seed() -> int:
     return number
 
 
+@pytest.mark.long
 def test_a_short_soak_loses_no_task_and_leaves_no_process(
     pool_project: PoolProject, seed: int
 ) -> None:

@@ -48,6 +48,7 @@ def test_the_stats_of_an_agent_outlive_its_workers(
     harness.run(main())
 
 
+@pytest.mark.long
 def test_eight_parallel_tasks_each_report_their_own_billed_usage(
     open_harness: Callable[..., PoolHarness],
 ) -> None:
