@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent_pool.cluster import ray_api
@@ -98,6 +99,24 @@ def test_a_cluster_that_does_not_answer_is_an_error_in_time(
         assert has_ended(driver_of(cluster))
 
     run(main())
+
+
+def test_the_process_of_ray_gets_no_secret_but_those_of_ray(
+    fake_ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"ANTHROPIC_API_KEY": "x", "GITHUB_TOKEN": "x", "RAY_AUTH_TOKEN": "x", "OTHER": "x"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    async def main() -> None:
+        cluster = RayCluster(ADDRESS)
+        await cluster.connect()
+        environ = psutil.Process(driver_of(cluster)).environ()
+        assert given.keys() & environ.keys() == {"RAY_AUTH_TOKEN", "OTHER"}
+        await cluster.disconnect()
+
+    run(main())
+    assert fake_ray.calls() != []
 
 
 def test_looks_at_a_dead_head_make_one_call_and_end_in_time(

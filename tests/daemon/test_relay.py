@@ -350,8 +350,8 @@ def test_a_process_of_a_worker_gets_no_pool(relays: SharedRelays) -> None:
 
         def script(request: ModelRequest) -> Any:
             # Workers do not have these variables; with them, the relay finds the daemon.
-            names = (RUNTIME_DIR, STATE_DIR, "CLAUDE_CLI")
-            names += ("AGENT_POOL_DAEMON", "AGENT_POOL_WORKER_MEMORY")
+            own = ("AGENT_POOL_DAEMON", "AGENT_POOL_WORKER_MEMORY", "CLAUDE_CLI")
+            names = (RUNTIME_DIR, STATE_DIR, *own)
             places = " ".join(f"{name}={relays.env[name]}" for name in names)
             relay = f"{places} {' '.join(relays.server_command)}"
             shell = f"(cat lines; sleep 2) | {relay} >found.txt 2>&1; true"

@@ -24,6 +24,11 @@ _WORD: Final = re.compile(r"[A-Za-z0-9+=~%]{12,}")
 _PEM: Final = "-----BEGIN"
 
 
+def has_secret_name(name: str) -> bool:
+    """Check whether the name of a variable says that its value is a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def masked_value(name: str, value: str) -> str:
     """Return a variable's value for people to read, without the secrets in it.
 
@@ -31,7 +36,7 @@ def masked_value(name: str, value: str) -> str:
     password in a URL, the values of a URL's query, what a text itself calls a secret, and each word
     that no person would write: keys, tokens, and the last parts of a webhook's URL.
     """
-    if _SECRET_NAME.search(name) or _PEM in value:
+    if has_secret_name(name) or _PEM in value:
         return MASKED
     value = _USER_IN_URL.sub(f"{MASKED}@", value)
     if "://" in value:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agent_pool.claude.masking import has_secret_name
 from agent_pool.cluster.ray_driver import ADVICE, HEADER, frame
 from agent_pool.errors import DaemonUnavailable
 from agent_pool.models import error_from_json
@@ -303,7 +304,8 @@ def _driver_environ() -> dict[str, str]:
     found = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_SECONDS),
-        **os.environ,
+        # Ray's own, such as the token of a cluster, and none of those that workers need.
+        **{n: v for n, v in os.environ.items() if n.startswith("RAY_") or not has_secret_name(n)},
     }
     if path := found.get("PYTHONPATH"):
         # Relative ones count from the folder of this process.
