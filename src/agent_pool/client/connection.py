@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from agent_pool.client.unix_streams import UnixTransport
 from agent_pool.errors import DaemonUnavailable, PoolClosed
 from agent_pool.models import error_from_json
 from agent_pool.runtime import DaemonAddress
@@ -282,16 +283,17 @@ class Search:
 
 
 def _make_client(address: DaemonAddress | str, token: str) -> httpx2.AsyncClient:
-    if isinstance(address, DaemonAddress):
-        url, uds = _UNIX_URL, address.http_socket
-    else:
-        url, uds = address.rstrip("/"), None
     # As many connections as tasks: each can have a stream of its own.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-    # Without a context for TLS, which takes 60 ms to load, where no TLS is spoken.
-    transport = httpx2.AsyncHTTPTransport(
-        uds=uds, limits=limits, verify=url.startswith("https:"), trust_env=False
-    )
+    transport: httpx2.AsyncBaseTransport
+    if isinstance(address, DaemonAddress):
+        url = _UNIX_URL
+        transport = UnixTransport(address.http_socket, limits)
+    else:
+        url = address.rstrip("/")
+        # Without a context for TLS, which takes 60 ms to load, where no TLS is spoken.
+        is_tls = url.startswith("https:")
+        transport = httpx2.AsyncHTTPTransport(limits=limits, verify=is_tls, trust_env=False)
     headers = {"Content-Type": "application/json"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
