@@ -340,6 +340,7 @@ def expected_figures(stats: PoolStats) -> dict[str, dict[tuple[str, ...], float]
     }
 
 
+@pytest.mark.long
 def test_figures_from_before_instrument_are_counted_too(otel_project: PoolProject) -> None:
     gate = Gate()
 

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 from markdown_it import MarkdownIt
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 LOADING = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "src"}

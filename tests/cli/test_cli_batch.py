@@ -31,6 +31,7 @@ from agent_pool.loopback import (
 from support.cli_runner import agent_pool, command, invoke, invoke_in
 from support.fake_pool import make_result
 from support.project import TempProject
+from support.variants import later
 
 FEW: dict[str, Any] = {"AGENT_POOL_SPARES": "0", "AGENT_POOL_RESET": "clear"}
 ONE_BY_ONE = {**FEW, "AGENT_POOL_MAX_SIZE": "1"}
@@ -126,6 +127,7 @@ def test_each_task_gives_one_line_and_failures_stop_no_other(project: TempProjec
     assert "$0.0" in summary
 
 
+@pytest.mark.long
 def test_lines_can_attach_files_and_have_budgets(project: TempProject) -> None:
     project.agent("one")
     (project.root / "notes.txt").write_text("words of a file")
@@ -199,9 +201,7 @@ def test_a_second_run_skips_tasks_that_have_succeeded(project: TempProject) -> N
     assert (again.returncode, output.read_bytes()) == (0, kept)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, later(signal.SIGTERM)])
 def test_a_stopped_batch_keeps_finished_results_and_leaves_no_process(
     project: TempProject, number: signal.Signals
 ) -> None:
@@ -245,6 +245,7 @@ def test_a_stopped_batch_keeps_finished_results_and_leaves_no_process(
         assert (done.returncode, model.asked) == (0, ["hold", "c"])
 
 
+@pytest.mark.long
 def test_a_conversation_runs_in_order_and_is_repeated_completely(project: TempProject) -> None:
     project.agent("one")
     model = EchoModel(fails="y4")

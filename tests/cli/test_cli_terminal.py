@@ -15,6 +15,7 @@ from support.cli_runner import agent_pool, command, package_place
 from support.environment import UNREACHABLE_URL
 from support.project import TempProject
 from support.terminals import run_on_terminal, useless_stderr
+from support.variants import later
 
 EVIL = "\x1b]0;owned\x07\x9b31m\u202eb\x08\u2066"
 SHOWN = r"\x1b]0;owned\x07\x9b31m\u202eb\x08\u2066"
@@ -84,7 +85,7 @@ def listed(project: TempProject) -> TempProject:
     return project
 
 
-@pytest.mark.parametrize("columns", [60, pytest.param(80, marks=pytest.mark.long)])
+@pytest.mark.parametrize("columns", [60, later(80)])
 @pytest.mark.parametrize("name", ["agents", "doctor"])
 def test_listings_fit_the_terminal_and_break_no_name(
     listed: TempProject, name: str, columns: int

@@ -37,6 +37,7 @@ def test_a_complete_node_has_no_problem_and_names_its_version(pool_project: Pool
     assert NodeProbe.from_json(found.as_json()) == found
 
 
+@pytest.mark.long
 def test_a_probe_knows_whether_the_cli_has_forgotten_before(pool_project: PoolProject) -> None:
     variables = pool_project.environment(UNREACHABLE_URL)
 

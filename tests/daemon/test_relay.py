@@ -26,6 +26,7 @@ from support.model_scripts import echo_task
 from support.process_checks import is_alive
 from support.relays import call, initialize, resident_bytes, text_in, wait_for_task
 from support.shared_daemons import SharedRelays
+from support.variants import by_default
 from support.waiting import wait_until
 
 MB = 1_000_000
@@ -131,7 +132,7 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", by_default(["SIGTERM"], ENDINGS))
 def test_a_client_that_leaves_ends_its_call_and_no_task(relays: SharedRelays, ending: str) -> None:
     end, status = ENDINGS[ending]
     model = HeldModel()
@@ -305,7 +306,7 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("case", by_default(["no daemon can start"], REFUSALS))
 def test_without_a_daemon_the_relay_becomes_the_server(relays: SharedRelays, case: str) -> None:
     variables, reason = REFUSALS[case]
 

@@ -88,6 +88,7 @@ async def report(project: RelayProject) -> bytes:
     return stdout.strip()
 
 
+@pytest.mark.long
 def test_two_sessions_share_workers_and_see_each_others_tasks(relays: RelayProject) -> None:
     async def main() -> None:
         model = TwoSessions()

@@ -21,6 +21,7 @@ from support.cli_runner import command, invoke
 from support.daemons import DaemonProject, wait_gone
 from support.model_scripts import bash, echo_task, shell
 from support.terminals import ShownRun, run_on_terminal, terminal, until_closed, until_shown
+from support.variants import later
 from support.waiting import blocking_wait
 
 EVIL = "\x1b]0;owned\x07\x9b31m\u202eb\x08\u2066"
@@ -243,7 +244,7 @@ def test_a_typed_yes_permits_what_was_shown(console: CommandLine) -> None:
     assert console.go.exists()
 
 
-@pytest.mark.parametrize("columns", [60, pytest.param(80, marks=pytest.mark.long)])
+@pytest.mark.parametrize("columns", [60, later(80)])
 def test_text_of_others_reaches_no_terminal_as_it_is(console: CommandLine, columns: int) -> None:
     task_id = console.submit("tester", f"quince {EVIL}")
     console.run("wait", task_id)

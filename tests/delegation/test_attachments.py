@@ -18,6 +18,7 @@ from agent_pool.loopback import ModelRequest
 from agent_pool.models import MAX_ATTACHED_BYTES, MAX_ATTACHMENTS
 from support.model_scripts import as_text, user_messages
 from support.pool_harness import PoolHarness, TaskOutcome
+from support.variants import later
 
 PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF"
 
@@ -56,7 +57,7 @@ def blocks_with_data(request: ModelRequest) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.fixture(scope="module", params=["auto", pytest.param("clear", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["auto", later("clear")])
 def harness(
     open_harness: Callable[..., PoolHarness], request: pytest.FixtureRequest
 ) -> PoolHarness:

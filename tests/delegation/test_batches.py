@@ -64,6 +64,7 @@ def test_each_call_of_a_map_can_have_its_own_options(harness: PoolHarness, defin
     assert (asked, made.exists()) == ([(0, "Bash")], True)
 
 
+@pytest.mark.long
 def test_a_map_runs_a_conversation_in_order_beside_other_calls(harness: PoolHarness) -> None:
     async def main() -> None:
         gate = Gate("first")

@@ -14,6 +14,7 @@ from support.model_scripts import as_text, bash, tool
 from support.ping_servers import configure, server, servers_of
 from support.pool_harness import PoolHarness
 from support.project import TempProject
+from support.variants import later
 from support.waiting import wait_until
 
 Define = Callable[..., str]
@@ -31,11 +32,11 @@ def ambient(harness: PoolHarness) -> TempProject:
     [
         ("Read, mcp__shared__ping", "[]", {"ping"}),
         ("Read, mcp__shared__ping", "[shared]", {"ping"}),
-        ("mcp__shared__ping, mcp__shared__pong", "[shared]", {"ping", "pong"}),
+        later("mcp__shared__ping, mcp__shared__pong", "[shared]", {"ping", "pong"}),
         ("mcp__shared", "[]", {"ping", "pong"}),
-        ("mcp__shared__*", "[]", {"ping", "pong"}),
+        later("mcp__shared__*", "[]", {"ping", "pong"}),
         ("Read", "[shared]", set()),
-        ("[]", "[shared]", set()),
+        later("[]", "[shared]", set()),
     ],
 )
 def test_an_agent_has_only_the_tools_of_servers_that_it_names(
@@ -71,11 +72,11 @@ def test_a_limited_agent_keeps_its_own_system_prompt(
     ("named", "answers"),
     [
         ("Bogus, Other", False),
-        ("Bogus, mcp__nowhere__ping", False),
+        later("Bogus, mcp__nowhere__ping", False),
         ("mcp__shared__nope", False),
-        ("mcp__shared__p*", False),
+        later("mcp__shared__p*", False),
         ("Bogus, Read", True),
-        ("mcp__shared__nope, Bogus, Read", True),
+        later("mcp__shared__nope, Bogus, Read", True),
         ("Bogus, mcp__shared__ping", True),
     ],
 )

@@ -25,6 +25,7 @@ from agent_pool.pool.supervisor import Supervisor
 from agent_pool.pool.task_runner import PausableTimeout, RunningTask, TaskRunner
 from support.model_scripts import bash, tool
 from support.pool_harness import PoolHarness, TaskOutcome
+from support.variants import later
 from support.waiting import run
 
 Define = Callable[..., str]
@@ -65,11 +66,11 @@ def act(
     ("mode", "asked", "done"),
     [
         ("plan", ["Write"], (False, False)),
-        pytest.param("dontAsk", [], (False, False), marks=pytest.mark.long),
+        later("dontAsk", [], (False, False)),
         ("default", ["Write", "Bash"], (False, False)),
-        pytest.param("ask", ["Write", "Bash"], (False, False), marks=pytest.mark.long),
+        later("ask", ["Write", "Bash"], (False, False)),
         ("acceptEdits", [], (True, True)),
-        pytest.param("auto", [], (True, True), marks=pytest.mark.long),
+        later("auto", [], (True, True)),
         ("bypassPermissions", [], (True, True)),
     ],
 )

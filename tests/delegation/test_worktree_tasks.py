@@ -14,6 +14,7 @@ from support.cli_runner import agent_pool
 from support.model_scripts import as_text, bash, echo_task, shell
 from support.pools import PoolProject
 from support.repositories import git, is_untouched, make_repository, worktrees
+from support.variants import later
 from support.waiting import run, wait_until
 
 LOOK = "pwd; git branch --show-current"
@@ -69,6 +70,7 @@ def test_a_changed_worktree_is_kept_and_its_place_is_told(
     run(main())
 
 
+@pytest.mark.long
 def test_worktree_tasks_at_once_leave_ordinary_workers_alone(
     pool_project: PoolProject, repository: Path
 ) -> None:
@@ -114,7 +116,7 @@ def test_a_worktree_of_a_subfolder_starts_in_that_subfolder(
 
 @pytest.mark.parametrize(
     "change",
-    [pytest.param("", marks=pytest.mark.long), "echo x > made.txt; "],
+    [later(""), "echo x > made.txt; "],
     ids=["unchanged", "changed"],
 )
 def test_a_cancelled_or_late_task_keeps_only_changes(
@@ -203,6 +205,7 @@ def test_hooks_of_an_untrusted_agent_stay_out_in_a_worktree(
     run(main())
 
 
+@pytest.mark.long
 def test_run_and_batch_say_where_changes_are(pool_project: PoolProject, repository: Path) -> None:
     with LoopbackAPI(commands).in_thread() as api:
         done = agent_pool(

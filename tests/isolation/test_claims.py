@@ -14,6 +14,7 @@ import pytest
 from agent_pool.loopback import ModelRequest
 from support.model_scripts import as_text, bash
 from support.pool_harness import PoolHarness, TaskOutcome
+from support.variants import later
 
 OpenHarness = Callable[..., PoolHarness]
 
@@ -147,8 +148,8 @@ def test_a_claimed_spare_reads_memory_files_as_they_are_then(harness: PoolHarnes
     "settings",
     [
         {"env": {"PROJECT_WORD": "set"}},
-        pytest.param({"model": "opus"}, marks=pytest.mark.long),
-        pytest.param({"agent": "worker"}, marks=pytest.mark.long),
+        later({"model": "opus"}),
+        later({"agent": "worker"}),
     ],
 )
 def test_a_project_with_settings_for_the_start_gets_a_process_of_its_own(
@@ -168,6 +169,7 @@ def test_a_project_with_settings_for_the_start_gets_a_process_of_its_own(
     own_harness.run(main())
 
 
+@pytest.mark.long
 def test_settings_of_the_user_edited_meanwhile_end_the_spare(own_harness: PoolHarness) -> None:
     one = make_project(own_harness, "one")
     user = own_harness.project.home / ".claude" / "settings.json"

@@ -21,6 +21,7 @@ from support.environment import real_cli
 from support.model_scripts import as_text, bash, tool
 from support.pool_harness import PoolHarness
 from support.project import file_contents
+from support.variants import later
 from support.waiting import WAIT_TIMEOUT
 
 PARENT = {
@@ -190,6 +191,7 @@ def compiled_code(pid: int) -> int:
     return sum(int(size) for area in code for size in re.findall(r"^Rss: +(\d+)", area, re.M))
 
 
+@pytest.mark.long
 @LEAN_WORKERS
 def test_a_lean_worker_hides_its_variables_from_what_it_starts(
     harness_with: Callable[..., PoolHarness],
@@ -242,7 +244,9 @@ def test_a_lean_worker_compiles_far_less_than_a_fast_one(
 
 
 @LEAN_WORKERS
-@pytest.mark.parametrize("given", [{}, {"BUN_JSC_useBaselineJIT": "1"}], ids=["options", "engine"])
+@pytest.mark.parametrize(
+    "given", [{}, later({"BUN_JSC_useBaselineJIT": "1"})], ids=["options", "engine"]
+)
 def test_commands_of_a_lean_worker_get_the_users_bun_variables(
     harness_with: Callable[..., PoolHarness], given: dict[str, str]
 ) -> None:

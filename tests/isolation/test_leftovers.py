@@ -18,6 +18,7 @@ from support.model_scripts import bash, tool
 from support.ping_servers import SERVER
 from support.planted_daemons import PlantedDaemon
 from support.pool_harness import PoolHarness
+from support.variants import later
 from support.waiting import wait_until
 
 RUNS = int(os.environ.get("PLANTED_RUNS", "1"))
@@ -78,7 +79,7 @@ async def ends_with_the_task(
     return outcome.pid
 
 
-@pytest.mark.parametrize("is_background", [False, True], ids=["command", "background shell"])
+@pytest.mark.parametrize("is_background", [False, later(True)], ids=["command", "background shell"])
 def test_a_hidden_daemon_of_a_task_ends_with_the_task(
     open_harness: Callable[..., PoolHarness], tmp_path: Path, is_background: bool
 ) -> None:
@@ -126,8 +127,8 @@ def test_a_hidden_daemon_of_an_mcp_server_ends_and_the_server_stays(
     [
         "SessionStart",
         "Stop",
-        pytest.param("SessionEnd", marks=pytest.mark.long),
-        pytest.param("UserPromptSubmit", marks=pytest.mark.long),
+        later("SessionEnd"),
+        later("UserPromptSubmit"),
     ],
 )
 def test_a_hidden_daemon_of_a_hook_ends_with_the_task_or_its_reset(

@@ -12,6 +12,7 @@ from agent_pool import PoolStats
 from support.model_scripts import as_text, bash, tool
 from support.npm_cli import cli_from_npm
 from support.pool_harness import PoolHarness
+from support.variants import later
 
 OpenHarness = Callable[..., PoolHarness]
 
@@ -85,6 +86,7 @@ def test_a_task_that_is_a_command_reaches_the_model_as_text(fresh: PoolHarness) 
     fresh.run(main())
 
 
+@pytest.mark.long
 def test_a_list_of_tasks_is_ended_by_clear(open_harness: OpenHarness) -> None:
     # Without the variable these tools do not exist (2.1.332).
     variables = {"CLAUDE_CODE_ENABLE_TODO_TOOLS": "1"}
@@ -139,6 +141,7 @@ def test_a_skill_of_a_subfolder_is_forgotten_after_its_task(fresh: PoolHarness) 
     fresh.run(main())
 
 
+@pytest.mark.long
 def test_a_forked_sub_agent_leaves_nothing_to_the_next_task(fresh: PoolHarness) -> None:
     fresh.project.agent("leader", tools="Agent, Read", description="Leads.")
 
@@ -181,6 +184,7 @@ def test_words_of_a_session_start_hook_are_not_kept_for_later_tasks(fresh: PoolH
     fresh.run(main())
 
 
+@pytest.mark.long
 def test_quick_start_hooks_say_their_words_again_before_a_later_task(
     fresh: PoolHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +207,7 @@ def test_quick_start_hooks_say_their_words_again_before_a_later_task(
     fresh.run(main())
 
 
-@pytest.mark.parametrize("is_used", [False, True], ids=["first-task", "later-task"])
+@pytest.mark.parametrize("is_used", [later(False), True], ids=["first-task", "later-task"])
 def test_a_task_reads_memory_files_as_they_are_when_it_begins(
     fresh: PoolHarness, is_used: bool
 ) -> None:
@@ -250,6 +254,7 @@ def test_edited_settings_give_the_next_task_a_new_process(fresh: PoolHarness) ->
     fresh.run(main())
 
 
+@pytest.mark.long
 def test_a_plugin_with_a_module_gets_a_process_for_each_task(
     open_harness: OpenHarness, tmp_path: Path
 ) -> None:

@@ -148,6 +148,7 @@ async def parked(harness: PoolHarness) -> int:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.long
 def test_an_interrupt_in_the_first_turn_after_a_claim_leaves_nothing(
     open_harness: OpenHarness, tmp_path: Path
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_server_that_does_not_start_is_named_and_costs_its_tools_alone(
     harness.run(main())
 
 
+@pytest.mark.long
 def test_a_server_has_the_variables_and_requests_of_claude_itself(
     harness: PoolHarness,
 ) -> None:
@@ -206,6 +207,7 @@ def word_in(text: str) -> str:
     return text.partition(" word ")[2].partition('"')[0]
 
 
+@pytest.mark.long
 def test_a_spare_of_no_project_takes_an_agent_with_a_server(
     open_harness: Callable[..., PoolHarness], tmp_path: Path
 ) -> None:

@@ -262,6 +262,7 @@ def test_the_log_names_the_reason_a_worker_is_replaced(
     harness.run(main())
 
 
+@pytest.mark.long
 def test_a_surviving_tool_used_by_a_sub_agent_counts_too(harness: PoolHarness) -> None:
     harness.project.agent("manager", tools="Agent, CronCreate")
 

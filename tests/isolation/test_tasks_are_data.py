@@ -12,6 +12,7 @@ from agent_pool import ConfigError
 from support.cli_age import is_older_cli
 from support.model_scripts import as_text, bash, task_blocks
 from support.pool_harness import PoolHarness
+from support.variants import later
 
 COMMANDS = [
     *("/clear", "/compact", "/compact now", "/model opus", "/cost", "/help", "/init", "/config"),
@@ -46,9 +47,7 @@ KEYBOARD = [
 TEXTS = [*COMMANDS, *(beginning + "/clear" for beginning in BEGINNINGS), *KEYBOARD]
 
 
-@pytest.mark.parametrize(
-    "texts", [TEXTS[::3], pytest.param(TEXTS, marks=pytest.mark.long)], ids=["a third", "all"]
-)
+@pytest.mark.parametrize("texts", [TEXTS[::3], later(TEXTS)], ids=["a third", "all"])
 def test_no_task_text_runs_a_command_of_the_cli(harness: PoolHarness, texts: list[str]) -> None:
     if is_older_cli() and not harness.run(harness.verdict()).forgets:
         texts = texts[::8]  # each of them needs a process of its own, which takes seconds to start

@@ -15,6 +15,7 @@ from support.mcp_harness import ServerHarness
 from support.mcp_server import ServerProject
 from support.mcp_task_client import TasksOfClient, begin_task, send_request, wait_for_status
 from support.model_scripts import TaskBarrier
+from support.variants import later
 from support.waiting import run
 
 
@@ -35,9 +36,7 @@ def person() -> Person:
     return Person()
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param("legacy", marks=pytest.mark.long), "2026-07-28"]
-)
+@pytest.fixture(scope="module", params=[later("legacy"), "2026-07-28"])
 def harness(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, person: Person
 ) -> Iterator[ServerHarness]:
@@ -94,6 +93,7 @@ def test_conversation_keeps_its_context_until_it_is_reset(harness: ServerHarness
     harness.run(main())
 
 
+@pytest.mark.long
 def test_cancelled_task_does_not_affect_the_two_other_tasks(tmp_path: Path) -> None:
     async def main() -> None:
         asked: asyncio.Queue[ModelRequest] = asyncio.Queue()

@@ -14,6 +14,7 @@ from agent_pool.loopback import LoopbackAPI, ToolUseBlock, call_tools
 from support.mcp_client import legacy_call, modern_request
 from support.mcp_server import LivenessSocket, ServerProcess, ServerProject
 from support.mcp_task_client import EXTENSION
+from support.variants import by_default, later
 from support.waiting import run
 
 
@@ -34,7 +35,7 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", by_default(["SIGTERM", "stdin is closed"], ENDINGS))
 def test_running_task_and_its_child_processes_end_with_the_server(
     tmp_path: Path, ending: str
 ) -> None:
@@ -60,9 +61,7 @@ def test_running_task_and_its_child_processes_end_with_the_server(
     run(main())
 
 
-@pytest.mark.parametrize(
-    "ending", ["SIGTERM", pytest.param("stdin is closed", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("ending", ["SIGTERM", later("stdin is closed")])
 def test_tasks_of_the_tasks_extension_end_with_the_server(tmp_path: Path, ending: str) -> None:
     end, status = ENDINGS[ending]
     able: dict[str, Any] = {"extensions": {EXTENSION: {}}}

@@ -20,6 +20,7 @@ from agent_pool.loopback import (
 from support.mcp_client import find_tool, listening, text_of
 from support.mcp_harness import ServerHarness
 from support.mcp_server import ServerProject
+from support.variants import later
 from support.waiting import run
 
 CHANGED = "notifications/tools/list_changed"
@@ -41,9 +42,7 @@ def news() -> News:
     return News()
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param("legacy", marks=pytest.mark.long), "2026-07-28"]
-)
+@pytest.fixture(scope="module", params=[later("legacy"), "2026-07-28"])
 def harness(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, news: News
 ) -> Iterator[ServerHarness]:

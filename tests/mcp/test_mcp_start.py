@@ -41,6 +41,7 @@ from support.fake_pool import FakePool
 from support.json_lines import as_lines
 from support.mcp_client import modern_request
 from support.mcp_server import ServerProcess, ServerProject
+from support.variants import later
 from support.waiting import TEST_TIMEOUT, run
 
 CLAUDE_CODE = {
@@ -303,7 +304,7 @@ MODERN = [
 ERAS = pytest.mark.parametrize(
     ("messages", "early"),
     [
-        pytest.param(LEGACY, [1, 2], id="legacy", marks=pytest.mark.long),
+        later(LEGACY, [1, 2], name="legacy"),
         pytest.param(MODERN, ["probe", 1], id=NEWEST),
     ],
 )
@@ -388,9 +389,7 @@ def test_server_exits_if_the_client_leaves_before_it_is_loaded(tmp_path: Path) -
     run(main())
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, later(signal.SIGTERM)])
 def test_signal_ends_the_server_while_it_is_loading(tmp_path: Path, number: signal.Signals) -> None:
     async def main() -> None:
         async with LoopbackAPI() as api:
@@ -499,7 +498,7 @@ CLAUDE_MODERN = [
 OPENINGS = pytest.mark.parametrize(
     "opening",
     [
-        pytest.param(CLAUDE_LEGACY, id="legacy", marks=pytest.mark.long),
+        later(CLAUDE_LEGACY, name="legacy"),
         pytest.param(CLAUDE_MODERN, id=NEWEST),
     ],
 )

@@ -12,6 +12,7 @@ from agent_pool.loopback import ErrorResponse, LoopbackAPI, ModelRequest
 from support.model_scripts import echo_task
 from support.pool_observers import AdjustableClock, invoke_with_events
 from support.pools import PoolProject, wait_for_stats, wait_until_idle
+from support.variants import later
 from support.waiting import run
 
 SIGN_IN = "Claude Code is not signed in, or the API refused its sign-in"
@@ -45,11 +46,10 @@ class Refusing:
             "the API answers 429 (rate_limit); try 2 in 1 s",
             id="rate-limit",
         ),
-        pytest.param(
+        later(
             ErrorResponse(529, delay=0.4),
             "the API answers 529 (overloaded); try 2 in 1 s",
-            id="overload",
-            marks=pytest.mark.long,
+            name="overload",
         ),
     ],
 )
@@ -178,7 +178,7 @@ def test_a_signed_out_cli_fails_without_asking_the_api(
     ("url", "note"),
     [
         pytest.param("http://127.0.0.1:9", "the API cannot be reached", id="unreachable"),
-        pytest.param(None, "the API answers 500", id="broken", marks=pytest.mark.long),
+        later(None, "the API answers 500", name="broken"),
     ],
 )
 def test_a_failing_api_is_named_in_list_and_timeout_error(

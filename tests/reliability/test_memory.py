@@ -15,6 +15,7 @@ from support.model_scripts import HeldAnswers, bash, echo_task
 from support.pool_observers import AdjustableClock, StopRecorder, invoke_with_events, wait_for_ticks
 from support.pools import PoolProject, wait_for_stats, wait_until_idle
 from support.process_checks import MIB, is_alive
+from support.variants import later
 from support.waiting import run, wait_until
 
 LESS_THAN_ONE = 60 * MIB
@@ -35,7 +36,9 @@ def greedy(command: str) -> Callable[[ModelRequest], object]:
 
 
 @pytest.mark.parametrize(
-    "command", [HOG, f"(setsid {HOG} >/dev/null 2>&1 &); exec sleep 1000"], ids=["own", "daemon"]
+    "command",
+    [HOG, later(f"(setsid {HOG} >/dev/null 2>&1 &); exec sleep 1000")],
+    ids=["own", "daemon"],
 )
 def test_a_task_over_max_rss_hard_fails_with_the_numbers(
     pool_project: PoolProject, clock: AdjustableClock, command: str
@@ -157,7 +160,7 @@ def test_callers_wait_for_the_busy_worker_at_max_total_rss(
     run(main())
 
 
-@pytest.mark.parametrize("is_busy", [True, False])
+@pytest.mark.parametrize("is_busy", [True, later(False)])
 def test_a_spare_without_memory_stops_and_is_not_retried(
     pool_project: PoolProject, clock: AdjustableClock, is_busy: bool
 ) -> None:

@@ -18,6 +18,7 @@ from support.model_scripts import echo_task, shell_first
 from support.pool_program import pool_program
 from support.pools import PoolProject
 from support.process_checks import MIB, is_alive, read_pid, temporary_files, watchdogs
+from support.variants import by_default
 from support.waiting import run, wait_until
 
 DAEMON = "(setsid nohup sleep 1000 >/dev/null 2>&1 &)"  # its parent ends at once
@@ -44,7 +45,7 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", by_default(["SIGKILL", "SIGTERM", "exit"], ENDINGS))
 def test_workers_daemons_and_spares_end_however_the_program_ends(
     pool_project: PoolProject, tmp_path: Path, ending: str
 ) -> None:

@@ -29,6 +29,7 @@ from support.model_scripts import Gate, bash, tool
 from support.pool_harness import PoolHarness
 from support.pools import PoolProject, wait_until_idle
 from support.usage_totals import UsageTotals, is_same, total_usage
+from support.variants import later
 
 COSTLY = {"output_tokens": 100_000}
 """Tokens of one answer that cost some dollars with every model."""
@@ -221,7 +222,7 @@ def test_an_answer_that_is_complete_is_not_cut_by_a_budget(
     harness.run(main())
 
 
-@pytest.mark.parametrize("reset", ["auto", pytest.param("clear", marks=pytest.mark.long)])
+@pytest.mark.parametrize("reset", ["auto", later("clear")])
 def test_the_cost_of_one_task_never_counts_for_the_next(
     open_harness: Callable[..., PoolHarness], reset: str
 ) -> None:
@@ -281,7 +282,7 @@ def test_the_smallest_of_call_definition_and_setting_counts(
     harness.run(main())
 
 
-@pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.parametrize("counts", [False, later(True)])
 def test_dollars_do_not_count_with_a_subscription_unless_asked_for(
     open_harness: Callable[..., PoolHarness], counts: bool
 ) -> None:

@@ -14,6 +14,7 @@ from agent_pool.pool.stats import StatsCounter
 from support.pool_harness import PoolHarness
 from support.pools import PoolProject, wait_until_idle
 from support.usage_totals import UsageTotals, agent_stats, is_same, total_usage, usage_and_cost
+from support.variants import later
 from support.waiting import run
 
 
@@ -21,7 +22,7 @@ from support.waiting import run
     "settings",
     [
         {"reset": "clear", "max_tasks": 1, "max_tasks_jitter": 0},
-        pytest.param({"reset": "respawn"}, marks=pytest.mark.long),
+        later({"reset": "respawn"}),
     ],
 )
 def test_the_stats_of_an_agent_outlive_its_workers(
