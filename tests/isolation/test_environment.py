@@ -65,10 +65,11 @@ def harness(open_harness: Callable[..., PoolHarness]) -> PoolHarness:
 
 @pytest.fixture
 def harness_with(tmp_path: Path, cache: Path) -> Iterator[Callable[..., PoolHarness]]:
-    """Open a harness with these variables and settings."""
+    """Open a harness with these variables and settings; its workers are lean by default."""
     opened: list[PoolHarness] = []
 
     def open_one(environ: dict[str, str], **settings: Any) -> PoolHarness:
+        settings = {"worker_memory": "lean", **settings}
         harness = PoolHarness(tmp_path / "harness", cache, environ=environ, **settings)
         opened.append(harness)
         harness.open()
@@ -173,7 +174,6 @@ SERVER = """
 import os, pathlib, sys
 pathlib.Path(sys.argv[1]).write_text("\\n".join(f"{k}={v}" for k, v in os.environ.items()))
 """
-LEAN = {"AGENT_POOL_WORKER_MEMORY": "lean"}
 LEAN_WORKERS = pytest.mark.since(
     ".".join(map(str, LEAN_FROM)), "the pool knows that lean workers are worth it"
 )
@@ -196,7 +196,7 @@ def compiled_code(pid: int) -> int:
 def test_a_lean_worker_hides_its_variables_from_what_it_starts(
     harness_with: Callable[..., PoolHarness],
 ) -> None:
-    harness = harness_with(LEAN, max_size=2)
+    harness = harness_with({}, max_size=2)
     root = harness.project.root
     (root / "server.py").write_text(SERVER)
     server = {"command": sys.executable, "args": ["server.py", str(root / "server.env")]}
@@ -229,7 +229,7 @@ def test_a_lean_worker_hides_its_variables_from_what_it_starts(
 def test_a_lean_worker_compiles_far_less_than_a_fast_one(
     harness_with: Callable[..., PoolHarness],
 ) -> None:
-    harness = harness_with(LEAN, max_size=2)
+    harness = harness_with({}, max_size=2)
     harness.project.agent("fast", workerMemory="fast")
 
     async def main() -> None:
@@ -251,7 +251,7 @@ def test_commands_of_a_lean_worker_get_the_users_bun_variables(
     harness_with: Callable[..., PoolHarness], given: dict[str, str]
 ) -> None:
     mine = {"BUN_OPTIONS": "--smol --no-addons", "BUN_JSC_useConcurrentGC": "1", **given}
-    harness = harness_with({**LEAN, **mine})
+    harness = harness_with(mine)
 
     async def main() -> None:
         command, worker = await environments(harness)

@@ -61,8 +61,8 @@ def cli_environment(home: Path, url: str, **more: str) -> dict[str, str]:
         "CLAUDE_CODE_CERT_STORE": "bundled",
         "CLAUDE_CLI": str(real_cli()),
         "AGENT_POOL_DAEMON": "off",
-        # The tests of isolation and the soak test have lean workers, as a user has: the same
-        # answers for a seventh more processor time (2.1.332).
+        # A lean worker, which a user has by default, needs a seventh more processor time for the
+        # same answers (2.1.332). The tests of isolation and the soak test have lean ones.
         "AGENT_POOL_WORKER_MEMORY": "fast",
         **more,
     }

@@ -27,6 +27,8 @@ class UnixTransport(httpx2.AsyncHTTPTransport):
 
     def __init__(self, path: str, limits: httpx2.Limits) -> None:
         super().__init__(uds=path, limits=limits, verify=False, trust_env=False)
+        # The base class takes no backend. Where it names its pool otherwise, its own one serves, by
+        # anyio and at the same path.
         self._pool = httpcore2.AsyncConnectionPool(
             uds=path,
             max_connections=limits.max_connections,
