@@ -6,16 +6,18 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import chdir
+from contextlib import chdir, closing
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from agent_pool.daemon.app import STORE
 from agent_pool.loopback import LoopbackAPI, ModelRequest
 from support.cli_runner import command, invoke
 from support.daemons import DaemonProject, wait_gone
@@ -87,6 +89,16 @@ class CommandLine:
     def until_started(self) -> None:
         blocking_wait(self.started.exists, COMMAND_SECONDS)
 
+    def until_end_is_written(self, task_id: str) -> None:
+        """Wait until the end of a task is on the disk; its caller hears of it a moment earlier."""
+
+        def is_written() -> bool:
+            query = "SELECT 1 FROM tasks WHERE id = ? AND state = 'succeeded'"
+            with closing(sqlite3.connect(self.project.state / STORE)) as connection:
+                return connection.execute(query, (task_id,)).fetchone() is not None
+
+        blocking_wait(is_written, COMMAND_SECONDS)
+
     def kill_daemon(self) -> None:
         address = self.project.address()
         assert address is not None
@@ -122,6 +134,7 @@ def console(shared: tuple[DaemonProject, LoopbackAPI], tmp_path: Path) -> Comman
 def test_an_answer_is_fetched_after_the_daemon_was_killed(console: CommandLine) -> None:
     task_id = console.submit("tester", "quince", "--key", "k")
     assert console.run("wait", task_id).stdout == "echo: quince\n"
+    console.until_end_is_written(task_id)
     console.kill_daemon()
     done = console.run("wait", task_id, "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "echo: quince\n", "")
